@@ -1,0 +1,398 @@
+"""Every path and hyperparameter: edit the defaults here, or give the same names as flags to a script.
+
+The fields below are the command line of every script (`parse_config`): the comment after a field is its --help
+text, the heading above it names the scripts that read it. `--config FILE.json` starts from the settings that a run
+wrote into its folder; flags beside it win.
+"""
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import functools
+import inspect
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import tempfile
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+# A number's range stands in its type: lowest, highest, and whether the lowest itself is allowed.
+Count = Annotated[int, (1, math.inf, True)]
+Whole = Annotated[int, (0, math.inf, True)]
+Positive = Annotated[float, (0, math.inf, False)]
+NotNegative = Annotated[float, (0, math.inf, True)]
+Share = Annotated[float, (0, 1, True)]
+
+
+@dataclass
+class Config:
+    # --- corpus: every script
+    data_dir: str = "data"  # folder of the corpus: videos/, audio/, ratings_gold_standard/ and all that is made of them
+
+    # --- frames: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py mmpkd.py plot_ccc.py
+    frame_rate: Positive = 25.0  # ratings, and so faces, segments and spectrograms, per second
+
+    # --- recordings: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
+    recordings: tuple[str, ...] = ()  # ids of the only recordings to work on; none given: every one
+
+    # --- step 0, annotations: annotations.py
+    train_ids: tuple[str, ...] = ("train_*",)  # ids (or patterns) of the recordings in Train_Set
+    val_ids: tuple[str, ...] = ("dev_*",)  # ids (or patterns) of the recordings in Val_Set
+
+    # --- step 1, faces: face_detector.py face_detector_frameRetention.py
+    min_face_size: Count = 60  # smallest face looked for, pixels of the video; larger is faster
+    face_score: Share = 0.9  # a face below this probability (MTCNN's last network) counts as no face
+    jpeg_quality: Annotated[int, (1, 100, True)] = 95  # of the crops
+
+    face_size: Annotated[int, (16, 1024, True)] = 112  # side of a face crop, pixels
+
+    # --- step 2, audio segments: audio_extract.py
+    segment_at: Literal["centred", "causal"] = "centred"  # sound around the frame, or only the sound before it
+
+    # --- sound: audio_extract.py audio_melspec.py
+    audio_rate: Annotated[int, (4000, 192000, True)] = 16000  # samples per second of the segments
+    segment_s: Positive = 1.0  # length of a segment, seconds
+
+    # --- step 3, spectrograms: audio_melspec.py
+    n_fft: Annotated[int, (16, 65536, True)] = 512  # samples per analysis window: 32 ms at 16 kHz
+    hop_length: Count = 160  # samples between the columns of a spectrogram: 10 ms at 16 kHz
+    n_mels: Count = 64  # mel bands
+    db_min: float = -80.0  # power drawn black, dB; a fixed range keeps the loudness
+    db_max: float = 30.0  # power drawn white, dB
+
+    # --- device: face_detector.py face_detector_frameRetention.py mmpkd.py
+    device: str = ""  # cpu, cuda, cuda:1 ...; "": cuda where there is one, else cpu
+
+    # --- runs: mmpkd.py plot_ccc.py
+    runs_dir: str = ""  # where the runs are kept; "": runs/ in data_dir
+
+    # --- seed: mmpkd.py demo.py
+    seed: Whole = 0  # of weights, clips and augmentation; in demo.py also of the people drawn
+
+    # --- run: mmpkd.py
+    stage: Literal["visual", "teacher", "student", "audio", "all"] = "all"  # what to train; all: visual, teacher, student
+    target: Literal["arousal", "valence", "both"] = "arousal"  # the paper trains one model per dimension
+    resume: bool = False  # go on from last.pt where a run was stopped
+
+    # --- networks: mmpkd.py
+    visual_backbone: Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn"] = "vgg19_bn"  # for the faces
+    audio_backbone: Literal["resnet18", "small_cnn"] = "resnet18"  # for the spectrograms (teacher, audio)
+    visual_weights: str = ""  # "": random; a file (torchvision's or the FER2013 checkpoint); imagenet: download them
+    audio_weights: str = ""  # "": random; a file; imagenet: download torchvision's
+    feature_size: Count = 512  # numbers per frame out of a backbone
+    gru_size: Count = 1024  # state of the GRU
+    dropout: Share = 0.2  # on the visual features
+    modality_dropout: Share = 0.0  # share of the clips in which the teacher's face or voice is blanked; 0: off
+    audio_gru: bool = True  # the voice has a memory of its own; --no-audio-gru: the original's, frame by frame
+    linear_heads: bool = False  # the original's heads, which have no activations between their layers
+
+    # --- distillation: mmpkd.py
+    teacher_checkpoint: str = ""  # teacher of the student; "": best.pt of the teacher's run with the same target
+    distill: Literal["cosine", "cosine_original"] = "cosine"  # what the student takes from the teacher
+    distill_weight: Share = 0.5  # most weight that the teacher can have against the ratings
+    gate: Literal["adaptive", "original", "off"] = "adaptive"  # trust a worse teacher less | as the original code | never
+
+    # --- training: mmpkd.py
+    epochs: Count = 10  # passes over the training recordings
+    batch_size: Count = 8  # clips per gradient step
+    learning_rate: Positive = 1e-4  # initial learning rate, of everything but the backbones
+    visual_lr_scale: NotNegative = 0.1  # times learning_rate: the visual backbone's (paper: 1e-5 beside 1e-4)
+    audio_lr_scale: NotNegative = 1.0  # times learning_rate: the audio backbone's
+    optimizer: Literal["adam", "sgd"] = "adam"  # the original's code says Adam, its manual SGD (here with momentum 0.9)
+    weight_decay: NotNegative = 0.0  # decoupled for adam (AdamW), L2 for sgd
+    scheduler: Literal["cosine", "plateau", "none"] = "cosine"  # learning rate over the epochs
+    clip_length: Annotated[int, (2, math.inf, True)] = 5  # frames per training clip
+    augment: bool = True  # flip, shift and light, the same over a clip
+    max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
+    patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
+
+    # --- post-processing: plot_ccc.py
+    smoothing: Literal["mean", "median"] = "mean"  # filter over the predictions
+    max_window_s: NotNegative = 10.0  # longest smoothing window tried, seconds; 0: no smoothing
+    max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face tried, seconds; 0: no delay
+
+    # --- demo: demo.py
+    quick: bool = False  # a smaller corpus and shorter training: under 2 minutes
+    minutes: Annotated[float, (0.1, 60, True)] = 0.75  # length of each drawn recording
+    subjects: Annotated[int, (3, 10000, True)] = 12  # drawn people, a third of them held out (dev_*)
+
+    # Folders, derived. Each has one script that writes it.
+    @property
+    def videos_dir(self): return Path(self.data_dir, "videos")
+    @property
+    def audio_dir(self): return Path(self.data_dir, "audio")
+    @property
+    def ratings_dir(self): return Path(self.data_dir, "ratings_gold_standard")
+    @property
+    def annotations_dir(self): return Path(self.data_dir, "Annotations")
+    @property
+    def crops_dir(self): return Path(self.data_dir, "Cropped_Aligned")
+    @property
+    def segments_dir(self): return Path(self.data_dir, "audio_segments")
+    @property
+    def specs_dir(self): return Path(self.data_dir, "specs")
+    @property
+    def plots_dir(self): return Path(self.data_dir, "plots")
+    @property
+    def cache_dir(self): return Path(self.data_dir, "cache")
+    @property
+    def run_root(self): return Path(self.runs_dir) if self.runs_dir else Path(self.data_dir, "runs")
+    @property
+    def targets(self): return ["arousal", "valence"] if self.target == "both" else [self.target]
+
+
+# ---- how a script starts, fails and ends ----------------------------------------------------------------------------
+
+class UserError(Exception):
+    """Something the user can mend: shown as one line without a traceback, exit code 1."""
+    exit_code = 1
+
+
+class SettingsError(UserError):
+    """A setting that cannot be used: one line, exit code 2."""
+    exit_code = 2
+
+
+def run_script(main, script):
+    """Exit code of `main(argv)` on the command line: its errors become one line that says what to do."""
+    try:
+        main(sys.argv[1:])
+        return 0
+    except UserError as error:
+        message, code = str(error), error.exit_code
+    except KeyboardInterrupt:
+        message, code = "stopped. Everything written so far is whole; the same command goes on from there", 130
+    except OSError as error:  # a full disk, a missing permission: it names the file itself
+        message, code = f"{error.strerror or error}: {error.filename or 'while writing'}", 1
+    print(f"{Path(script).name}: error: {message}", file=sys.stderr)
+    return code
+
+
+def torch_device(name):
+    """The torch device of that name; "" is cuda where there is one, else cpu. Raises SettingsError if it is not there."""
+    import torch  # here, so that scripts that need no networks start fast
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, AssertionError):
+        raise SettingsError(f"device: {name!r} is not there; leave it out, or use cpu") from None
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Path of a temporary file that becomes `path` when the block ends well, and vanishes when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path):
+    """Path of a temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
+    part = Path(path).with_name(f".{Path(path).name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+
+def parse_config(argv, script, doc, **defaults):
+    """Settings of one script: defaults in config.py < `defaults` < --config FILE.json < flags.
+
+    argv: list of str, the words after the program (None: those of this process); script: its file name (`__file__`
+    will do); doc: its docstring, shown by --help. Raises SettingsError for an unknown flag, a wrong type or a value
+    out of range.
+    """
+    script, argv = Path(script).name, sys.argv[1:] if argv is None else argv
+    base = dataclasses.replace(Config(), **defaults)
+    parser = _parser(script, doc, base)
+    # --batch_size is --batch-size; "=" and what follows it is a value and stays as it is
+    given, unknown = parser.parse_known_args([re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in argv])
+    if unknown:
+        raise SettingsError(_unknown_flag(unknown[0], script))
+    flags = {name: value for name, value in vars(given).items() if name != "config"}
+    cfg = dataclasses.replace(base, **(read_settings(given.config) if given.config else {}) | flags)
+    return check_settings(cfg)
+
+
+def read_settings(path):
+    """Settings in a run's config.json, as a dict. Raises SettingsError when it is not one."""
+    try:
+        settings = json.loads(Path(path).read_text())
+        assert isinstance(settings, dict)
+    except (OSError, ValueError, AssertionError):
+        raise SettingsError(f"--config {path}: not a readable config.json, such as a run writes into its folder") from None
+    for name in settings:
+        if name not in KINDS:
+            raise SettingsError(f"--config {path}: unknown setting {name!r}{_meant(name, KINDS)}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def check_settings(cfg):
+    """`cfg` itself, every value of the type and in the range that its field states, and all of them possible together."""
+    for name in KINDS:
+        setattr(cfg, name, _checked(name, getattr(cfg, name)))
+    impossible = [
+        (cfg.db_min >= cfg.db_max, f"db_min {cfg.db_min:g} must be below db_max {cfg.db_max:g}"),
+        (cfg.n_fft > cfg.segment_s * cfg.audio_rate,
+         f"n_fft {cfg.n_fft} is longer than a segment ({cfg.segment_s:g} s at {cfg.audio_rate} Hz)"),
+        (cfg.visual_weights == "imagenet" and cfg.visual_backbone == "small_cnn", "small_cnn has no imagenet weights"),
+        (cfg.audio_weights == "imagenet" and cfg.audio_backbone == "small_cnn", "small_cnn has no imagenet weights"),
+    ]
+    for is_so, message in impossible:
+        if is_so:
+            raise SettingsError(message)
+    return cfg
+
+
+def save_settings(cfg, path):
+    """Writes every setting to `path` as JSON, for --config."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(dataclasses.asdict(cfg), indent=1) + "\n")
+
+
+class Note(typing.NamedTuple):
+    """What the source of Config says of a field."""
+    section: str
+    scripts: list  # that read it
+    comment: str
+
+
+@functools.cache
+def field_notes():
+    """Name of a field -> Note."""
+    notes, section, scripts = {}, "", []
+    for line in inspect.getsource(Config).splitlines():
+        if heading := re.match(r"    # --- (.+): (.+)", line):
+            section, scripts = heading[1], heading[2].split()
+        elif entry := re.match(r"    (\w+): .+?  # (.+)", line):
+            notes[entry[1]] = Note(section, scripts, entry[2])
+    return notes
+
+
+def fields_of(script):
+    """Names of the fields that `script` reads."""
+    return [name for name, note in field_notes().items() if script in note.scripts or "every" in note.scripts]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise SettingsError(message.removeprefix("argument ") + " (--help lists the settings)")
+
+
+def _parser(script, doc, base):
+    parser = _Parser(prog=script, description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="FILE.json", help="start from the settings that a run wrote into its folder")
+    groups = {}
+    for name in fields_of(script):
+        section, _, comment = field_notes()[name]
+        group = groups.get(section) or groups.setdefault(section, parser.add_argument_group(section))
+        default = getattr(base, name)
+        shown = " ".join(default) if isinstance(default, tuple) else default
+        options = dict(dest=name, default=argparse.SUPPRESS, help=f"{comment} [{shown}]".replace("%", "%%"))
+        if KINDS[name] is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options |= dict(type=_from_text(name), metavar=_metavar(name), nargs="*" if isinstance(default, tuple) else None)
+        group.add_argument("--" + name.replace("_", "-"), **options)
+    return parser
+
+
+def _metavar(name):
+    kind = KINDS[name]
+    if typing.get_origin(kind) is Literal:
+        return "|".join(typing.get_args(kind))
+    return {int: "N", float: "X", str: "TEXT"}.get(_base(kind), "ID")
+
+
+def _from_text(name):
+    def convert(text):
+        base = _base(KINDS[name])
+        if base is tuple:
+            return text
+        with contextlib.suppress(ValueError):
+            return _checked(name, base(text))
+        raise argparse.ArgumentTypeError(f"{text!r} is not {_wanted(KINDS[name])}")
+    return convert
+
+
+def _base(kind):
+    """The plain Python type behind an Annotated, Literal or tuple[...] one."""
+    if typing.get_origin(kind) is Annotated:
+        return typing.get_args(kind)[0]
+    return {Literal: str, tuple: tuple}.get(typing.get_origin(kind), kind)
+
+
+def _checked(name, value):
+    """`value`, an int made a float where one is wanted. Raises SettingsError if it is not what the field states."""
+    kind, base = KINDS[name], _base(KINDS[name])
+    if base is float and type(value) is int:
+        value = float(value)
+    if base is tuple and isinstance(value, list):
+        value = tuple(value)
+    good = type(value) is base
+    if good and base is tuple:
+        good = all(type(item) is str for item in value)
+    elif good and typing.get_origin(kind) is Literal:
+        good = value in typing.get_args(kind)
+    elif good and base in (int, float):
+        low, high, closed = typing.get_args(kind)[1] if typing.get_origin(kind) is Annotated else (-math.inf, math.inf, True)
+        good = math.isfinite(value) and (low <= value if closed else low < value) and value <= high
+    if not good:
+        raise SettingsError(f"{name}: {value!r} is not {_wanted(kind)}")
+    return value
+
+
+def _wanted(kind):
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text", tuple: "a list of texts"}[_base(kind)]
+    if typing.get_origin(kind) is not Annotated:
+        return words
+    low, high, closed = typing.get_args(kind)[1]
+    above = f"{low} or more" if closed else f"above {low}"
+    return f"{words}, {above}" if high == math.inf else f"{words} from {low} to {high}"
+
+
+def _unknown_flag(word, script):
+    if not word.startswith("--"):
+        return f"{word!r} was not expected (--help lists the settings)"
+    name = word[2:].split("=")[0].replace("-", "_")
+    if name in KINDS:
+        return f"{word} is a setting of {' '.join(field_notes()[name].scripts)}; {script} does not read it"
+    return f"unknown setting {word}{_meant(name, fields_of(script))} (--help lists the settings)"
+
+
+def _meant(name, names):
+    close = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean --{close[0].replace('_', '-')}?" if close else ""
+
+
+KINDS = typing.get_type_hints(Config, include_extras=True)

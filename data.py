@@ -1,0 +1,214 @@
+"""Annotation CSVs -> recordings, random training clips, ordered evaluation streams.
+
+The pictures of a recording are packed once, on first use, into one array on disk (cache/ in the data folder) that is
+then read in place: clips cost no decoding, and memory does not grow with the recordings. The folders of pictures
+remain the truth; a cache that no longer fits them is made anew, and deleting it loses nothing.
+
+Shapes: B clips, T frames, S pixels of a crop's side, M mel bands, F spectrogram columns, K targets.
+"""
+import hashlib
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from annotations import valid_labels
+from config import UserError, whole_file
+
+MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
+SHIFT = 1 / 16  # augmentation moves a clip by up to this share of its side ...
+LIGHT = 0.2  # ... and changes its brightness by up to this share
+
+
+@dataclass
+class Recording:
+    """One recording: its ratings and the paths of its pictures; the k-th of each belong to frame k."""
+    name: str
+    gold: np.ndarray  # (N, K) float32, NaN where a rating is invalid
+    paths: dict  # "frames" and "specs" -> list of N paths
+    arrays: dict = field(default_factory=dict)  # "frames" -> (N, 3, S, S), "specs" -> (N, 1, M, F) uint8, on disk
+
+    def __len__(self):
+        return len(self.gold)
+
+
+class Batch(NamedTuple):
+    """Clips, or one piece of a recording; pictures that were not asked for are None."""
+    frames: torch.Tensor | None  # (B, T, 3, S, S) in [0, 1]
+    specs: torch.Tensor | None  # (B, T, 1, M, F) in [0, 1]
+    gold: torch.Tensor  # (B, T, K), NaN where invalid
+
+
+# ---- recordings -----------------------------------------------------------------------------------------------------
+
+def load_recordings(cfg, partition, inputs):
+    """Recordings of Train_Set or Val_Set, in the order of their names, with the pictures that `inputs` names.
+
+    Raises UserError if an annotation file, a picture or a rating is missing or broken, naming the first.
+    """
+    folder = cfg.annotations_dir / partition
+    tables = sorted(folder.glob("*.csv"))
+    if not tables:
+        raise UserError(f"{folder}/ holds no annotation files: run annotations.py first")
+    folders = {"frames": cfg.crops_dir, "specs": cfg.specs_dir}
+    recordings = [read_recording(path, cfg.targets, {name: folders[name] for name in inputs}) for path in tables]
+    with tqdm(total=sum(len(recording) for recording in recordings) * len(inputs), unit=" pictures", disable=None, leave=False) as bar:
+        for recording in recordings:
+            for name in inputs:
+                bar.set_description(f"packing {recording.name}")
+                recording.arrays[name] = packed(recording.paths[name], cfg.cache_dir / f"{recording.name}.{name}", name, bar)
+    return recordings
+
+
+def read_recording(path, targets, folders):
+    """A Recording from its annotation CSV; folders: {"frames": Cropped_Aligned, "specs": specs}, those that are needed."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not an annotation file ({error}): run annotations.py") from None
+    for column in ["image path", *targets]:
+        if column not in table or not len(table):
+            raise UserError(f"{path} has no column {column!r} or no rows: 'image path,spec path,arousal,valence' was expected")
+    gold = read_labels(table[targets], path)
+    images = table["image path"]
+    specs = table["spec path"] if "spec path" in table else [os.path.splitext(image)[0] + ".png" for image in images]
+    relative = {"frames": images, "specs": specs}
+    paths = {name: [folder / file for file in relative[name]] for name, folder in folders.items()}
+    frames = min((present(paths[name], MAKERS[name]) for name in paths), default=len(gold))
+    return Recording(path.stem, gold[:frames], {name: paths[name][:frames] for name in paths})
+
+
+def read_labels(columns, path):
+    """(N, K) float32 of the rating columns of a table of texts; NaN where a rating is empty, `nan` or outside [-1, 1]."""
+    labels = columns.apply(pd.to_numeric, errors="coerce")
+    text = columns.apply(lambda column: column.str.strip().str.lower())
+    for line, column in zip(*np.nonzero((labels.isna() & ~text.isin(["", "nan"])).to_numpy())):
+        raise UserError(f"{path} line {line + 2}: {columns.iat[line, column]!r} is not a number")
+    labels = labels.to_numpy(np.float32)
+    return np.where(valid_labels(labels), labels, np.float32("nan"))
+
+
+def present(paths, maker):
+    """How many of the paths are there: all, or all but the last (a rating without a frame), which is said.
+
+    Raises UserError if others are missing.
+    """
+    listed = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {path.parent for path in paths}}
+    missing = [path for path in paths if path.name not in listed[path.parent]]
+    if missing == paths[-1:]:
+        print(f"{paths[-1].parent.name}: the last rating has no picture ({paths[-1]}) and is left out")
+        return len(paths) - 1
+    if missing:
+        raise UserError(f"{missing[0]} is missing ({len(paths) - len(missing)} of {len(paths)} are there): run {maker} first")
+    return len(paths)
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+def read_picture(path, kind):
+    """A crop (3, S, S) RGB or a spectrogram (1, M, F), uint8. Raises UserError if it is damaged."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE)
+    if picture is None:
+        raise UserError(f"{path} is not a readable picture: delete {path.parent}/ and run {MAKERS[kind]}")
+    return picture.transpose(2, 0, 1) if kind == "frames" else picture[None]
+
+
+def packed(paths, stem, kind, bar):
+    """All pictures as one array on disk, opened for reading: (N, C, H, W) uint8. Made if there is none of these pictures."""
+    states = "".join(f"{path} {state.st_size} {state.st_mtime_ns}\n" for path in paths for state in [path.stat()])
+    cache = stem.with_name(f"{stem.name}.{hashlib.sha1(states.encode()).hexdigest()[:16]}.npy")
+    if not cache.exists():
+        first = read_picture(paths[0], kind)
+        with whole_file(cache) as part:
+            array = np.lib.format.open_memmap(part, "w+", np.uint8, (len(paths), *first.shape))
+            for k, path in enumerate(paths):
+                picture = read_picture(path, kind)
+                if picture.shape != first.shape:
+                    raise UserError(f"{path} is of size {picture.shape[1:]}, {paths[0]} of {first.shape[1:]}: delete "
+                                    f"{path.parent}/ and run {MAKERS[kind]}")
+                array[k] = picture
+                bar.update()
+            array.flush()
+        for old in stem.parent.glob(f"{stem.name}.*.npy"):
+            if old != cache:
+                old.unlink()
+    return np.load(cache, mmap_mode="r")
+
+
+def picture_shapes(recordings):
+    """{"frames": (3, S, S), "specs": (1, M, F)} of what was loaded. Raises UserError if recordings differ."""
+    shapes = {}
+    for recording in recordings:
+        for name, array in recording.arrays.items():
+            if shapes.setdefault(name, array.shape[1:]) != array.shape[1:]:
+                raise UserError(f"{recording.name} has {name} of {array.shape[1:]}, other recordings of {shapes[name]}: make "
+                                f"them anew with one setting, {MAKERS[name]}")
+    return shapes
+
+
+# ---- clips ----------------------------------------------------------------------------------------------------------
+
+def epoch_clips(lengths, clip_length, generator):
+    """(recording, start) of every clip of an epoch, shuffled: each recording in proportion to its length.
+
+    A recording of N frames gets N / clip_length clips, rounded up, one starting somewhere in each equal part of it: all
+    frames can be drawn, and an epoch leaves few out.
+    """
+    clips = []
+    for number, length in enumerate(lengths):
+        count = math.ceil(length / clip_length)
+        at = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+        clips += [(number, int(start)) for start in (at * (length - clip_length + 1)).floor().tolist()]
+    return [clips[k] for k in torch.randperm(len(clips), generator=generator).tolist()]
+
+
+def training_batches(recordings, batch_size, clip_length, inputs, generator):
+    """Yields the Batches of an epoch of random clips; the last one may be smaller."""
+    clips = epoch_clips([len(recording) for recording in recordings], clip_length, generator)
+    for first in range(0, len(clips), batch_size):
+        yield _collate([(recordings[number], start, start + clip_length) for number, start in clips[first:first + batch_size]], inputs)
+
+
+def stream(recording, inputs, chunk=250):
+    """Yields a whole recording in order, as Batches of one piece (B = 1) of up to `chunk` frames."""
+    for start in range(0, len(recording), chunk):
+        yield _collate([(recording, start, min(start + chunk, len(recording)))], inputs)
+
+
+def _collate(pieces, inputs):
+    pictures = {name: torch.from_numpy(np.stack([recording.arrays[name][start:end] for recording, start, end in pieces]))
+                for name in ("frames", "specs") if name in inputs}
+    gold = torch.from_numpy(np.stack([recording.gold[start:end] for recording, start, end in pieces]))
+    return Batch(pictures.get("frames"), pictures.get("specs"), gold)
+
+
+def on_device(batch, device):
+    """The batch on the device, its pictures as float in [0, 1]."""
+    moved = [part if part is None else part.to(device, non_blocking=True) for part in batch]
+    return Batch(*[part / 255 if part is not None and part.dtype == torch.uint8 else part for part in moved])
+
+
+def augment(frames, generator):
+    """Crops flipped, shifted and lit at random, the same over a clip: (B, T, 3, S, S) in [0, 1] -> the same.
+
+    generator: on the CPU, so that a seed gives the same clips on every device.
+    """
+    clips, side = len(frames), frames.shape[-1]
+    draw = torch.rand(4, clips, generator=generator)
+    reach = int(side * SHIFT)
+    down, right = ((draw[:2] * (2 * reach + 1)).floor().long() - reach)[:, :, None]
+    rows = (torch.arange(side) + down).clamp(0, side - 1)  # the border is repeated
+    columns = (torch.arange(side) + right).clamp(0, side - 1)
+    columns = torch.where(draw[2, :, None] < 0.5, columns, columns.flip(1))
+    light = 1 + LIGHT * (2 * draw[3] - 1)
+    rows, columns, light = (part.to(frames.device) for part in (rows, columns, light))
+    clip = torch.arange(clips, device=frames.device)[:, None, None]
+    moved = frames.permute(0, 3, 4, 1, 2)[clip, rows[:, :, None], columns[:, None, :]].permute(0, 3, 4, 1, 2)
+    return (moved * light[:, None, None, None, None]).clamp(0, 1)

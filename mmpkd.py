@@ -1,0 +1,454 @@
+"""The Visual, Teacher and Student Training Calls: one loop, one predictor.
+
+    python mmpkd.py --stage visual      the visual-only baseline: lower bound
+    python mmpkd.py --stage teacher     face and voice: upper bound
+    python mmpkd.py --stage student     sees the face only and follows the teacher
+    python mmpkd.py --stage audio       the voice only
+    python mmpkd.py                     visual, teacher and student, then the comparison
+
+Reads   Annotations/{Train_Set,Val_Set}/*.csv, Cropped_Aligned/, and specs/ for what hears
+Writes  runs/<stage>_<target>[_<distill>]/      config.json, log.jsonl (a line per epoch), last.pt, best.pt (the epoch
+                                                with the best validation CCC), predictions/{train,val}/<id>.csv
+"""
+import dataclasses
+import json
+import math
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from config import (Config, SettingsError, UserError, field_notes, fields_of, parse_config, read_settings, run_script,
+                    save_settings, torch_device, whole_file, whole_folder)
+from data import augment, load_recordings, on_device, picture_shapes, stream, training_batches
+from losses import DISTILL, ccc, ccc_loss
+from models_kd import MODELS, build_model
+
+PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
+MAY_CHANGE = {"data_dir", "runs_dir", "resume", "device"}  # settings that a resumed run need not share with its beginning
+
+
+# ---- objectives: (model, batch) -> loss, parts of it ----------------------------------------------------------------
+
+def forward(model, batch):
+    """Output of a model on a batch: it is fed what its `inputs` name, and nothing else."""
+    return model(*[getattr(batch, name) for name in model.inputs])
+
+
+def task_loss(output, gold):
+    """1 - CCC of each target over all frames of a batch: Output, (B, T, K) -> (K,)."""
+    return ccc_loss(output.pred.flatten(0, 1), gold.flatten(0, 1))
+
+
+def task_objective(model, batch):
+    """The ratings alone, for visual, audio and teacher."""
+    loss = task_loss(forward(model, batch), batch.gold).mean()
+    return loss, {"task": loss}
+
+
+def distill_objective(teacher, distill, gate, weight):
+    """The ratings and a frozen teacher, weighed by a gate: the objective of a student."""
+    compare, weigh = DISTILL[distill], GATES[gate]
+
+    def objective(model, batch):
+        with torch.no_grad():
+            taught = forward(teacher, batch)
+            teacher_loss = task_loss(taught, batch.gold).mean()
+        learned = forward(model, batch)
+        task = task_loss(learned, batch.gold).mean()
+        hint = compare(learned.feat.flatten(0, 1), taught.feat.flatten(0, 1))
+        beta = weigh(teacher_loss, weight)
+        return (1 - beta) * task + beta * hint, {"task": task, "hint": hint, "beta": beta, "teacher": teacher_loss}
+
+    return objective
+
+
+def adaptive_gate(teacher_loss, weight):
+    """Weight of the teacher, less the worse it does on the batch: all of `weight` at a CCC of 1, nothing at 0 or below.
+
+    teacher_loss: its 1 - CCC, in [0, 2]. Within [0, weight], and never rising with the teacher's loss.
+    """
+    return weight * (1 - teacher_loss).clamp(0, 1)
+
+
+def original_gate(teacher_loss, weight):
+    """The original code's weight, for parity: 0.2 + loss where the loss is up to 0.2 or above 1, else 1.
+
+    A middling teacher so switches the ratings off, and a bad one gives them a negative weight. `weight` is not used.
+    """
+    return torch.where((teacher_loss <= 0.2) | (teacher_loss > 1), 0.2 + teacher_loss, torch.ones_like(teacher_loss))
+
+
+def no_gate(teacher_loss, weight):
+    """Always `weight`."""
+    return torch.full_like(teacher_loss, weight)
+
+
+GATES = {"adaptive": adaptive_gate, "original": original_gate, "off": no_gate}
+
+
+# ---- the predictor --------------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def predict(model, recording, device):
+    """Predictions for every frame of a recording, (N, K) float32, as if in one pass: the GRU's state is carried along."""
+    was_training = model.training
+    model.eval()
+    hidden, pieces = None, []
+    for batch in stream(recording, model.inputs):
+        batch = on_device(batch, device)
+        pred, _, hidden = model(*[getattr(batch, name) for name in model.inputs], hidden=hidden)
+        pieces.append(pred[0].float().cpu())
+    model.train(was_training)
+    return torch.cat(pieces).numpy()
+
+
+def score(tables, targets):
+    """CCC of predictions, {id: table as in predictions/*.csv}: {target: {id: ..., "mean": ..., "concatenated": ...}}.
+
+    Frames whose gold is not valid do not count; a recording with none left does not either.
+    """
+    scores = {}
+    for target in targets:
+        series = {name: table[[f"{target}_pred", f"{target}_gold"]].dropna().to_numpy() for name, table in tables.items()}
+        series = {name: values for name, values in series.items() if len(values) > 1}
+        each = {name: float(ccc(*values.T.copy())) for name, values in series.items()}
+        whole = float(ccc(*np.concatenate([*series.values()]).T)) if series else math.nan
+        scores[target] = each | {"mean": float(np.mean([*each.values()])) if each else math.nan, "concatenated": whole}
+    return scores
+
+
+def prediction_table(recording, pred, targets, frame_rate):
+    """A recording's predictions beside its gold standard, one row per frame."""
+    columns = {"time_s": np.round(np.arange(len(pred)) / frame_rate, 4)}
+    for k, target in enumerate(targets):
+        columns |= {f"{target}_gold": recording.gold[:, k], f"{target}_pred": pred[:, k]}
+    return pd.DataFrame(columns)
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+def save_checkpoint(path, state):
+    """Writes tensors and plain Python, whole or not at all."""
+    with whole_file(path) as part:
+        torch.save(state, part)
+
+
+def load_checkpoint(path):
+    """What save_checkpoint wrote. Raises UserError if the file is missing or is not a whole checkpoint of mmpkd.py."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        assert {"stage", "config", "shapes", "model"} <= set(state)
+        return state
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: a checkpoint of mmpkd.py was expected") from None
+    except Exception:  # the unpickler raises many kinds
+        raise UserError(f"{path} is not a checkpoint of mmpkd.py, or it is damaged") from None
+
+
+def load_model(path):
+    """(model in evaluation mode, its checkpoint): the network as it was built and trained, whatever config.py says now."""
+    state = load_checkpoint(path)
+    names = {field.name for field in dataclasses.fields(Config)}
+    model = build_model(state["stage"], Config(**{k: v for k, v in state["config"].items() if k in names}), state["shapes"], weights=False)
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise UserError(f"{path} is of another version of the networks ({str(error).splitlines()[-1].strip()})") from None
+    return model.eval(), state
+
+
+def load_teacher(path, targets, shapes, device):
+    """The teacher of a student, frozen. Raises UserError if it is not one, or not one of these targets and pictures."""
+    teacher, state = load_model(path)
+    found = {"stage": state["stage"], "targets": state["targets"], "shapes": {k: tuple(v) for k, v in state["shapes"].items()}}
+    wanted = {"stage": "teacher", "targets": targets, "shapes": shapes}
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise UserError(f"{path} has {name} {found[name]}, the student needs a teacher with {value}: train it first "
+                            "(--stage teacher) or name another (--teacher-checkpoint)")
+    return teacher.to(device).requires_grad_(False)
+
+
+class Training:
+    """All that changes while a run trains, and so all that last.pt holds."""
+
+    def __init__(self, model, cfg):
+        self.model = model
+        self.optimizer = make_optimizer(model, cfg)
+        self.scheduler = make_scheduler(self.optimizer, cfg)
+        self.generator = torch.Generator().manual_seed(cfg.seed)  # of clips and augmentation
+        self.epoch, self.best, self.stale = 0, -math.inf, 0
+
+    def end_epoch(self, value):
+        """Counts an epoch whose validation CCC is `value`: True if it is the best so far."""
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(value)
+        elif self.scheduler:
+            self.scheduler.step()
+        improved = value > self.best
+        self.epoch, self.best, self.stale = self.epoch + 1, max(value, self.best), 0 if improved else self.stale + 1
+        return improved
+
+    def state(self):
+        """Tensors and plain Python."""
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                "generator": self.generator.get_state(), "torch": torch.get_rng_state(), "epoch": self.epoch, "best": self.best,
+                "stale": self.stale}
+
+    def load(self, state):
+        """Goes on from what state() gave, model included."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch"])
+        self.epoch, self.best, self.stale = state["epoch"], state["best"], state["stale"]
+
+
+def make_optimizer(model, cfg):
+    """SGD or Adam over three groups: the visual backbone, the audio backbone, and all the rest."""
+    scales = {"visual.": cfg.visual_lr_scale, "audio.": cfg.audio_lr_scale, "": 1.0}
+    groups = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        groups[next(prefix for prefix in scales if name.startswith(prefix))].append(parameter)
+    groups = [{"params": groups[prefix], "lr": cfg.learning_rate * scales[prefix]} for prefix in scales if prefix in groups]
+    if cfg.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=cfg.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=cfg.weight_decay)
+
+
+def make_scheduler(optimizer, cfg):
+    """What changes the learning rate after each epoch, or None."""
+    if cfg.scheduler == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, cfg.epochs)
+    if cfg.scheduler == "plateau":
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=2)
+    return None
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+def train_epoch(training, objective, batches, device, cfg):
+    """One pass over the training clips: mean of every part of the loss. Raises UserError when the loss is not finite."""
+    training.model.train()
+    totals, steps = defaultdict(float), 0
+    for batch in batches:
+        batch = on_device(batch, device)
+        if cfg.augment and batch.frames is not None:
+            batch = batch._replace(frames=augment(batch.frames, training.generator))
+        loss, parts = objective(training.model, batch)
+        parts = {"loss": loss, **parts}
+        if not torch.isfinite(loss):
+            raise UserError("the loss is not finite (" + ", ".join(f"{name} {float(part):g}" for name, part in parts.items())
+                            + f") in epoch {training.epoch + 1}: lower --learning-rate; the last good checkpoint is kept")
+        training.optimizer.zero_grad()
+        loss.backward()
+        if cfg.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(training.model.parameters(), cfg.max_grad_norm)
+        training.optimizer.step()
+        steps += 1
+        for name, part in parts.items():
+            totals[name] += float(part.detach())
+    return {name: total / steps for name, total in totals.items()}
+
+
+def train(training, objective, sets, folder, cfg, device):
+    """The loop: epochs of training and validation, until they are over or patience is; keeps best.pt and last.pt.
+
+    sets: {"train": recordings, "val": recordings}.
+    """
+    inputs = ("frames", "specs") if cfg.stage == "student" else training.model.inputs  # a student's teacher hears
+    about = {"stage": cfg.stage, "config": dataclasses.asdict(cfg), "shapes": picture_shapes(sets["train"]), "targets": cfg.targets}
+    clips = sum(math.ceil(len(recording) / cfg.clip_length) for recording in sets["train"])
+    while training.epoch < cfg.epochs and not 0 < cfg.patience <= training.stale:
+        began = time.perf_counter()
+        batches = training_batches(sets["train"], cfg.batch_size, cfg.clip_length, inputs, training.generator)
+        title = f"{folder.name} epoch {training.epoch + 1}/{cfg.epochs}"
+        parts = train_epoch(training, objective, tqdm(batches, title, math.ceil(clips / cfg.batch_size), leave=False, disable=None), device, cfg)
+        scores = score(predictions(training.model, sets["val"], cfg, device), cfg.targets)
+        improved = training.end_epoch(float(np.mean([scores[target]["mean"] for target in cfg.targets])))
+        state = about | {"model": training.model.state_dict(), "epoch": training.epoch, "val": scores}
+        if improved:
+            save_checkpoint(folder / "best.pt", state)
+        note_epoch(folder, title, {"epoch": training.epoch, "seconds": round(time.perf_counter() - began, 2), **parts,
+                                   "val": {target: {key: scores[target][key] for key in ("mean", "concatenated")} for target in cfg.targets},
+                                   "best": improved})
+        save_checkpoint(folder / "last.pt", state | training.state())
+
+
+def predictions(model, recordings, cfg, device):
+    """{id: prediction_table} of all recordings."""
+    return {recording.name: prediction_table(recording, predict(model, recording, device), cfg.targets, cfg.frame_rate)
+            for recording in recordings}
+
+
+def note_epoch(folder, title, entry):
+    """One printed line and one JSON line."""
+    with open(folder / "log.jsonl", "a") as log:
+        log.write(json.dumps(entry) + "\n")
+    parts = " ".join(f"{name} {value:.3f}" for name, value in entry.items() if isinstance(value, float) and name != "seconds")
+    ccc_ = ", ".join(f"{target} {value['mean']:.3f} ({value['concatenated']:.3f})" for target, value in entry["val"].items())
+    tqdm.write(f"{title}  {parts}  validation CCC {ccc_}  {entry['seconds']:.0f} s{'  best so far' * entry['best']}")
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+def run_folder(cfg):
+    """runs/<stage>_<target>[_<distill>]"""
+    return cfg.run_root / "_".join([cfg.stage, cfg.target] + [cfg.distill] * (cfg.stage == "student"))
+
+
+def settings_of(cfg):
+    """The settings that a run of this stage depends on."""
+    notes, inputs = field_notes(), MODELS[cfg.stage].inputs
+    foreign = [word for word, read in (("audio_", "specs" in inputs), ("visual_", "frames" in inputs),
+                                       ("modality_", cfg.stage == "teacher")) if not read]
+    return {name: getattr(cfg, name) for name in fields_of("mmpkd.py")
+            if name not in MAY_CHANGE and not name.startswith(tuple(foreign))
+            and (cfg.stage == "student" or notes[name].section != "distillation")}
+
+
+def state_of_run(folder, cfg):
+    """"new", "stopped" or "finished". Raises UserError if the folder holds a run of other settings, or if a stopped one
+    is there and --resume was not given."""
+    if not (folder / "last.pt").exists():
+        return "new"
+    before = read_settings(folder / "config.json")
+    for name, value in settings_of(cfg).items():
+        if before.get(name, value) != value:
+            raise UserError(f"{folder}/ holds a run with {name} {before[name]}, now it is {value}: delete the folder, or name "
+                            "another place with --runs-dir")
+    if (folder / "predictions").exists():
+        return "finished"
+    if not cfg.resume:
+        raise UserError(f"{folder}/ holds a run that was stopped: go on with --resume, or delete the folder")
+    return "stopped"
+
+
+def run(cfg):
+    """One training call: trains cfg.stage, keeps the best epoch's predictions, returns its scores on Val_Set."""
+    folder = run_folder(cfg)
+    state = state_of_run(folder, cfg)
+    if state == "finished":
+        print(f"{folder}: finished before, nothing to do")
+        return score(read_predictions(folder, "val"), cfg.targets)
+    device = torch_device(cfg.device)
+    inputs = ("frames", "specs") if cfg.stage == "student" else MODELS[cfg.stage].inputs
+    sets = {name: load_recordings(cfg, partition, inputs) for name, partition in PARTITIONS.items()}
+    check_sets(sets, cfg)
+    shapes = picture_shapes(sets["train"] + sets["val"])
+    objective = task_objective
+    if cfg.stage == "student":
+        teacher = load_teacher(teacher_path(cfg), cfg.targets, shapes, device)
+        objective = distill_objective(teacher, cfg.distill, cfg.gate, cfg.distill_weight)
+
+    torch.manual_seed(cfg.seed)
+    training = Training(build_model(cfg.stage, cfg, shapes).to(device), cfg)
+    if state == "stopped":
+        training.load(load_checkpoint(folder / "last.pt"))
+    begin_log(folder, training.epoch)
+    save_settings(cfg, folder / "config.json")
+    print(f"{folder}: {cfg.stage} for {cfg.target} on {device}, {sum(map(len, sets['train']))} frames of {len(sets['train'])} "
+          f"recordings, {sum(p.numel() for p in training.model.parameters()):,} weights"
+          + (f", from epoch {training.epoch + 1}" if training.epoch else ""))
+    train(training, objective, sets, folder, cfg, device)
+    return finish(folder, sets, cfg, device)
+
+
+def check_sets(sets, cfg):
+    """Raises UserError for what no training could come of."""
+    both = {recording.name for recording in sets["train"]} & {recording.name for recording in sets["val"]}
+    if both:
+        raise UserError(f"{sorted(both)[0]} is in Train_Set and in Val_Set: the partitions must not share people")
+    for name, recordings in sets.items():
+        for target, gold in zip(cfg.targets, np.concatenate([recording.gold for recording in recordings]).T):
+            if np.isfinite(gold).sum() < 2:
+                raise UserError(f"{PARTITIONS[name]} has no valid rating of {target}")
+    for recording in sets["train"]:
+        if len(recording) < cfg.clip_length:
+            raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}")
+
+
+def begin_log(folder, epoch):
+    """Makes the run's folder, and its log end with `epoch`: lines after it were of an epoch that was not kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)[:epoch] if log.exists() else []
+    with whole_file(log) as part:
+        part.write_text("".join(lines))
+
+
+def finish(folder, sets, cfg, device):
+    """Writes the best epoch's predictions for both partitions: their appearance marks the run as finished."""
+    model, state = load_model(folder / "best.pt")
+    model.to(device)
+    tables = {name: predictions(model, recordings, cfg, device) for name, recordings in sets.items()}
+    with whole_folder(folder / "predictions") as part:
+        for name in tables:
+            (part / name).mkdir()
+            for recording, table in tables[name].items():
+                table.to_csv(part / name / f"{recording}.csv", index=False, float_format="%.6g", na_rep="nan", lineterminator="\n")
+    scores = score(tables["val"], cfg.targets)
+    print(f"{folder}: finished; epoch {state['epoch']} had the best validation CCC and is kept: "
+          + ", ".join(f"{target} {scores[target]['mean']:.3f}" for target in cfg.targets))
+    return scores
+
+
+def read_predictions(folder, partition):
+    """{id: table} of a finished run. Raises UserError if there are none."""
+    paths = sorted(Path(folder, "predictions", partition).glob("*.csv"))
+    if not paths:
+        raise UserError(f"{folder}/predictions/{partition}/ is missing: run mmpkd.py first")
+    return {path.stem: pd.read_csv(path) for path in paths}
+
+
+def teacher_path(cfg):
+    """Checkpoint of the student's teacher. Raises SettingsError if there is none."""
+    path = Path(cfg.teacher_checkpoint or run_folder(dataclasses.replace(cfg, stage="teacher")) / "best.pt")
+    if not path.exists():
+        raise SettingsError(f"stage student needs a teacher, and {path} is missing: run --stage teacher first, or name one "
+                            "with --teacher-checkpoint")
+    return path
+
+
+# ---- the comparison -------------------------------------------------------------------------------------------------
+
+ROLES = {"visual": "visual (lower bound)", "teacher": "teacher (upper bound)", "student": "student"}
+
+
+def comparison(scores, targets):
+    """The closing table: {stage: scores of run()} -> text. CCC per target as mean over recordings and concatenated, and
+    the share of the gap between visual and teacher that the student closed."""
+    lines = [f"{'CCC on Val_Set':24}" + "".join(f"{target + ' mean':>16}{'concatenated':>14}" for target in targets)]
+    for stage, role in ROLES.items():
+        lines.append(f"{role:24}" + "".join(f"{scores[stage][target]['mean']:16.3f}{scores[stage][target]['concatenated']:14.3f}" for target in targets))
+    closed = [gap_closed(*[scores[stage][target][key] for stage in ROLES]) for target in targets for key in ("mean", "concatenated")]
+    lines.append(f"{'gap closed by student':24}" + "".join(f"{text:>{width}}" for text, width in zip(closed, [16, 14] * len(targets))))
+    lines.append("mean: over recordings. Each run kept the epoch that was best on Val_Set: read the values as slightly too high.")
+    return "\n".join(lines)
+
+
+def gap_closed(visual, teacher, student):
+    """Share of the way from visual to teacher that the student has come, as text."""
+    return f"{(student - visual) / (teacher - visual):.0%}" if teacher > visual else "no gap"
+
+
+def main(argv=None):
+    cfg = parse_config(argv, __file__, __doc__)
+    if cfg.stage == "student":
+        teacher_path(cfg)  # raises before the work starts
+    if cfg.stage != "all":
+        return {cfg.stage: run(cfg)}
+    scores = {stage: run(dataclasses.replace(cfg, stage=stage)) for stage in ROLES}
+    print(comparison(scores, cfg.targets))
+    return scores
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main, __file__))

@@ -1,0 +1,215 @@
+"""The networks: backbones, GRU, and the visual, audio, teacher and student models.
+
+Shapes: B clips, T frames, S pixels of a crop's side, M mel bands, F spectrogram columns, D features, K targets.
+Pictures come in as float in [0, 1]. `model.inputs` names what a model is fed; a student is fed no sound.
+"""
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import nn
+
+from config import UserError
+
+HINT = 128  # features that the student takes over from the teacher
+
+
+class Output(NamedTuple):
+    pred: torch.Tensor  # (B, T, K)
+    feat: torch.Tensor  # (B, T, HINT), the hint of the distillation
+    hidden: Any  # state of the GRUs after the last frame, to go on from
+
+
+# ---- backbones: one picture -> D features ---------------------------------------------------------------------------
+
+def small_cnn(channels):
+    """A CNN for small pictures and few cores: (N, channels, H, W) -> (N, 64, ceil(H / 16), ceil(W / 16)).
+
+    Group normalisation: a batch holds few people, so statistics of the batch would be theirs.
+    """
+    layers, sizes = [], [channels, 16, 32, 64, 64]
+    for before, after in zip(sizes, sizes[1:]):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def _torchvision(name, channels):
+    """A torchvision network without its classifier, whose names fit the weight files made for it."""
+    net = torchvision.models.get_model(name, weights=None)
+    if name == "resnet18":
+        net.fc = nn.Identity()
+        if channels != 3:
+            net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    else:
+        net.classifier = nn.Identity()
+    if name == "vgg19_bn":
+        net.avgpool = nn.Identity()  # 112 px -> 3 x 3 x 512, all of which go on
+    return net
+
+
+class Backbone(nn.Module):
+    """Features of single pictures: (N, C, H, W) in [0, 1] -> (N, D)."""
+
+    def __init__(self, name, weights, shape, size):
+        """shape: (C, H, W) of a picture; size: D; weights: "", "imagenet" or a file (load_weights)."""
+        super().__init__()
+        self.net = small_cnn(shape[0]) if name == "small_cnn" else _torchvision(name, shape[0])
+        mean, std = load_weights(self.net, name, weights) if weights else ([0.5], [0.25])
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.net.eval()
+        with torch.no_grad():
+            width = self.net(torch.zeros(1, *shape)).flatten(1).shape[1]
+        self.net.train()
+        self.out = nn.Linear(width, size)
+
+    def forward(self, pictures):
+        return self.out(self.net((pictures - self.mean) / self.std).flatten(1))
+
+    def each_frame(self, clips):
+        """(B, T, C, H, W) -> (B, T, D), with time folded into the batch."""
+        return self(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+
+
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # mean and std of what torchvision's weights were trained on
+AS_IT_IS = [0.0], [1.0]  # the FER2013 checkpoint was trained on pictures in [0, 1]
+
+
+def load_weights(net, name, weights):
+    """Loads pretrained weights into a backbone, prints which, and returns (mean, std) of the pictures they expect.
+
+    weights: "imagenet" downloads torchvision's; otherwise a file with torchvision's names, or the paper's FER2013
+    checkpoint, a dict whose `net` holds a VGG19. Raises UserError if nothing in it fits.
+    """
+    state, (mean, std) = _downloaded(name) if weights == "imagenet" else _read_weights(weights)
+    own = net.state_dict()
+    if "conv1.weight" in state and own.get("conv1.weight", state["conv1.weight"]).shape[1] == 1:  # grey spectrograms
+        state["conv1.weight"] = state["conv1.weight"].sum(1, keepdim=True)  # as if red, green and blue were equal
+        mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
+    fits = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    if not fits:
+        raise UserError(f"{weights}: nothing in it fits {name}; it holds {_some(state)}")
+    net.load_state_dict(fits, strict=False)
+    print(f"{weights}: {len(fits)} of the {len(own)} tensors of {name} loaded; not in it and so random: "
+          f"{_some(set(own) - set(fits))}; in it and left out: {_some(set(state) - set(fits))}")
+    return mean, std
+
+
+def _downloaded(name):
+    try:
+        return torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True), IMAGENET
+    except OSError as error:  # URLError is one
+        raise UserError(f"the imagenet weights of {name} could not be downloaded ({error}): fetch the file by other means "
+                        "and name it instead of imagenet") from None
+
+
+def _read_weights(path):
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state, scale = (state["net"], AS_IT_IS) if "net" in state else (state, IMAGENET)
+        return {key.removeprefix("module."): value for key, value in state.items() if torch.is_tensor(value)}, scale
+    except OSError:
+        raise UserError(f"{path} is missing or unreadable: a file of weights was expected") from None
+    except Exception as error:  # whatever the unpickler makes of a file that holds more, or other things, than tensors
+        raise UserError(f"{path} is not a file of weights ({str(error).splitlines()[0]})") from None
+
+
+def _some(names):
+    names = sorted(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "nothing"
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
+
+def head(sizes, linear, before=False):
+    """Linear layers through `sizes` with an activation between them (none in the original: `linear`), and one `before`."""
+    layers = [nn.ReLU()] if before and not linear else []
+    for size, after in zip(sizes, sizes[1:]):
+        layers += [nn.Linear(size, after)] + ([] if linear or after == sizes[-1] else [nn.ReLU()])
+    return nn.Sequential(*layers)
+
+
+class Student(nn.Module):
+    """Sees the face: crops -> backbone -> GRU -> hint -> prediction. Trained without a teacher it is the visual baseline."""
+    inputs = ("frames",)
+
+    def __init__(self, cfg, frame_shape, targets, weights=True):
+        """cfg: Config; frame_shape: (3, S, S); targets: K; weights: load what cfg names (not needed for a checkpoint)."""
+        super().__init__()
+        self.visual = Backbone(cfg.visual_backbone, cfg.visual_weights if weights else "", frame_shape, cfg.feature_size)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
+        self.hint = head([cfg.gru_size, 512, 256, HINT], cfg.linear_heads)
+        self.out = head([HINT, 64, targets], cfg.linear_heads, before=True)
+
+    def forward(self, frames, hidden=None):
+        """frames (B, T, 3, S, S), hidden of the frames before -> Output."""
+        seen, hidden = self.gru(self.dropout(self.visual.each_frame(frames)), hidden)
+        feat = self.hint(seen)
+        return Output(self.out(feat), feat, hidden)
+
+
+class Audio(nn.Module):
+    """Hears the voice: spectrograms -> backbone -> GRU -> hint -> prediction."""
+    inputs = ("specs",)
+
+    def __init__(self, cfg, spec_shape, targets, weights=True):
+        """spec_shape: (1, M, F); the rest as Student."""
+        super().__init__()
+        self.audio = Backbone(cfg.audio_backbone, cfg.audio_weights if weights else "", spec_shape, cfg.feature_size)
+        self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
+        self.hint = head([cfg.gru_size if cfg.audio_gru else cfg.feature_size, 256, HINT], cfg.linear_heads)
+        self.out = head([HINT, 64, targets], cfg.linear_heads, before=True)
+
+    def forward(self, specs, hidden=None):
+        """specs (B, T, 1, M, F), hidden of the frames before -> Output."""
+        heard = self.audio.each_frame(specs)
+        if self.gru:
+            heard, hidden = self.gru(heard, hidden)
+        feat = self.hint(heard)
+        return Output(self.out(feat), feat, hidden)
+
+
+class Teacher(nn.Module):
+    """Sees the face and hears the voice: both branches, concatenated -> hint -> prediction."""
+    inputs = ("frames", "specs")
+
+    def __init__(self, cfg, frame_shape, spec_shape, targets, weights=True):
+        super().__init__()
+        self.visual = Backbone(cfg.visual_backbone, cfg.visual_weights if weights else "", frame_shape, cfg.feature_size)
+        self.audio = Backbone(cfg.audio_backbone, cfg.audio_weights if weights else "", spec_shape, cfg.feature_size)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
+        self.audio_gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
+        self.seen = head([cfg.gru_size, 1024], cfg.linear_heads)
+        heard = cfg.gru_size if cfg.audio_gru else cfg.feature_size
+        self.hint = head([1024 + heard, 256, HINT], cfg.linear_heads, before=True)
+        self.out = head([HINT, targets], cfg.linear_heads, before=True)
+        self.modality_dropout = cfg.modality_dropout
+
+    def forward(self, frames, specs, hidden=(None, None)):
+        """frames (B, T, 3, S, S), specs (B, T, 1, M, F), hidden of the frames before -> Output."""
+        hidden_seen, hidden_heard = hidden or (None, None)
+        seen, hidden_seen = self.gru(self.dropout(self.visual.each_frame(frames)), hidden_seen)
+        heard = self.audio.each_frame(specs)
+        if self.audio_gru:
+            heard, hidden_heard = self.audio_gru(heard, hidden_heard)
+        seen, heard = self._drop_a_modality(self.seen(seen), heard)
+        feat = self.hint(torch.cat([seen, heard], dim=2))
+        return Output(self.out(feat), feat, (hidden_seen, hidden_heard))
+
+    def _drop_a_modality(self, seen, heard):
+        """In training, zeros for the face or for the voice in a share of the clips: (B, T, D), (B, T, D) -> the same."""
+        if not self.training or not self.modality_dropout:
+            return seen, heard
+        draw = torch.rand(len(seen), 1, 1, device=seen.device)
+        return seen * (draw >= self.modality_dropout / 2), heard * (draw < 1 - self.modality_dropout / 2)
+
+
+MODELS = {"visual": Student, "student": Student, "audio": Audio, "teacher": Teacher}
+
+
+def build_model(stage, cfg, shapes, weights=True):
+    """The model of a stage. shapes: {"frames": (3, S, S), "specs": (1, M, F)}; see Student for the rest."""
+    kind = MODELS[stage]
+    return kind(cfg, *[shapes[name] for name in kind.inputs], len(cfg.targets), weights)
