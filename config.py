@@ -90,7 +90,7 @@ class Config:
     dropout: Share = 0.2  # on the visual features
     modality_dropout: Share = 0.0  # share of the clips in which the teacher's face or voice is blanked; 0: off
     audio_gru: bool = True  # the voice has a memory of its own; --no-audio-gru: the original's, frame by frame
-    linear_heads: bool = False  # the original's heads, which have no activations between their layers
+    linear_heads: bool = False  # the original's: no activations between the layers of the heads, features not normalised
 
     # --- distillation: mmpkd.py
     teacher_checkpoint: str = ""  # teacher of the student; "": best.pt of the teacher's run with the same target

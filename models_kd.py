@@ -23,13 +23,10 @@ class Output(NamedTuple):
 # ---- backbones: one picture -> D features ---------------------------------------------------------------------------
 
 def small_cnn(channels):
-    """A CNN for small pictures and few cores: (N, channels, H, W) -> (N, 64, ceil(H / 16), ceil(W / 16)).
-
-    Group normalisation: a batch holds few people, so statistics of the batch would be theirs.
-    """
+    """A CNN for small pictures and few cores: (N, channels, H, W) -> (N, 64, ceil(H / 16), ceil(W / 16))."""
     layers, sizes = [], [channels, 16, 32, 64, 64]
     for before, after in zip(sizes, sizes[1:]):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.ReLU(inplace=True)]
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -50,10 +47,15 @@ def _torchvision(name, channels):
 class Backbone(nn.Module):
     """Features of single pictures: (N, C, H, W) in [0, 1] -> (N, D)."""
 
-    def __init__(self, name, weights, shape, size):
-        """shape: (C, H, W) of a picture; size: D; weights: "", "imagenet" or a file (load_weights)."""
+    def __init__(self, name, weights, shape, size, norm):
+        """shape: (C, H, W) of a picture; size: D; weights: "", "imagenet" or a file (load_weights).
+
+        norm: centre and scale the features over the batch. All faces are alike, so what features share is far larger than
+        what tells expressions apart, and saturates the GRU: without it, training can stay at a CCC of 0.
+        """
         super().__init__()
-        self.net = small_cnn(shape[0]) if name == "small_cnn" else _torchvision(name, shape[0])
+        net = small_cnn(shape[0]) if name == "small_cnn" else _torchvision(name, shape[0])
+        self.net = net.to(memory_format=torch.channels_last)  # how CPUs and GPUs like convolutions best
         mean, std = load_weights(self.net, name, weights) if weights else ([0.5], [0.25])
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
@@ -61,10 +63,11 @@ class Backbone(nn.Module):
         with torch.no_grad():
             width = self.net(torch.zeros(1, *shape)).flatten(1).shape[1]
         self.net.train()
-        self.out = nn.Linear(width, size)
+        self.out = nn.Sequential(nn.Linear(width, size), *[nn.BatchNorm1d(size)] * norm)
 
     def forward(self, pictures):
-        return self.out(self.net((pictures - self.mean) / self.std).flatten(1))
+        pictures = ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.out(self.net(pictures).flatten(1))
 
     def each_frame(self, clips):
         """(B, T, C, H, W) -> (B, T, D), with time folded into the batch."""
@@ -123,9 +126,9 @@ def _some(names):
 
 def head(sizes, linear, before=False):
     """Linear layers through `sizes` with an activation between them (none in the original: `linear`), and one `before`."""
-    layers = [nn.ReLU()] if before and not linear else []
+    layers = [nn.LeakyReLU(0.1)] if before and not linear else []
     for size, after in zip(sizes, sizes[1:]):
-        layers += [nn.Linear(size, after)] + ([] if linear or after == sizes[-1] else [nn.ReLU()])
+        layers += [nn.Linear(size, after)] + ([] if linear or after == sizes[-1] else [nn.LeakyReLU(0.1)])
     return nn.Sequential(*layers)
 
 
@@ -136,7 +139,7 @@ class Student(nn.Module):
     def __init__(self, cfg, frame_shape, targets, weights=True):
         """cfg: Config; frame_shape: (3, S, S); targets: K; weights: load what cfg names (not needed for a checkpoint)."""
         super().__init__()
-        self.visual = Backbone(cfg.visual_backbone, cfg.visual_weights if weights else "", frame_shape, cfg.feature_size)
+        self.visual = Backbone(cfg.visual_backbone, cfg.visual_weights if weights else "", frame_shape, cfg.feature_size, not cfg.linear_heads)
         self.dropout = nn.Dropout(cfg.dropout)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
         self.hint = head([cfg.gru_size, 512, 256, HINT], cfg.linear_heads)
@@ -156,7 +159,7 @@ class Audio(nn.Module):
     def __init__(self, cfg, spec_shape, targets, weights=True):
         """spec_shape: (1, M, F); the rest as Student."""
         super().__init__()
-        self.audio = Backbone(cfg.audio_backbone, cfg.audio_weights if weights else "", spec_shape, cfg.feature_size)
+        self.audio = Backbone(cfg.audio_backbone, cfg.audio_weights if weights else "", spec_shape, cfg.feature_size, not cfg.linear_heads)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
         self.hint = head([cfg.gru_size if cfg.audio_gru else cfg.feature_size, 256, HINT], cfg.linear_heads)
         self.out = head([HINT, 64, targets], cfg.linear_heads, before=True)
@@ -176,8 +179,8 @@ class Teacher(nn.Module):
 
     def __init__(self, cfg, frame_shape, spec_shape, targets, weights=True):
         super().__init__()
-        self.visual = Backbone(cfg.visual_backbone, cfg.visual_weights if weights else "", frame_shape, cfg.feature_size)
-        self.audio = Backbone(cfg.audio_backbone, cfg.audio_weights if weights else "", spec_shape, cfg.feature_size)
+        self.visual = Backbone(cfg.visual_backbone, cfg.visual_weights if weights else "", frame_shape, cfg.feature_size, not cfg.linear_heads)
+        self.audio = Backbone(cfg.audio_backbone, cfg.audio_weights if weights else "", spec_shape, cfg.feature_size, not cfg.linear_heads)
         self.dropout = nn.Dropout(cfg.dropout)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
         self.audio_gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
