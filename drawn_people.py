@@ -646,7 +646,7 @@ def write_video(path, frames, sound=None, frame_rate=FRAME_RATE):
         container.mux(pictures.encode())
         if track:
             block = av.AudioFrame.from_ndarray(np.asarray(sound, np.float32)[None], format="fltp", layout="mono")
-            block.sample_rate = SOUND_RATE
+            block.sample_rate, block.pts = SOUND_RATE, 0  # with no time stamp the file would not know of the encoder's delay, 64 ms
             container.mux(track.encode(block))
             container.mux(track.encode())
 

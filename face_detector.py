@@ -11,7 +11,7 @@ each exchanges what the other put into the frames without a face, and detects no
 """
 import math
 from collections import Counter
-from pathlib import Path
+from typing import NamedTuple
 
 import av
 import cv2
@@ -20,7 +20,7 @@ import pandas as pd
 from facenet_pytorch import MTCNN
 from tqdm import tqdm
 
-from annotations import CLOCK_S, find_recordings, for_each, frame_count, keep_settings, open_media, picture_clock
+from annotations import find_recordings, for_each, frame_count, keep_settings, open_media, picture_clock
 from config import UserError, parse_config, run_script, torch_device, whole_file, whole_folder
 
 # Where the five landmarks go in a crop of side 1: left and right eye (the viewer's), nose, left and right mouth corner.
@@ -28,6 +28,8 @@ from config import UserError, parse_config, run_script, torch_device, whole_file
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]) / 112
 STRIDE_WIDTHS = 1.0  # a face may move this many of its own widths from a frame to the next ...
 STRIDE_S = 0.5  # ... and as far again in each half second that it was out of sight
+BESIDE_S = 1.0  # a face beside the one followed is remembered this long: detectors miss one now and then
+GONE_S = 10.0  # a person out of sight for longer is given up, and the largest face is followed from there on
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
@@ -42,11 +44,14 @@ def read_frames(video, frame_rate):
     number, picture, time_s = -1, None, 0.0
     with open_media(video) as container:
         stream = container.streams.video[0]
-        aspect = float(stream.sample_aspect_ratio or 1)
+        early_s, aspect = _rounding_s(clock.times_s, stream), float(stream.sample_aspect_ratio or 1)
+        stored_in_order = container.format.name == "avi"  # it knows a rate and no times; FFmpeg's guesses go backwards
         for following in _decoded(container, stream):
             time_s = following.time - clock.start_s
+            if stored_in_order:
+                time_s = clock.times_s[min(number + 1, len(clock.times_s) - 1)]
             rgb = None
-            while picture is not None and k < frames and k / frame_rate + CLOCK_S < time_s:
+            while picture is not None and k < frames and k / frame_rate + early_s < time_s:
                 rgb = _upright(picture, aspect) if rgb is None else rgb
                 yield k, number, rgb
                 k += 1
@@ -54,8 +59,19 @@ def read_frames(video, frame_rate):
     if picture is None or clock.times_s[-1] - time_s > 2 / frame_rate:
         raise UserError(f"{video} is damaged: its pictures can be read up to {time_s:.1f} s of {clock.end_s:.1f} s")
     rgb = _upright(picture, aspect)
-    for k in range(k, frames):
+    while k < frames:
         yield k, number, rgb
+        k += 1
+
+
+def _rounding_s(times_s, stream):
+    """How much later than it was a picture's time stamp can be, seconds: half a tick of the clock that made the stamps.
+
+    Many stamps were whole milliseconds before they came into a file of finer ticks.
+    """
+    ms = times_s * 1000
+    whole = np.abs(ms - ms.round()).max() < 1e-4
+    return (0.001 if whole else min(0.001, float(stream.time_base))) / 2 + 1e-6
 
 
 def _decoded(container, stream):
@@ -119,42 +135,63 @@ class FaceFinder:
         return boxes[good], points[good], scores[good]
 
 
+class Seen(NamedTuple):
+    """Where and when somebody's face was seen last."""
+    box: np.ndarray  # (4,)
+    time_s: float
+
+
 class Follower:
-    """Chooses the face of the same person from frame to frame: first the largest, then the nearest within reach."""
+    """Chooses the face of the same person from frame to frame: first the largest, then the nearest within reach.
 
-    def __init__(self, frame_rate):
-        self.frame_rate = frame_rate
-        self.box, self.lost_frames = None, 0
+    A face seen beside it is somebody else's, and not taken for it while it is out of sight.
+    """
 
-    def choose(self, boxes):
+    def __init__(self):
+        self.people = []  # Seen of everybody, the person followed first
+
+    def choose(self, boxes, time_s):
         """Row of `boxes` (n, 4) to follow, or None."""
-        row = self._largest(boxes) if self.box is None else self._nearest(boxes)
-        self.lost_frames += 1
-        if row is not None:
-            self.box, self.lost_frames = boxes[row], 0
-        return row
+        if self.people and time_s - self.people[0].time_s > GONE_S:
+            self.people = []
+        if not self.people and len(boxes):
+            self.people = [Seen(boxes[np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).argmax()], time_s)]
+        rows = self._match(boxes, time_s)
+        for person, row in rows.items():
+            self.people[person] = Seen(boxes[row], time_s)
+        if 0 in rows:  # else a face that nobody claims may be the one followed, come back elsewhere
+            self.people += [Seen(box, time_s) for box in boxes if min(_widths_apart(boxes[list(rows.values())], box)) > 0.5]
+        self.people = [one for one in self.people if one is self.people[0] or time_s - one.time_s <= BESIDE_S]
+        return rows.get(0)
 
-    def _largest(self, boxes):
-        return int(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).argmax()) if len(boxes) else None
+    def _match(self, boxes, time_s):
+        """Person -> row of `boxes`: the nearest pairs first, each face at most one person's."""
+        pairs, rows = [], {}
+        for person, (box, seen_s) in enumerate(self.people):
+            away, lost = _widths_apart(boxes, box), (time_s - seen_s) / STRIDE_S
+            pairs += [(away[row] + lost, person, row) for row in np.flatnonzero(away <= STRIDE_WIDTHS * (1 + lost))]
+        for _, person, row in sorted(pairs):
+            if person not in rows and row not in rows.values():
+                rows[person] = int(row)
+        return rows
 
-    def _nearest(self, boxes):
-        width = self.box[2] - self.box[0]
-        reach = STRIDE_WIDTHS * width * (1 + self.lost_frames / self.frame_rate / STRIDE_S)
-        moved = np.hypot(*(boxes[:, :2] + boxes[:, 2:] - self.box[:2] - self.box[2:]).T / 2)
-        grown = np.abs(np.log((boxes[:, 2] - boxes[:, 0]) / width))  # a face twice or half as wide is another's
-        distance = np.where(grown < np.log(2) * reach / width, moved, np.inf)
-        return int(distance.argmin()) if len(boxes) and distance.min() <= reach else None
+
+def _widths_apart(boxes, box):
+    """How far each of `boxes` (n, 4) is from `box`, in widths of it; twice or half as wide counts as one width: (n,)."""
+    width = box[2] - box[0]
+    moved = np.hypot(*(boxes[:, :2] + boxes[:, 2:] - box[:2] - box[2:]).T / 2) / width
+    return np.maximum(moved, np.abs(np.log2((boxes[:, 2] - boxes[:, 0]) / width)))
 
 
 # ---- recordings -----------------------------------------------------------------------------------------------------
 
 def face_rows(video, find, frame_rate, size):
     """Yields (row of faces.csv, crop or None where no face was found) for every frame of a video, in order."""
-    follower, seen = Follower(frame_rate), -1
+    follower, seen = Follower(), -1
     for k, number, rgb in read_frames(video, frame_rate):
         if number != seen:  # a slow video shows one picture for several k
             boxes, points, scores = find(rgb)
-            chosen = follower.choose(boxes)
+            chosen = follower.choose(boxes, k / frame_rate)
             face, crop = {"found": "missing"}, None
             if chosen is not None:
                 face = {"found": "detected", **dict(zip(["x1", "y1", "x2", "y2"], boxes[chosen].round(1))), "score": scores[chosen].round(4)}
@@ -163,10 +200,10 @@ def face_rows(video, find, frame_rate, size):
         yield {"time_s": round(k / frame_rate, 4), **face}, crop
 
 
-def fill_gaps(folder, table, retain):
+def fill_gaps(folder, table, size, retain):
     """Puts into every frame without a face a black image or, with `retain`, the last face seen (the first one, before).
 
-    table: the recording's faces.csv. Returns it with the word for what was done, or as it was if that was done before.
+    table: the recording's faces.csv; size: of its crops. Returns it with the word for what was done, or as it was if that was done before.
     """
     word = "retained" if retain else "missing"
     gaps = ~table["found"].isin(["detected", "tracked"])
@@ -174,7 +211,7 @@ def fill_gaps(folder, table, retain):
         return table
     _save_table(folder, table.assign(found=table["found"].mask(gaps, "unfilled")))  # if killed now, the next run fills them
     faces = np.flatnonzero(~gaps)
-    black = _jpeg(np.zeros_like(cv2.imread(str(folder / f"{faces[0]:06d}.jpg"))), 95)
+    black = _jpeg(np.zeros((size, size, 3), np.uint8), 95)
     for k in np.flatnonzero(gaps):
         last = faces[max(0, np.searchsorted(faces, k) - 1)]
         with whole_file(folder / f"{k:06d}.jpg") as part:
@@ -201,7 +238,7 @@ def detect(video, folder, find, cfg, bar):
             raise UserError(f"{video}: no face in any of its {len(rows)} frames: if there are faces of less than "
                             f"{cfg.min_face_size} pixels, lower --min-face-size")
         _save_table(part, table)
-        return fill_gaps(part, table, retain=False)
+        return fill_gaps(part, table, cfg.face_size, retain=False)
 
 
 def _jpeg(bgr, quality):
@@ -214,13 +251,18 @@ def _save_table(folder, table):
 
 
 def finished_table(folder, video, frame_rate):
-    """faces.csv of a recording made before, or None. Raises UserError if it is of another video than the one there."""
-    if not (folder / "faces.csv").exists():
+    """faces.csv of a recording made before, or None. Raises UserError if anything is missing or it is of another video."""
+    if not folder.exists():
         return None
-    table = pd.read_csv(folder / "faces.csv")
-    frames = frame_count(picture_clock(video).end_s, frame_rate)
-    if len(table) != frames:
-        raise UserError(f"{folder}/ holds {len(table)} crops and {video} {frames} frames: delete that folder to make it anew")
+    try:
+        table = pd.read_csv(folder / "faces.csv")
+        table["found"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{folder}/ holds no readable faces.csv: delete that folder to make it anew") from None
+    crops, frames = len(list(folder.glob("*.jpg"))), frame_count(picture_clock(video).end_s, frame_rate)
+    if not len(table) == crops == frames:
+        raise UserError(f"{folder}/ holds {crops} crops and {len(table)} rows in faces.csv, and {video} {frames} frames: delete "
+                        "that folder to make it anew")
     return table
 
 
@@ -229,14 +271,15 @@ def finished_table(folder, video, frame_rate):
 def main(argv=None, script=__file__, doc=__doc__, retain=False):
     cfg = parse_config(argv, script, doc)
     videos = find_recordings([cfg.videos_dir], cfg.recordings, "put the raw videos there, one <id>.mp4 (or other) each")
-    keep_settings(cfg.crops_dir, cfg, "face_size frame_rate min_face_size face_score jpeg_quality")
     find = FaceFinder(cfg.min_face_size, cfg.face_score, torch_device(cfg.device))
+    keep_settings(cfg.crops_dir, cfg, "face_size frame_rate min_face_size face_score jpeg_quality")
 
     def work(name):
         folder = cfg.crops_dir / name
         before = finished_table(folder, videos[name], cfg.frame_rate)
         bar.set_description(name)
-        table = fill_gaps(folder, detect(videos[name], folder, find, cfg, bar) if before is None else before, retain)
+        table = detect(videos[name], folder, find, cfg, bar) if before is None else before
+        table = fill_gaps(folder, table, cfg.face_size, retain)
         counts = Counter(table["found"])
         tqdm.write(f"{name}: {len(table)} frames, " + ", ".join(f"{n} {word}" for word, n in counts.items())
                    + (" (done before)" if table is before else ""))
