@@ -7,6 +7,7 @@ Writes  Annotations/{Train_Set,Val_Set}/<id>.csv    header: image path,spec path
     python annotations.py --data-dir data
 """
 import contextlib
+import errno
 import fnmatch
 import glob
 import json
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from config import UserError, parse_config, run_script, whole_file
 
 TARGETS = ["arousal", "valence"]
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)  # the next recording would end the same way
 CLOCK_S = 0.002  # containers round time stamps to a millisecond, the first one too: stamps this close are the same
 
 
@@ -38,53 +40,76 @@ def find_recordings(folders, wanted, missing):
     for folder in folders:
         here = {}
         for path in Path(folder).glob("[!.]*"):
+            if path.name == "settings.json":
+                continue
             name = path.name if path.is_dir() else path.stem
             if name in here:
                 raise UserError(f"{here[name]} and {path} have the same id: keep one of them")
-            if path.name != "settings.json":
-                here[name] = path
+            here[name] = path
         found = here | found
+    places, names = " or ".join(f"{folder}/" for folder in folders), sorted(found, key=_natural)
     if not found:
-        raise UserError(f"no recordings in {' or '.join(f'{folder}/' for folder in folders)}: {missing}")
+        raise UserError(f"no recordings in {places}: {missing}")
     for name in wanted:
         if name not in found:
-            raise UserError(f"no recording {name!r} in {folders[0]}/, but {', '.join(sorted(found, key=_natural)[:6])} ...")
-    return {name: found[name] for name in sorted(found, key=_natural) if name in wanted or not wanted}
+            raise UserError(f"no recording {name!r} in {places}, but {', '.join(names[:6])}{' ...' * (len(names) > 6)}")
+    return {name: found[name] for name in names if name in wanted or not wanted}
 
 
 def _natural(name):
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def for_each(recordings, work):
     """`work(id)` of every recording by id: a bad one is reported, and the others are still done.
 
-    Raises UserError at the end if any failed; OSError (a full disk) stops it at once.
+    Raises UserError at the end if any failed; a full disk stops it at once.
     """
-    results, failed = {}, []
+    results, failed = {}, {}
     for name in recordings:
         try:
             results[name] = work(name)
         except UserError as error:
-            failed.append(name)
-            tqdm.write(f"{name}: FAILED: {error}")
+            failed[name] = str(error)
+        except OSError as error:  # a file that must not be read, say
+            if error.errno in FULL_DISK:
+                raise
+            failed[name] = f"{error.strerror or error}: {error.filename or name}"
+        if name in failed:
+            tqdm.write(f"{name}: FAILED: {failed[name]}")
     if failed:
         raise UserError(f"{len(failed)} of {len(recordings)} recordings failed ({', '.join(failed)}), for the reasons "
                         "given above; the others are done")
     return results
 
 
-def keep_settings(folder, cfg, names):
+def keep_settings(folder, cfg, names, made_of=None):
     """Notes in `folder`/settings.json what everything in it is made with: one folder, one set of settings.
 
-    names: of the fields of `cfg`, separated by spaces. Raises UserError if the folder was begun with other values.
+    names: of the fields of `cfg`, separated by spaces; made_of: the folder that is read, if it has such a note: it must
+    agree with `cfg`, and what it says is noted too. Raises UserError where things were made with other values.
     """
-    note, settings = Path(folder, "settings.json"), {name: getattr(cfg, name) for name in names.split()}
-    if not note.exists():
-        with whole_file(note) as part:
+    settings = {name: getattr(cfg, name) for name in names.split()}
+    source = _read_note(made_of) if made_of else {}
+    _agree(made_of, source, {name: settings[name] for name in settings if name in source})
+    settings = source | settings
+    if any(path.is_dir() for path in Path(folder).glob("[!.]*")):
+        _agree(folder, _read_note(folder) or settings, settings)
+    if _read_note(folder) != settings:  # nothing was made yet
+        with whole_file(Path(folder, "settings.json")) as part:
             part.write_text(json.dumps(settings, indent=1) + "\n")
-    before = json.loads(note.read_text())
-    for name, value in settings.items():
+
+
+def _read_note(folder):
+    note = Path(folder, "settings.json")
+    try:
+        return dict(json.loads(note.read_text())) if note.exists() else {}
+    except (ValueError, TypeError):
+        raise UserError(f"{note} is damaged: delete {folder}/ to make it anew") from None
+
+
+def _agree(folder, before, now):
+    for name, value in now.items():
         if before.get(name) != value:
             raise UserError(f"{folder}/ was made with {name} {before.get(name)}, now it is {value}: use the same again, or "
                             f"delete {folder}/ to make it anew")
@@ -119,8 +144,13 @@ def picture_clock(video):
         if not container.streams.video:
             raise UserError(f"{video} has no pictures: a video was expected")
         stream = container.streams.video[0]
-        packets = [packet for packet in container.demux(stream) if packet.pts is not None]
-        shown = sorted((packet.pts, packet.duration or 0) for packet in packets if not packet.is_discard)
+        pictures, held_s = [], 0.0  # stamps, not packets: those hold all of the file
+        for packet in container.demux():
+            if packet.pts is not None:
+                held_s = max(held_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream_index == stream.index:
+                    pictures.append((packet.pts, packet.duration or 0, packet.is_discard))
+        shown = sorted((pts, duration) for pts, duration, discarded in pictures if not discarded)
         if not shown:
             raise UserError(f"{video} has no pictures: it is empty or cut short")
         base = float(stream.time_base)
@@ -128,7 +158,7 @@ def picture_clock(video):
         gap = np.median(np.diff(times)) if len(times) > 1 else 1 / float(stream.average_rate or 25)
         end = times[-1] + (shown[-1][1] * base or gap)
         promised = stream.frames * gap if stream.frames else (container.duration or 0) / av.time_base
-        present = len(packets) * gap if stream.frames else end - (container.start_time or 0) / av.time_base
+        present = len(pictures) * gap if stream.frames else held_s  # some containers know only how long all that is in them lasts
     if promised - present > max(0.5, 2 * gap):
         raise UserError(f"{video} is cut short: it promises {promised:.1f} s of pictures and holds {present:.1f} s")
     return Clock(times - times[0], end - times[0], times[0])
@@ -170,11 +200,11 @@ def read_gold(path):
         raise UserError(f"{path} is empty: rows of arousal;valence were expected")
     for number, row in enumerate(rows, 1):
         if len(row) != 2:
-            raise UserError(f"{path} line {number}: {';'.join(row)!r} is not arousal;valence (two numbers, no header)")
+            raise UserError(f"{path} line {number}: {';'.join(row)[:40]!r} is not arousal;valence (two numbers, no header)")
     table = pd.DataFrame(rows).map(str.strip).replace("", "nan")
     gold = table.apply(pd.to_numeric, errors="coerce")
     for line, column in zip(*np.nonzero((gold.isna() & (table.map(str.lower) != "nan")).to_numpy())):
-        raise UserError(f"{path} line {line + 1}: {table.iat[line, column]!r} is not a number")
+        raise UserError(f"{path} line {line + 1}: {table.iat[line, column][:40]!r} is not a number (arousal;valence, no header)")
     return gold.to_numpy(float)
 
 
@@ -213,10 +243,11 @@ def partition_of(name, train_ids, val_ids):
 # ---- main -----------------------------------------------------------------------------------------------------------
 
 def annotate(name, path, cfg):
-    """Writes the CSV of one recording. Returns a line on what was done, and whether anything was written."""
+    """Writes the CSV of one recording. Returns a line on what was done, and whether anything was written.
+
+    Raises UserError if its ratings cannot be read or do not match its frames.
+    """
     folder = partition_of(name, cfg.train_ids, cfg.val_ids)
-    if folder is None:
-        return f"{name}: in neither train_ids nor val_ids, left out", False
     gold = read_gold(path)
     frames, source = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
     kept = match_frames(gold, frames, source)
@@ -226,31 +257,54 @@ def annotate(name, path, cfg):
     if invalid := np.count_nonzero(~valid_labels(kept).all(1)):
         notes.append(f"{invalid} rows have an invalid rating (NaN or outside [-1, 1]): kept, masked in loss and score")
     out, table = cfg.annotations_dir / folder / f"{name}.csv", annotation_table(name, kept)
-    changed = not out.exists() or out.read_text() != table
+    changed = not out.exists() or out.read_bytes() != table.encode()
     if changed:
         with whole_file(out) as part:
-            part.write_text(table)
+            part.write_bytes(table.encode())
     return f"{name}: {folder}, {'; '.join(notes)}{'' if changed else ' (unchanged)'}", changed
+
+
+def refuse_moved(names, cfg):
+    """Raises UserError if a recording was annotated before for a partition that it is not in now: it would be in both."""
+    for folder in ("Train_Set", "Val_Set"):
+        for name in names:
+            stale = cfg.annotations_dir / folder / f"{name}.csv"
+            now = partition_of(name, cfg.train_ids, cfg.val_ids)
+            if stale.exists() and now != folder:
+                raise UserError(f"{stale} is there from before, and train_ids and val_ids now put {name} into {now or 'neither'}: "
+                                f"delete it, or all of {cfg.annotations_dir}/, first")
+
+
+def unrated(names, cfg):
+    """Recordings that should have ratings but are not in `names`: listed by their id, or with a video."""
+    listed = [name for name in (*cfg.train_ids, *cfg.val_ids) if not set(name) & set("*?[")]
+    videos = [path.stem for path in cfg.videos_dir.glob("[!.]*") if partition_of(path.stem, cfg.train_ids, cfg.val_ids)]
+    return sorted({*listed, *videos} - set(names), key=_natural)
 
 
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
     ratings = find_recordings([cfg.ratings_dir], cfg.recordings, "put the gold standard there, one <id>.csv per recording")
+    refuse_moved(ratings, cfg)
+    chosen = [name for name in ratings if partition_of(name, cfg.train_ids, cfg.val_ids)]
+    for name in ratings:
+        if name not in chosen:
+            print(f"{name}: in neither train_ids nor val_ids, left out")
+    if not chosen:
+        raise UserError(f"none of the {len(ratings)} recordings in {cfg.ratings_dir}/ is in train_ids or val_ids: list their ids there")
     for folder in (cfg.crops_dir, cfg.segments_dir, cfg.specs_dir, cfg.annotations_dir / "Train_Set", cfg.annotations_dir / "Val_Set"):
         folder.mkdir(parents=True, exist_ok=True)
 
     def work(name):
         if name not in ratings:
-            raise UserError(f"{cfg.videos_dir / name}.* has no ratings: {cfg.ratings_dir / name}.csv was expected")
+            raise UserError(f"it has no ratings: {cfg.ratings_dir / name}.csv was expected")
         line, changed = annotate(name, ratings[name], cfg)
         print(line)
         return changed
 
-    videos = [] if cfg.recordings or not cfg.videos_dir.exists() else [path.stem for path in cfg.videos_dir.glob("[!.]*")]
-    unrated = [name for name in videos if name not in ratings and partition_of(name, cfg.train_ids, cfg.val_ids)]
-    written = for_each([*ratings, *sorted(unrated)], work)
+    written = for_each(chosen + ([] if cfg.recordings else unrated(ratings, cfg)), work)
     print(f"{cfg.annotations_dir}: {sum(written.values())} of {len(written)} annotation files written"
-          + ("" if any(written.values()) else ", all were up to date"))
+          + ("" if any(written.values()) else "; nothing to do, all were done before"))
     return written
 
 

@@ -36,7 +36,7 @@ class Config:
     data_dir: str = "data"  # folder of the corpus: videos/, audio/, ratings_gold_standard/ and all that is made of them
 
     # --- frames: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py mmpkd.py plot_ccc.py
-    frame_rate: Positive = 25.0  # ratings, and so faces, segments and spectrograms, per second
+    frame_rate: Annotated[float, (0, 1000, False)] = 25.0  # ratings, and so faces, segments and spectrograms, per second
 
     # --- recordings: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
     recordings: tuple[str, ...] = ()  # ids of the only recordings to work on; none given: every one
@@ -57,7 +57,7 @@ class Config:
 
     # --- sound: audio_extract.py audio_melspec.py
     audio_rate: Annotated[int, (4000, 192000, True)] = 16000  # samples per second of the segments
-    segment_s: Positive = 1.0  # length of a segment, seconds
+    segment_s: Annotated[float, (0, 60, False)] = 1.0  # length of a segment, seconds
 
     # --- step 3, spectrograms: audio_melspec.py
     n_fft: Annotated[int, (16, 65536, True)] = 512  # samples per analysis window: 32 ms at 16 kHz
@@ -167,10 +167,10 @@ def run_script(main, script):
     except UserError as error:
         message, code = str(error), error.exit_code
     except KeyboardInterrupt:
-        message, code = "stopped. Everything written so far is whole; the same command goes on from there", 130
+        message, code = "stopped. Everything written so far is whole; the same command goes on from there (mmpkd.py with --resume)", 130
     except OSError as error:  # a full disk, a missing permission: it names the file itself
         message, code = f"{error.strerror or error}: {error.filename or 'while writing'}", 1
-    print(f"{Path(script).name}: error: {message}", file=sys.stderr)
+    print(f"{Path(script).name}: error: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
 
 
@@ -196,8 +196,9 @@ def whole_file(path):
         yield Path(name)
         os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        _name_file(error, path)
         raise
 
 
@@ -210,9 +211,17 @@ def whole_folder(path):
     try:
         yield part
         part.rename(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        _name_file(error, path)
         raise
+
+
+def _name_file(error, path):
+    """Notes `path` in an OSError that names no file: writing to a full disk says only that it is full."""
+    if isinstance(error, OSError) and error.filename is None:
+        with contextlib.suppress(AttributeError):  # PyAV's cannot be told
+            error.filename = str(path)
 
 
 def _umask():
@@ -239,35 +248,44 @@ def parse_config(argv, script, doc, **defaults):
         raise SettingsError(_unknown_flag(unknown[0], script))
     flags = {name: value for name, value in vars(given).items() if name != "config"}
     cfg = dataclasses.replace(base, **(read_settings(given.config) if given.config else {}) | flags)
-    return check_settings(cfg)
+    return check_settings(cfg, fields_of(script))
 
 
 def read_settings(path):
     """Settings in a run's config.json, as a dict. Raises SettingsError when it is not one."""
     try:
         settings = json.loads(Path(path).read_text())
-        assert isinstance(settings, dict)
-    except (OSError, ValueError, AssertionError):
-        raise SettingsError(f"--config {path}: not a readable config.json, such as a run writes into its folder") from None
+    except (OSError, ValueError):  # also text that is neither JSON nor UTF-8
+        settings = None
+    if not isinstance(settings, dict):
+        raise SettingsError(f"--config {path}: not a readable config.json, such as a run writes into its folder")
     for name in settings:
         if name not in KINDS:
             raise SettingsError(f"--config {path}: unknown setting {name!r}{_meant(name, KINDS)}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
-def check_settings(cfg):
-    """`cfg` itself, every value of the type and in the range that its field states, and all of them possible together."""
+def check_settings(cfg, read=()):
+    """`cfg` itself, every value of the type and in the range that its field states, and those in `read` possible together.
+
+    read: names of the fields that a script reads; what others make impossible is not its user's to mend.
+    """
     for name in KINDS:
         setattr(cfg, name, _checked(name, getattr(cfg, name)))
+    samples = cfg.segment_s * cfg.audio_rate
     impossible = [
-        (cfg.db_min >= cfg.db_max, f"db_min {cfg.db_min:g} must be below db_max {cfg.db_max:g}"),
-        (cfg.n_fft > cfg.segment_s * cfg.audio_rate,
+        ("segment_s audio_rate", samples < 1, f"segment_s {cfg.segment_s:g} is less than one sample at {cfg.audio_rate} Hz"),
+        ("db_min db_max", cfg.db_min >= cfg.db_max, f"db_min {cfg.db_min:g} must be below db_max {cfg.db_max:g}"),
+        ("n_fft segment_s audio_rate", cfg.n_fft > samples,
          f"n_fft {cfg.n_fft} is longer than a segment ({cfg.segment_s:g} s at {cfg.audio_rate} Hz)"),
-        (cfg.visual_weights == "imagenet" and cfg.visual_backbone == "small_cnn", "small_cnn has no imagenet weights"),
-        (cfg.audio_weights == "imagenet" and cfg.audio_backbone == "small_cnn", "small_cnn has no imagenet weights"),
+        ("n_mels n_fft", cfg.n_mels > cfg.n_fft // 2, f"n_mels {cfg.n_mels} is more than n_fft {cfg.n_fft} can tell apart (half of it)"),
+        ("visual_weights visual_backbone", cfg.visual_weights == "imagenet" and cfg.visual_backbone == "small_cnn",
+         "visual_weights imagenet: there are none for visual_backbone small_cnn"),
+        ("audio_weights audio_backbone", cfg.audio_weights == "imagenet" and cfg.audio_backbone == "small_cnn",
+         "audio_weights imagenet: there are none for audio_backbone small_cnn"),
     ]
-    for is_so, message in impossible:
-        if is_so:
+    for names, is_so, message in impossible:
+        if is_so and set(names.split()) <= set(read):
             raise SettingsError(message)
     return cfg
 
@@ -354,7 +372,8 @@ def _checked(name, value):
     """`value`, an int made a float where one is wanted. Raises SettingsError if it is not what the field states."""
     kind, base = KINDS[name], _base(KINDS[name])
     if base is float and type(value) is int:
-        value = float(value)
+        with contextlib.suppress(OverflowError):  # then it stays an int and is refused as one
+            value = float(value)
     if base is tuple and isinstance(value, list):
         value = tuple(value)
     good = type(value) is base

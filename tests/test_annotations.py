@@ -1,0 +1,353 @@
+"""Step 0: gold standard -> annotation CSVs."""
+import errno
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import annotations
+from annotations import _natural, find_recordings, keep_settings, match_frames, partition_of, read_gold, valid_labels
+from config import Config, UserError
+from drawn_people import write_video
+
+
+def rated(folder, **texts):
+    """A data folder that holds a gold standard alone: id -> text of its csv."""
+    (folder / "ratings_gold_standard").mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / "ratings_gold_standard" / f"{name}.csv").write_text(text)
+    return folder
+
+
+def rows(count, start=0.0):
+    return "".join(f"{start + k / 1000:.4f};{-k / 1000:.4f}\n" for k in range(count))
+
+
+def give_crops(folder, name, count):
+    """What face_detector.py leaves to count frames by."""
+    (folder / "Cropped_Aligned" / name).mkdir(parents=True)
+    (folder / "Cropped_Aligned" / name / "faces.csv").write_text("time_s,found\n" + "0,detected\n" * count)
+
+
+def table(folder, partition, name):
+    return pd.read_csv(folder / "Annotations" / partition / f"{name}.csv")
+
+
+# ---- a good run -----------------------------------------------------------------------------------------------------
+
+def test_help_works(call):
+    with pytest.raises(SystemExit) as end:
+        call("annotations", "--help")
+    assert end.value.code == 0
+
+
+def test_gold_alone_becomes_rows_whose_paths_follow_from_k(tmp_path, call):
+    code, out, err = call("annotations", "--data-dir", rated(tmp_path, train_1="0.1;-0.2\n0.3;0.4\n", dev_1=rows(1)))
+    assert (code, err) == (0, "")
+    text = (tmp_path / "Annotations" / "Train_Set" / "train_1.csv").read_text()
+    assert text == "image path,spec path,arousal,valence\ntrain_1/000000.jpg,train_1/000000.png,0.1,-0.2\ntrain_1/000001.jpg,train_1/000001.png,0.3,0.4\n"
+    assert (tmp_path / "Annotations" / "Val_Set" / "dev_1.csv").exists()
+    assert "2 rows, frames not known yet" in out
+
+
+def test_the_folders_of_the_manual_are_made(tmp_path, call):
+    call("annotations", "--data-dir", rated(tmp_path, train_1=rows(2)))
+    for folder in ("Annotations/Train_Set", "Annotations/Val_Set", "Cropped_Aligned", "audio_segments", "specs"):
+        assert (tmp_path / folder).is_dir()
+
+
+def test_ratings_keep_every_digit_and_the_recolas_form(tmp_path, call):
+    gold = np.random.default_rng(0).uniform(-1, 1, (50, 2))
+    call("annotations", "--data-dir", rated(tmp_path, train_1="".join(f"{a!r};{v!r}\r\n" for a, v in gold.tolist())))
+    read = table(tmp_path, "Train_Set", "train_1")
+    np.testing.assert_array_equal(read[["arousal", "valence"]].to_numpy(), gold)
+
+
+def test_a_second_run_does_nothing_and_says_so(tmp_path, call):
+    rated(tmp_path, train_1=rows(3), dev_1=rows(3))
+    call("annotations", "--data-dir", tmp_path)
+    made = tmp_path / "Annotations" / "Train_Set" / "train_1.csv"
+    os.utime(made, (1, 1))
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 0 and "0 of 2 annotation files written; nothing to do" in out
+    assert made.stat().st_mtime == 1
+
+
+def test_changed_ratings_are_written_anew(tmp_path, call):
+    call("annotations", "--data-dir", rated(tmp_path, train_1=rows(3), dev_1=rows(3)))
+    code, out, _ = call("annotations", "--data-dir", rated(tmp_path, train_1=rows(4)))
+    assert code == 0 and "1 of 2 annotation files written" in out
+    assert len(table(tmp_path, "Train_Set", "train_1")) == 4
+
+
+def test_a_damaged_annotation_file_is_written_anew(tmp_path, call):
+    call("annotations", "--data-dir", rated(tmp_path, train_1=rows(3)))
+    (tmp_path / "Annotations" / "Train_Set" / "train_1.csv").write_bytes(b"\xff\xfe\x00")
+    assert call("annotations", "--data-dir", tmp_path)[0] == 0
+    assert len(table(tmp_path, "Train_Set", "train_1")) == 3
+
+
+def test_only_the_recordings_asked_for_are_done(tmp_path, call):
+    rated(tmp_path, train_1=rows(3), train_2=rows(3))
+    assert call("annotations", "--data-dir", tmp_path, "--recordings", "train_2")[0] == 0
+    assert [path.name for path in (tmp_path / "Annotations" / "Train_Set").iterdir()] == ["train_2.csv"]
+
+
+def test_recordings_come_in_natural_order(tmp_path, call):
+    _, out, _ = call("annotations", "--data-dir", rated(tmp_path, train_10=rows(2), train_2=rows(2), train_1=rows(2), dev_3=rows(2)))
+    assert [line.split(":")[0] for line in out.splitlines()[:-1]] == ["dev_3", "train_1", "train_2", "train_10"]
+
+
+@given(st.lists(st.text(max_size=8)))
+def test_every_set_of_names_has_a_natural_order(names):
+    sorted(names, key=_natural)
+
+
+# ---- partitions -----------------------------------------------------------------------------------------------------
+
+def test_other_splits_are_lists_of_ids(tmp_path, call):
+    rated(tmp_path, P16=rows(2), P17=rows(2), P19=rows(2))
+    code, out, _ = call("annotations", "--data-dir", tmp_path, "--train-ids", "P16", "P17", "--val-ids", "P19")
+    assert code == 0
+    assert sorted(str(path.relative_to(tmp_path / "Annotations")) for path in tmp_path.glob("Annotations/*/*.csv")) == [
+        "Train_Set/P16.csv", "Train_Set/P17.csv", "Val_Set/P19.csv"]
+
+
+def test_a_recording_in_neither_partition_is_left_out_and_said_so(tmp_path, call):
+    code, out, _ = call("annotations", "--data-dir", rated(tmp_path, train_1=rows(2), test_1=rows(2)))
+    assert code == 0 and "test_1: in neither train_ids nor val_ids, left out" in out and "1 of 1 annotation files written" in out
+    assert not list(tmp_path.glob("Annotations/*/test_1.csv"))
+
+
+def test_a_corpus_of_which_nothing_is_listed_is_an_error(tmp_path, call):
+    code, _, err = call("annotations", "--data-dir", rated(tmp_path, P16=rows(2), P17=rows(2)))
+    assert code == 1 and "none of the 2 recordings" in err and "train_ids" in err
+    assert not (tmp_path / "Annotations").exists()
+
+
+def test_a_listed_recording_without_ratings_is_reported_and_the_others_are_done(tmp_path, call):
+    code, out, err = call("annotations", "--data-dir", rated(tmp_path, P16=rows(2)), "--train-ids", "P16", "P61")
+    assert code == 1 and "P61: FAILED: it has no ratings" in out and str(tmp_path / "ratings_gold_standard" / "P61.csv") in out and "P61" in err
+    assert (tmp_path / "Annotations" / "Train_Set" / "P16.csv").exists()
+
+
+def test_nobody_is_in_both_partitions(tmp_path, call):
+    with pytest.raises(UserError, match="both"):
+        partition_of("P16", ("P*",), ("P16",))
+    code, _, err = call("annotations", "--data-dir", rated(tmp_path, P16=rows(2), P17=rows(2)), "--train-ids", "P*", "--val-ids", "P16")
+    assert code == 1 and "P16 is in train_ids and in val_ids" in err
+    assert not list(tmp_path.glob("Annotations/*/*.csv"))
+
+
+def test_a_person_who_changed_sides_is_not_left_in_both(tmp_path, call):
+    rated(tmp_path, P16=rows(2), P17=rows(2))
+    call("annotations", "--data-dir", tmp_path, "--train-ids", "P16", "P17")
+    for lists in (["--train-ids", "P16", "--val-ids", "P17"], ["--train-ids", "P16"]):
+        code, _, err = call("annotations", "--data-dir", tmp_path, *lists)
+        assert code == 1 and str(tmp_path / "Annotations" / "Train_Set" / "P17.csv") in err and "delete" in err
+    (tmp_path / "Annotations" / "Train_Set" / "P17.csv").unlink()
+    assert call("annotations", "--data-dir", tmp_path, "--train-ids", "P16", "--val-ids", "P17")[0] == 0
+
+
+# ---- as many rows as frames -----------------------------------------------------------------------------------------
+
+def test_a_last_rating_without_a_frame_is_dropped_and_said_so(tmp_path, call):
+    give_crops(rated(tmp_path, train_1=rows(7501)), "train_1", 7500)
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 0 and "train_1: Train_Set, 7500 frames; a last rating without a frame was dropped" in out
+    assert table(tmp_path, "Train_Set", "train_1")["image path"].iloc[-1] == "train_1/007499.jpg"
+
+
+def test_as_many_ratings_as_frames_stay_as_they_are(tmp_path, call):
+    give_crops(rated(tmp_path, train_1=rows(20)), "train_1", 20)
+    out = call("annotations", "--data-dir", tmp_path)[1]
+    assert "20 frames" in out and "dropped" not in out and len(table(tmp_path, "Train_Set", "train_1")) == 20
+
+
+@pytest.mark.parametrize("count", [18, 22])
+def test_a_larger_disagreement_names_both_counts_and_the_others_are_done(count, tmp_path, call):
+    give_crops(rated(tmp_path, train_1=rows(20), train_2=rows(20)), "train_1", count)
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    assert code == 1 and f"train_1: FAILED: 20 ratings for {count} frames" in out and "faces.csv" in out
+    assert "1 of 2 recordings failed (train_1)" in err and err.count("\n") == 1
+    assert not (tmp_path / "Annotations" / "Train_Set" / "train_1.csv").exists()
+    assert len(table(tmp_path, "Train_Set", "train_2")) == 20
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_rows_match_frames_or_there_is_one_more(count, frames):
+    gold = np.arange(2.0 * count).reshape(count, 2)
+    if count in (frames, frames + 1):
+        assert match_frames(gold, frames, "video").tolist() == gold[:frames].tolist()
+    else:
+        with pytest.raises(UserError, match=f"{count} ratings for {frames} frames"):
+            match_frames(gold, frames, "video")
+    assert match_frames(gold, None, None) is gold
+
+
+def test_frames_are_counted_in_the_raw_videos(raw, call):
+    code, out, _ = call("annotations", "--data-dir", raw)
+    assert code == 0 and out.count("60 frames; a last rating without a frame was dropped") == 3
+    assert len(table(raw, "Val_Set", "dev_1")) == 60
+    os.truncate(raw / "videos" / "train_1.mp4", 20_000)
+    (raw / "videos" / "train_2.mp4").write_bytes(b"")
+    shutil.rmtree(raw / "Annotations")
+    code, out, err = call("annotations", "--data-dir", raw)
+    assert code == 1 and "train_1.mp4 cannot be read" in out and "train_2.mp4 cannot be read" in out and "the file is empty" in out
+    assert "2 of 3 recordings failed (train_1, train_2)" in err and len(table(raw, "Val_Set", "dev_1")) == 60
+
+
+def test_a_video_without_ratings_is_reported_and_the_others_are_done(tmp_path, call):
+    picture = np.zeros((64, 64, 3), np.uint8)
+    for name in ("train_1", "train_2", "other_1"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", [picture] * 5)
+    code, out, err = call("annotations", "--data-dir", rated(tmp_path, train_1=rows(5)))
+    assert code == 1 and "train_2: FAILED: it has no ratings" in out and "other_1" not in out + err  # nobody asked for other_1
+    assert len(table(tmp_path, "Train_Set", "train_1")) == 5
+
+
+# ---- bad ratings ----------------------------------------------------------------------------------------------------
+
+def test_nan_and_out_of_range_ratings_are_kept_and_counted(tmp_path, call):
+    code, out, _ = call("annotations", "--data-dir", rated(tmp_path, train_1="0.1;0.2\nnan;0.2\n-5;0.1\n0.1;\n1;-1\n1.0001;NaN\ninf;0\n"))
+    assert code == 0 and "5 rows have an invalid rating" in out
+    read = table(tmp_path, "Train_Set", "train_1")
+    np.testing.assert_array_equal(read["arousal"], [0.1, np.nan, -5, 0.1, 1, 1.0001, np.inf])
+    np.testing.assert_array_equal(read["valence"], [0.2, 0.2, 0.1, np.nan, -1, np.nan, 0])
+
+
+def test_ratings_count_within_minus_one_and_one():
+    labels = np.array([-1.0001, -1, 0, 1, 1.0001, -5, np.nan, np.inf, -np.inf])
+    assert valid_labels(labels).tolist() == [False, True, True, True, False, False, False, False, False]
+
+
+@pytest.mark.parametrize("text,line,found", [
+    ("0.1;0.2\n0.1;high\n", 2, "high"), ("arousal;valence\n0.1;0.2\n", 1, "arousal"), ("0.1;0.2\n0,1;0,2\n", 2, "0,1"),
+    ("0.1;0.2\n\n0.1;0.2\n", 2, ""), ("0.1;0.2\n0.1\n", 2, "0.1"), ("0.1;0.2;0.3\n", 1, "0.1;0.2;0.3"), ("0.1,0.2\n", 1, "0.1,0.2"),
+    ("0.1;0.2\n0.1;NA\n", 2, "NA"), ("0.1;True\n", 1, "True"), ("@relation GOLDSTANDARD\n", 1, "@relation"), ("x" * 10**6, 1, "xxx"),
+])
+def test_text_among_the_ratings_is_named_by_file_and_line(text, line, found, tmp_path, call):
+    code, out, err = call("annotations", "--data-dir", rated(tmp_path, train_1=text, dev_1=rows(2)))
+    assert code == 1 and f"{tmp_path / 'ratings_gold_standard' / 'train_1.csv'} line {line}: '{found}" in out
+    assert max(map(len, (out + err).splitlines())) < 400
+    assert not (tmp_path / "Annotations" / "Train_Set" / "train_1.csv").exists()
+    assert (tmp_path / "Annotations" / "Val_Set" / "dev_1.csv").exists()
+
+
+@pytest.mark.parametrize("text", ["", "\n", " \n\n"])
+def test_an_empty_file_of_ratings_is_an_error(text, tmp_path, call):
+    code, out, _ = call("annotations", "--data-dir", rated(tmp_path, train_1=text))
+    assert code == 1 and "train_1.csv is empty" in out
+
+
+def test_blank_lines_at_the_end_and_a_byte_order_mark_are_no_ratings(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf0.1; 0.2\n0.3;0.4\n\n\n")
+    assert read_gold(tmp_path / "a.csv").tolist() == [[0.1, 0.2], [0.3, 0.4]]
+
+
+def test_a_file_that_is_not_text_is_an_error_of_that_recording(tmp_path, call):
+    rated(tmp_path, train_2=rows(2))
+    (tmp_path / "ratings_gold_standard" / "train_1.csv").write_bytes(bytes(range(256)) * 10)
+    (tmp_path / "ratings_gold_standard" / "train_3").mkdir()
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    assert code == 1 and "train_1: FAILED" in out and "train_3: FAILED: Is a directory" in out and "2 of 3 recordings failed" in err
+    assert len(table(tmp_path, "Train_Set", "train_2")) == 2
+
+
+def test_missing_ratings_say_where_to_put_them(tmp_path, call):
+    for folder in (tmp_path / "gone", tmp_path):
+        code, out, err = call("annotations", "--data-dir", folder)
+        assert code == 1 and out == "" and err.count("\n") == 1
+        assert f"no recordings in {folder / 'ratings_gold_standard'}/: put the gold standard there" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_asked_for_that_is_not_there_is_an_error(tmp_path, call):
+    code, _, err = call("annotations", "--data-dir", rated(tmp_path, train_1=rows(2)), "--recordings", "train_9")
+    assert code == 1 and "no recording 'train_9'" in err and "train_1" in err
+
+
+def test_two_files_of_one_id_are_an_error(tmp_path, call):
+    (rated(tmp_path, train_1=rows(2)) / "ratings_gold_standard" / "train_1.txt").write_text(rows(2))
+    code, _, err = call("annotations", "--data-dir", tmp_path)
+    assert code == 1 and "train_1.txt" in err and "train_1.csv" in err and "same id" in err
+
+
+# ---- stopped half-way -----------------------------------------------------------------------------------------------
+
+def test_a_full_disk_stops_at_once_in_one_line_and_leaves_no_half_file(tmp_path, call, monkeypatch):
+    rated(tmp_path, train_1=rows(3), train_2=rows(3), train_3=rows(3))
+    whole = type(tmp_path).write_bytes
+
+    def write_bytes(path, data):
+        if "train_2" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(path, data)
+    monkeypatch.setattr(type(tmp_path), "write_bytes", write_bytes)
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    made = tmp_path / "Annotations" / "Train_Set"
+    assert (code, err) == (1, f"annotations.py: error: No space left on device: {made / 'train_2.csv'}\n")
+    assert [path.name for path in made.iterdir()] == ["train_1.csv"] and "train_3" not in out
+    monkeypatch.undo()
+    assert len(table(tmp_path, "Train_Set", "train_1")) == 3
+    subprocess.run([sys.executable, annotations.__file__, "--data-dir", tmp_path], check=True, capture_output=True)  # the next run goes on
+    assert len(list(made.iterdir())) == 3
+
+
+def test_ctrl_c_leaves_what_was_made_and_the_next_run_goes_on(tmp_path, call, monkeypatch):
+    rated(tmp_path, train_1=rows(3), train_2=rows(3))
+    whole = annotations.annotation_table
+
+    def annotation_table(name, gold):
+        if name == "train_2":
+            raise KeyboardInterrupt
+        return whole(name, gold)
+    monkeypatch.setattr(annotations, "annotation_table", annotation_table)
+    code, _, err = call("annotations", "--data-dir", tmp_path)
+    assert code == 130 and err.count("\n") == 1
+    assert len(table(tmp_path, "Train_Set", "train_1")) == 3
+    monkeypatch.setattr(annotations, "annotation_table", whole)
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 0 and "1 of 2 annotation files written" in out
+
+
+# ---- what the other steps share -------------------------------------------------------------------------------------
+
+def test_the_first_folder_wins_and_hidden_files_are_no_recordings(tmp_path):
+    for file in ("audio/a.wav", "videos/a.mp4", "videos/b.c.mp4", "videos/.b.mp4.part", "videos/settings.json"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("")
+    assert find_recordings([tmp_path / "audio", tmp_path / "videos"], (), "") == {"a": tmp_path / "audio" / "a.wav", "b.c": tmp_path / "videos" / "b.c.mp4"}
+
+
+def test_a_folder_is_made_with_one_set_of_settings(tmp_path):
+    keep_settings(tmp_path / "crops", Config(face_size=64), "face_size frame_rate")
+    keep_settings(tmp_path / "crops", Config(face_size=32), "face_size frame_rate")  # nothing was made with 64
+    (tmp_path / "crops" / "train_1").mkdir()
+    keep_settings(tmp_path / "crops", Config(face_size=32, seed=3), "face_size frame_rate")
+    with pytest.raises(UserError, match="face_size 32, now it is 64.*delete"):
+        keep_settings(tmp_path / "crops", Config(face_size=64), "face_size frame_rate")
+
+
+def test_settings_of_what_a_folder_is_made_of_are_its_settings_too(tmp_path):
+    keep_settings(tmp_path / "segments", Config(), "audio_rate segment_at")
+    keep_settings(tmp_path / "specs", Config(), "audio_rate n_mels", made_of=tmp_path / "segments")
+    with pytest.raises(UserError, match="segments/ was made with audio_rate 16000, now it is 8000"):
+        keep_settings(tmp_path / "specs", Config(audio_rate=8000), "audio_rate n_mels", made_of=tmp_path / "segments")
+    (tmp_path / "specs" / "train_1").mkdir()
+    keep_settings(tmp_path / "segments", Config(segment_at="causal"), "audio_rate segment_at")
+    with pytest.raises(UserError, match="specs/ was made with segment_at centred, now it is causal"):
+        keep_settings(tmp_path / "specs", Config(), "audio_rate n_mels", made_of=tmp_path / "segments")
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "[1]"])
+def test_a_damaged_note_of_settings_is_an_error(text, tmp_path):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(UserError, match="settings.json is damaged"):
+        keep_settings(tmp_path, Config(), "face_size")
