@@ -5,6 +5,8 @@ Writes  audio_segments/<id>/000000.wav ...      mono, 16 bit: the sound around f
 
     python audio_extract.py --data-dir data
 """
+import io
+
 import av
 import numpy as np
 import soundfile
@@ -31,26 +33,34 @@ def read_sound(path, rate, start_s=None):
         done = 0
         for frame in _resampled(container, rate):
             block = frame.to_ndarray()[0]
+            if frame.time is None:
+                raise UserError(f"{path} is damaged: its sound has no time stamp {done / rate:.1f} s after it begins")
             start_s = frame.time if start_s is None else start_s
             ahead = round((frame.time - start_s) * rate) - done
             if not done or abs(ahead) > JUMP_S * rate:
                 block = np.concatenate([np.zeros(ahead, np.int16), block]) if ahead > 0 else block[-ahead:]
             done += len(block)
             yield block
+    if not done:
+        raise UserError(f"{path} holds no sound: its track is empty")
 
 
 def _resampled(container, rate):
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
+    resampler, made_for = None, None
     for frame in container.decode(audio=0):
+        form = frame.format.name, frame.layout.name, frame.sample_rate
+        if form != made_for:  # broadcasts change from stereo to mono on their way
+            yield from (resampler.resample(None) if resampler else [])
+            resampler, made_for = av.AudioResampler(format="s16", layout="mono", rate=rate), form
         yield from resampler.resample(frame)
-    yield from resampler.resample(None)
+    yield from (resampler.resample(None) if resampler else [])
 
 
 def windows(blocks, frames, step, length, lead, allowed):
     """Yields the window (length,) int16 of every frame k: from sample round(k * step) - lead on, silent past the ends.
 
     blocks: what read_sound yields; step: samples per frame. Holds no more than a window and a block at a time.
-    Raises UserError where a frame lies more than `allowed` samples after the end of the sound.
+    Raises EOFError where a frame lies more than `allowed` samples after the end of the sound.
     """
     held, first, last = np.zeros(lead, np.int16), -lead, None  # `held` starts at sample `first`, the sound ends at `last`
     for k in range(frames):
@@ -62,7 +72,7 @@ def windows(blocks, frames, step, length, lead, allowed):
                 block = np.zeros(start + length - end, np.int16)
             held = np.concatenate([held, block])
         if last is not None and start + lead > last + allowed:
-            raise UserError(f"the sound ends at frame {last / step:.0f} of {frames}: sound as long as the pictures was expected")
+            raise EOFError(f"the sound ends at frame {last / step:.0f} of {frames}: sound as long as the pictures was expected")
         passed = min(start - first, len(held))
         held, first = held[passed:], first + passed
         yield held[:length]
@@ -72,15 +82,17 @@ def windows(blocks, frames, step, length, lead, allowed):
 
 def frames_of(name, path, cfg):
     """Number of segments that a recording needs: as many as it has crops, pictures or ratings, else as its sound lasts."""
-    frames, _ = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir, cfg.annotations_dir)
+    frames, source = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir, cfg.annotations_dir)
     if frames is None:
         samples = sum(len(block) for block in read_sound(path, cfg.audio_rate))
-        frames = round(samples / cfg.audio_rate * cfg.frame_rate)
+        frames, source = round(samples / cfg.audio_rate * cfg.frame_rate), path
+    if frames < 1:
+        raise UserError(f"{source} holds no frames: replace it")
     return frames
 
 
 def extract(path, frames, folder, cfg):
-    """Writes the segments of a recording; `folder` appears when all of them are there."""
+    """Writes the segments of a recording; `folder` appears when all of them are there. Returns seconds of sound left over."""
     length = round(cfg.segment_s * cfg.audio_rate)
     lead = length // 2 if cfg.segment_at == "centred" else length
     start_s = picture_clock(path).start_s if path.parent == cfg.videos_dir else None
@@ -89,9 +101,16 @@ def extract(path, frames, folder, cfg):
     try:
         with whole_folder(folder) as part:
             for k, segment in enumerate(cut):
-                soundfile.write(part / f"{k:06d}.wav", segment, cfg.audio_rate, subtype="PCM_16")
-    except UserError as error:
+                (part / f"{k:06d}.wav").write_bytes(_wav(segment, cfg.audio_rate))
+            return sum(len(block) for block in blocks) / cfg.audio_rate
+    except EOFError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _wav(segment, rate):
+    file = io.BytesIO()  # in memory: soundfile would not say that a disk is full
+    soundfile.write(file, segment, rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 def main(argv=None):
@@ -101,12 +120,13 @@ def main(argv=None):
 
     def work(name):
         frames, folder = frames_of(name, sounds[name], cfg), cfg.segments_dir / name
-        done = folder.exists()
+        done, left_over_s = folder.exists(), 0
         if not done:
-            extract(sounds[name], frames, folder, cfg)
+            left_over_s = extract(sounds[name], frames, folder, cfg)
         elif (there := len(list(folder.glob("*.wav")))) != frames:
             raise UserError(f"{folder}/ holds {there} segments, {frames} were expected: delete that folder to make it anew")
-        tqdm.write(f"{name}: {frames} segments from {sounds[name]}{' (done before)' * done}")
+        tqdm.write(f"{name}: {frames} segments from {sounds[name]}{' (done before)' * done}"
+                   + (f"; {left_over_s:.1f} s of sound after the last of them are left out" if left_over_s > SHORT_S else ""))
         return frames, done
 
     results = for_each(sounds, work)

@@ -28,6 +28,16 @@ def to_grey(db, db_min, db_max):
     return np.clip(np.rint((db - db_min) * (255 / (db_max - db_min))), 0, 255).astype(np.uint8)
 
 
+def segment_paths(folder):
+    """Paths of a recording's segments, frame 0 first. Raises UserError if one of them is missing."""
+    there = {path.name for path in folder.glob("*.wav")}
+    paths = [folder / f"{k:06d}.wav" for k in range(max(1, len(there)))]
+    for path in paths:
+        if path.name not in there:
+            raise UserError(f"{path} is missing ({len(there)} segments are there): delete {folder}/ and run audio_extract.py")
+    return paths
+
+
 def read_segments(paths, rate, samples):
     """(n, samples) float32 of segment files. Raises UserError on one that is damaged or of other settings."""
     segments = np.empty((len(paths), samples), np.float32)
@@ -58,10 +68,10 @@ def draw(paths, folder, cfg, bar):
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
     folders = find_recordings([cfg.segments_dir], cfg.recordings, "run audio_extract.py first")
-    keep_settings(cfg.specs_dir, cfg, "audio_rate segment_s n_fft hop_length n_mels db_min db_max")
+    keep_settings(cfg.specs_dir, cfg, "audio_rate segment_s n_fft hop_length n_mels db_min db_max", made_of=cfg.segments_dir)
 
     def work(name):
-        paths, folder = sorted(folders[name].glob("*.wav")), cfg.specs_dir / name
+        paths, folder = segment_paths(folders[name]), cfg.specs_dir / name
         done = folder.exists()
         if not done:
             draw(paths, folder, cfg, bar)

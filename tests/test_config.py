@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 import config
-from config import (KINDS, Config, SettingsError, UserError, field_notes, fields_of, parse_config, read_settings, run_script,
-                    save_settings, torch_device, whole_file, whole_folder)
+from config import KINDS, Config, SettingsError, UserError, field_notes, fields_of, parse_config, run_script, whole_file, whole_folder
 
 ROOT = Path(config.__file__).parent
 FIELDS = [field.name for field in dataclasses.fields(Config)]
@@ -92,8 +91,8 @@ def test_what_a_script_presets_is_weaker_than_file_and_flag(tmp_path):
 
 def test_saved_settings_come_back_whole(tmp_path):
     cfg = Config(train_ids=("P1", "P2"), learning_rate=3e-4, augment=False)
-    save_settings(cfg, tmp_path / "run" / "config.json")
-    assert Config(**read_settings(tmp_path / "run" / "config.json")) == cfg
+    config.save_settings(cfg, tmp_path / "run" / "config.json")
+    assert Config(**config.read_settings(tmp_path / "run" / "config.json")) == cfg
 
 
 def test_negative_numbers_are_values_not_flags():
@@ -155,7 +154,8 @@ def imported(script):
         file = todo.pop()
         found.add(file)
         for node in ast.walk(ast.parse((ROOT / file).read_text())):
-            modules = [node.module] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            named = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else named
             todo |= {f"{module}.py" for module in modules if (ROOT / f"{module}.py").is_file()} - found - {"config.py"}
     return found
 
@@ -246,8 +246,8 @@ def test_no_script_complains_of_a_setting_that_it_does_not_read(capsys):
 
 def test_a_device_that_is_not_there_is_a_bad_setting():
     with pytest.raises(SettingsError, match="device"):
-        torch_device("quantum")
-    assert torch_device("cpu").type == "cpu"
+        config.torch_device("quantum")
+    assert config.torch_device("cpu").type == "cpu"
 
 
 # ---- how a script ends ----------------------------------------------------------------------------------------------
