@@ -1,0 +1,471 @@
+"""plot_ccc.py: the post-processing, the final table, the figures, and what it says of runs that do not fit."""
+import contextlib
+import io
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter1d
+from torchmetrics.regression import ConcordanceCorrCoef
+
+import mmpkd
+import plot_ccc
+from data import Recording
+from plot_ccc import PostProcessing, delay, fit_postprocessing, joint_ccc, postprocess, smooth
+
+FRAMES = 250
+PEOPLE = {"train": ["train_1", "train_2"], "val": ["dev_1", "dev_2", "dev_10"]}
+
+
+def golds_of(partition, target=0):
+    """{id: smooth gold standard} of a partition."""
+    return {name: 0.2 * smooth_noise((len(partition), number, target)) + 0.03 * number for number, name in enumerate(PEOPLE[partition])}
+
+
+def smooth_noise(seed, frames=FRAMES, width=15):
+    noise = gaussian_filter1d(np.random.default_rng(seed).standard_normal(frames + 200), width)[100:100 + frames]
+    return noise / noise.std()
+
+
+def early(gold, frames):
+    """What the face shows: the gold standard that many frames before it is rated."""
+    return np.concatenate([gold[frames:], np.full(frames, gold[-1])])
+
+
+def noisy(gold, seed=0, noise=0.05):
+    """A prediction worth post-processing: early, squeezed, off, and with noise both slow and fast."""
+    rng = np.random.default_rng((seed, int(1e6 * abs(gold[0]))))
+    return 0.5 * early(gold, 20) + 0.1 + noise * (smooth_noise(rng.integers(1000)) + 0.5 * rng.standard_normal(len(gold)))
+
+
+def write_run(data, run, predict=noisy, targets=("arousal",)):
+    """A finished run as mmpkd.py writes it; predict: gold -> prediction."""
+    for partition in PEOPLE:
+        golds = [golds_of(partition, k) for k in range(len(targets))]
+        for name in PEOPLE[partition]:
+            gold = np.stack([each[name] for each in golds], 1).astype("float32")
+            write_table(data, run, partition, name, gold, np.stack([predict(column) for column in gold.T], 1), list(targets))
+    return data / "runs" / run
+
+
+def write_table(data, run, partition, name, gold, pred, targets=("arousal",)):
+    path = data / "runs" / run / "predictions" / partition / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = mmpkd.prediction_table(Recording(name, gold, {}), pred, list(targets), 25)
+    table.to_csv(path, index=False, float_format="%.6g", na_rep="nan", lineterminator="\n")
+
+
+RUNS = {"visual_arousal": 0.15, "teacher_arousal": 0.02, "student_arousal_cosine": 0.06}  # and their noise
+
+
+def write_runs(data):
+    for seed, run in enumerate(RUNS):
+        write_run(data, run, lambda gold, seed=seed, noise=RUNS[run]: noisy(gold, seed, noise))
+    return data
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Data folder with a visual, a teacher's and a student's run for arousal, the student between the two."""
+    return write_runs(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def plotted(tmp_path_factory):
+    """(data folder as above with its plots, what main returned, what it printed). Read only."""
+    folder, printed = write_runs(tmp_path_factory.mktemp("plotted")), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        return folder, plot(folder), printed.getvalue()
+
+
+def plot(data, *flags):
+    return plot_ccc.main(["--data-dir", str(data), "--max-window-s", "2", "--max-delay-s", "2", *flags])
+
+
+def tables(data, window=51, delay_frames=50):
+    """What main() returns as "ccc" and "postprocessing", without the figures."""
+    runs, _ = plot_ccc.read_runs(data / "runs", 25)
+    constants = {run.name: {target: plot_ccc.fit_run(run, target, "mean", window, delay_frames) for target in run.targets} for run in runs}
+    return plot_ccc.ccc_table(runs, constants, "mean"), plot_ccc.constants_table(runs, constants, "mean", 25)
+
+
+def closed_form(pred, gold):
+    """Lin's CCC, written out."""
+    moments = np.cov(pred, gold, bias=True)
+    return 2 * moments[0, 1] / (moments[0, 0] + moments[1, 1] + (np.mean(pred) - np.mean(gold)) ** 2)
+
+
+def by_hand(pred, row):
+    """Post-processing of a row of postprocessing.csv, frame by frame."""
+    half = row.window_frames // 2
+    means = [np.mean(pred[max(k - half, 0):k + half + 1]) for k in range(len(pred))]
+    affine = [row.centre + row.scale * (value + row.bias - row.centre) for value in means]
+    return np.array([affine[max(k - row.delay_frames, 0)] for k in range(len(pred))])
+
+
+# ---- post-processing ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("smoothing", ["mean", "median"])
+def test_a_constant_stays_constant_up_to_both_edges(smoothing):
+    assert np.array_equal(smooth(np.full(50, 0.3), 21, smoothing), np.full(50, 0.3))
+
+
+@pytest.mark.parametrize("smoothing", ["mean", "median"])
+@pytest.mark.parametrize("window", [1, 3, 9, 101])
+def test_smoothing_is_that_of_a_naive_loop(smoothing, window):
+    pred = np.random.default_rng(1).standard_normal(40)
+    naive = [getattr(np, smoothing)(pred[max(k - window // 2, 0):k + window // 2 + 1]) for k in range(40)]
+    np.testing.assert_allclose(smooth(pred, window, smoothing), naive, atol=1e-12)
+
+
+def test_a_delay_holds_the_first_value_and_nothing_wraps_round():
+    step = np.array([1.0, 2, 2, 2, 9])  # the 9 at the end must not appear at the start
+    assert delay(step, 2).tolist() == [1, 1, 1, 2, 2]
+    assert delay(step, 0).tolist() == step.tolist()
+    assert delay(step, 99).tolist() == [1] * 5
+
+
+def test_a_step_at_the_end_stays_at_the_end():
+    step = np.r_[np.zeros(90), np.ones(10)]
+    assert not postprocess(step, PostProcessing(window_frames=9, delay_frames=3), "mean")[:80].any()
+
+
+def test_each_recording_is_shifted_on_its_own(data):
+    before, _ = tables(data)
+    write_table(data, "visual_arousal", "val", "dev_1", np.float32(golds_of("val")["dev_1"])[:, None], np.ones((FRAMES, 1)))
+    after, _ = tables(data)
+    changed = before[before["ccc_postprocessed"] != after["ccc_postprocessed"]]
+    assert list(changed["recording"]) == ["dev_1", "mean", "concatenated"]
+
+
+def test_a_perfect_prediction_is_left_alone():
+    golds = [*golds_of("train").values()]
+    assert fit_postprocessing(golds, golds, "mean", 50, 50) == PostProcessing()
+
+
+def test_known_bias_scale_and_delay_are_found_on_train_and_right_the_other_recordings():
+    felt = [0.2 * smooth_noise(seed, 2030) for seed in range(4)]
+    golds, preds = [each[:-30] for each in felt], [0.4 * each[30:] - 0.2 for each in felt]  # shown 30 frames before it is rated
+    fitted = fit_postprocessing(preds[:2], golds[:2], "mean", 1, 60)
+    assert fitted.delay_frames == 30
+    assert fitted.scale == pytest.approx(2.5, rel=0.05)
+    assert fitted.bias == pytest.approx(0.2 + 0.6 * np.mean(golds[:2]), abs=0.01)
+    for pred, gold in zip(preds[2:], golds[2:]):
+        assert closed_form(postprocess(pred, fitted, "mean"), gold) > 0.95 > 0.3 > closed_form(pred, gold)
+
+
+def test_a_bias_alone_is_found_exactly():
+    golds = [*golds_of("train").values()]
+    assert fit_postprocessing([gold - 0.25 for gold in golds], golds, "mean", 1, 0) == PostProcessing(bias=0.25)
+
+
+def test_a_scale_alone_is_found_exactly_and_keeps_the_mean():
+    golds = [*golds_of("train").values()]
+    mean = np.concatenate(golds).mean()
+    fitted = fit_postprocessing([mean + 0.25 * (gold - mean) for gold in golds], golds, "mean", 1, 0)
+    assert fitted._replace(centre=0) == PostProcessing(scale=4)
+    assert fitted.centre == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", ["mean", "median"])
+def test_noise_is_smoothed_away(smoothing):
+    golds = [*golds_of("train").values()]
+    preds = [gold + 0.3 * np.random.default_rng(k).standard_normal(FRAMES) for k, gold in enumerate(golds)]
+    fitted = fit_postprocessing(preds, golds, smoothing, 51, 0)
+    assert fitted.window_frames > 3
+    assert joint_ccc([postprocess(pred, fitted, smoothing) for pred in preds], golds) > joint_ccc(preds, golds) + 0.1
+
+
+def test_training_frames_without_a_valid_rating_have_no_say_in_the_constants():
+    golds = [gold.copy() for gold in golds_of("train").values()]
+    preds = [gold - 0.25 for gold in golds]
+    golds[0][:60], preds[0][:60] = np.nan, 0.9
+    assert fit_postprocessing(preds, golds, "mean", 1, 0) == PostProcessing(bias=0.25)
+
+
+def test_a_step_is_refused_where_it_does_not_help():
+    golds = [*golds_of("train").values()]
+    opposite = fit_postprocessing([-gold for gold in golds], golds, "mean", 1, 0)
+    assert opposite.bias == 0  # with a negative correlation, equal means make it worse
+    late = fit_postprocessing([delay(gold, 10) for gold in golds], golds, "mean", 1, 50)
+    assert late.delay_frames == 0  # already later than the ratings
+
+
+def test_no_window_and_no_delay_beyond_the_limits_is_kept(data):
+    fitted = tables(data, window=6, delay_frames=10)[1]
+    assert set(fitted["window_frames"]) == {5} and set(fitted["delay_frames"]) == {10}
+    off = tables(data, window=0, delay_frames=0)[1]
+    assert set(off["window_frames"]) == {1} and set(off["delay_frames"]) == {0}
+
+
+recording = st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1) | st.just(float("nan"))), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(recording, min_size=1, max_size=3), st.sampled_from(["mean", "median"]))
+def test_post_processing_never_lowers_the_ccc_of_the_training_recordings(recordings, smoothing):
+    preds, golds = ([np.array(each)[:, column] for each in recordings] for column in (0, 1))
+    fitted = fit_postprocessing(preds, golds, smoothing, 7, 4)
+    before, after = joint_ccc(preds, golds), joint_ccc([postprocess(pred, fitted, smoothing) for pred in preds], golds)
+    assert after >= before - 1e-9 or np.isnan(before) and fitted == PostProcessing()
+
+
+def test_constant_predictions_and_constant_gold_give_a_ccc_of_zero():
+    golds = [*golds_of("train").values()]
+    constant = [np.full(FRAMES, 0.5)] * 2
+    assert fit_postprocessing(constant, golds, "mean", 9, 9).scale == 1
+    assert abs(joint_ccc(constant, golds)) < 1e-6
+    assert fit_postprocessing(golds, constant, "mean", 9, 9) == PostProcessing()
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+def test_the_table_has_the_recordings_then_mean_then_concatenated(tmp_path):
+    write_run(tmp_path, "visual_both", targets=("arousal", "valence"))
+    write_run(tmp_path, "audio_valence", targets=("valence",), predict=lambda gold: noisy(gold))
+    rename_gold(tmp_path, "audio_valence")
+    table, _ = tables(tmp_path)
+    assert list(table) == ["run", "target", "recording", "frames", "ccc_raw", "ccc_postprocessed"]
+    rows = ["dev_1", "dev_2", "dev_10", "mean", "concatenated"]  # dev_2 before dev_10
+    assert list(table["recording"]) == rows * 3
+    assert list(table[["run", "target"]].drop_duplicates().itertuples(index=False, name=None)) == [
+        ("visual_both", "arousal"), ("visual_both", "valence"), ("audio_valence", "valence")]
+    assert list(table["frames"]) == [FRAMES, FRAMES, FRAMES, 3 * FRAMES, 3 * FRAMES] * 3
+
+
+def rename_gold(data, run):
+    """Gives a run of valence alone the valence of a run of both."""
+    for path in (data / "runs" / run / "predictions").glob("*/*.csv"):
+        other = pd.read_csv(data / "runs/visual_both/predictions" / path.parent.name / path.name)
+        pd.read_csv(path).assign(valence_gold=other["valence_gold"]).to_csv(path, index=False)
+
+
+def test_every_ccc_is_that_of_the_closed_form_and_of_torchmetrics(plotted):
+    data = plotted[0]
+    table = pd.read_csv(data / "plots/ccc.csv").set_index(["run", "recording"])
+    for row in pd.read_csv(data / "plots/postprocessing.csv").itertuples():
+        tables = [pd.read_csv(data / f"runs/{row.run}/predictions/val/{name}.csv") for name in PEOPLE["val"]]
+        golds = [each["arousal_gold"].to_numpy() for each in tables]
+        raw = [each["arousal_pred"].to_numpy() for each in tables]
+        for column, preds in (("ccc_raw", raw), ("ccc_postprocessed", [by_hand(pred, row) for pred in raw])):
+            each = [closed_form(*pair) for pair in zip(preds, golds)]
+            expected = [*each, np.mean(each), closed_form(np.concatenate(preds), np.concatenate(golds))]
+            np.testing.assert_allclose(table.loc[row.run][column].to_numpy(), expected, atol=2e-6)
+            library = ConcordanceCorrCoef()(*[torch.tensor(np.concatenate(parts)) for parts in (preds, golds)])
+            assert table.loc[row.run, "concatenated"][column] == pytest.approx(float(library), abs=2e-3)  # sample moments
+
+
+def test_the_raw_values_are_those_of_mmpkd(plotted):
+    data, done, _ = plotted
+    table = done["ccc"].set_index(["run", "recording"])["ccc_raw"]
+    for run in ("visual_arousal", "student_arousal_cosine"):
+        scores = mmpkd.score(mmpkd.read_predictions(data / "runs" / run, "val"), ["arousal"])["arousal"]
+        assert {name: pytest.approx(value, abs=1e-6) for name, value in scores.items()} == table[run].to_dict()
+
+
+def test_the_same_predictions_give_the_same_bytes(tmp_path):
+    write_run(tmp_path, "visual_arousal")
+    data, texts = tmp_path, []
+    for _ in range(2):
+        plot(data)
+        texts.append([(data / "plots" / name).read_bytes() for name in ("ccc.csv", "postprocessing.csv", "ccc.png")])
+    assert texts[0] == texts[1]
+
+
+def test_the_ratings_of_val_set_have_no_say_in_the_constants(data):
+    table, before = tables(data)
+    for path in data.glob("runs/*/predictions/val/*.csv"):
+        changed = pd.read_csv(path)
+        changed.assign(arousal_gold=-changed["arousal_gold"] + 0.3).to_csv(path, index=False)
+    other, after = tables(data)
+    assert after.equals(before)
+    assert (other["ccc_postprocessed"] != table["ccc_postprocessed"]).all()
+
+
+def test_frames_without_a_valid_rating_do_not_count(tmp_path):
+    gold = golds_of("val")["dev_1"][:, None].astype("float32")
+    write_run(tmp_path, "visual_arousal")
+    pred = noisy(gold[:, 0])[:, None]
+    gold[50:90], pred[50:90] = np.nan, 0.9
+    write_table(tmp_path, "visual_arousal", "val", "dev_1", gold, pred)
+    first = tables(tmp_path, 0, 0)[0].iloc[0]
+    valid = ~np.isnan(gold[:, 0])
+    assert first["frames"] == FRAMES - 40
+    assert first["ccc_raw"] == pytest.approx(closed_form(pred[valid, 0], gold[valid, 0]), abs=1e-5)
+
+
+def test_a_recording_with_one_valid_rating_is_nan_and_not_in_the_mean(tmp_path):
+    write_run(tmp_path, "visual_arousal")
+    gold = np.full((FRAMES, 1), np.nan, "float32")
+    gold[7] = 0.1
+    write_table(tmp_path, "visual_arousal", "val", "dev_1", gold, np.zeros((FRAMES, 1)))
+    write_table(tmp_path, "visual_arousal", "val", "dev_2", np.full((FRAMES, 1), 0.1, "float32"), smooth_noise(3)[:, None])  # constant gold
+    table = plot(tmp_path)["ccc"].set_index("recording")
+    assert table.loc["dev_1", "frames"] == 1 and np.isnan(table.loc["dev_1", ["ccc_raw", "ccc_postprocessed"]].astype(float)).all()
+    assert table.loc["dev_2", "ccc_raw"] == pytest.approx(0, abs=1e-5)
+    assert table.loc["mean", "ccc_raw"] == pytest.approx((table.loc["dev_2", "ccc_raw"] + table.loc["dev_10", "ccc_raw"]) / 2, abs=2e-6)
+    assert "dev_1,1,nan,nan" in (tmp_path / "plots/ccc.csv").read_text()
+
+
+def test_no_valid_rating_at_all_is_shown_as_nan(tmp_path):
+    write_run(tmp_path, "visual_arousal")
+    for partition in PEOPLE:
+        for name in PEOPLE[partition]:
+            write_table(tmp_path, "visual_arousal", partition, name, np.full((FRAMES, 1), np.nan, "float32"), smooth_noise(3)[:, None])
+    done = plot(tmp_path)
+    assert done["ccc"][["ccc_raw", "ccc_postprocessed"]].isna().all(axis=None)
+    assert done["summary"].exists() and len(done["traces"]) == 3
+
+
+# ---- what is printed, and the figures -------------------------------------------------------------------------------
+
+def test_the_gap_that_a_student_closed_is_printed_when_both_bounds_are_there(plotted):
+    _, done, printed = plotted
+    table = done["ccc"].set_index(["run", "recording"])["ccc_postprocessed"]
+    visual, teacher, student = (table[run, "mean"] for run in ("visual_arousal", "teacher_arousal", "student_arousal_cosine"))
+    assert visual < student < teacher
+    line = next(line for line in printed.splitlines() if line.startswith("gap closed by student_arousal_cosine"))
+    assert line.split()[5] == f"{(student - visual) / (teacher - visual):.0%}"
+    alone = done["ccc"][done["ccc"]["run"] != "teacher_arousal"]
+    assert "gap closed" in plot_ccc.ccc_report(done["ccc"], "arousal") and "gap closed" not in plot_ccc.ccc_report(alone, "arousal")
+
+
+def test_the_printed_constants_are_those_of_the_file_and_a_dash_where_a_step_was_refused(tmp_path, capsys):
+    write_run(tmp_path, "visual_arousal", lambda gold: gold - 0.25)
+    row = next(plot(tmp_path)["postprocessing"].itertuples())
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("visual_arousal  arousal"))
+    assert line.split()[2:6] == ["-", "+0.250", "-", "-"]
+    assert (row.bias, row.train_ccc_postprocessed) == (pytest.approx(0.25, abs=1e-5), pytest.approx(1, abs=1e-5))
+
+
+def test_an_unfinished_run_is_left_out_and_named(tmp_path, call):
+    data = tmp_path
+    (write_run(data, "visual_arousal").parent / "audio_arousal").mkdir()
+    code, out, _ = call("plot_ccc", "--data-dir", data)
+    assert code == 0 and "left out, not finished (no predictions/): audio_arousal" in out
+    assert "audio_arousal" in plot_ccc.caption(["audio_arousal"])[-1]
+    assert "audio_arousal" not in (data / "plots/ccc.csv").read_text()
+
+
+def test_there_is_a_figure_for_every_run_and_recording_and_one_of_all(plotted):
+    data, done, _ = plotted
+    expected = {data / "plots/traces" / run / f"{name}.png" for run in RUNS for name in PEOPLE["val"]}
+    assert set(done["traces"]) == expected == set(data.glob("plots/traces/*/*.png"))
+    for path in [done["summary"], *done["traces"]]:
+        assert cv2.imread(str(path)).std() > 10, path
+
+
+def test_curves_of_one_recording_share_their_limits_with_all_runs_and_a_wild_one_does_not_flatten_them(tmp_path):
+    write_run(tmp_path, "visual_arousal", lambda gold: gold)
+    runs, _ = plot_ccc.read_runs(tmp_path / "runs", 25)
+    golds = np.concatenate([*golds_of("val").values()])
+    margin = 0.05 * np.ptp(golds)
+    assert plot_ccc.value_limits(runs, {"visual_arousal": runs[0].val})["arousal"] == pytest.approx(
+        (golds.min() - margin, golds.max() + margin), abs=1e-3)
+    wild = {name: table.assign(arousal_pred=500 * table["arousal_pred"]) for name, table in runs[0].val.items()}
+    assert plot_ccc.value_limits(runs, {"visual_arousal": wild})["arousal"] == pytest.approx((-1.1, 1.1))
+
+
+def test_a_run_again_makes_all_anew_and_leaves_no_figure_of_a_run_that_is_gone(tmp_path, capsys):
+    data = tmp_path
+    write_run(data, "visual_arousal")
+    plot(data)
+    write_run(data, "mine")  # a name that no stage has
+    (data / "runs/visual_arousal").rename(data / "away")
+    capsys.readouterr()
+    done = plot(data)
+    assert set(data.glob("plots/traces/*/*.png")) == set(done["traces"])
+    assert not (data / "plots/traces/visual_arousal").exists()
+    assert "3 of runs or recordings that are gone removed" in capsys.readouterr().out
+    assert set(pd.read_csv(data / "plots/ccc.csv")["run"]) == {"mine"}
+    assert not list((data / "plots").glob("**/.*"))
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+def rewrite(change):
+    """Breaks dev_2 of the teacher's run: change takes and gives the text of its CSV."""
+    def damage(data):
+        path = data / "runs/teacher_arousal/predictions/val/dev_2.csv"
+        path.write_text(change(path.read_text()))
+    return damage
+
+
+def without(relative):
+    def damage(data):
+        path = data / "runs/teacher_arousal/predictions" / relative
+        if path.is_dir():
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+        else:
+            path.unlink()
+    return damage
+
+
+def leak(data):
+    folder = data / "runs/teacher_arousal/predictions"
+    (folder / "train/dev_2.csv").write_text((folder / "val/dev_2.csv").read_text())
+
+
+def cells(text, column, value, line=5):
+    """The text of a CSV with one cell changed."""
+    rows = [row.split(",") for row in text.splitlines()]
+    rows[line - 1][column] = value
+    return "\n".join(map(",".join, rows)) + "\n"
+
+
+BROKEN = {
+    "empty": (rewrite(lambda text: ""), "val/dev_2.csv cannot be read"),
+    "header alone": (rewrite(lambda text: text.splitlines()[0] + "\n"), "val/dev_2.csv has no rows"),
+    "not a table": (rewrite(lambda text: "\x00\x89PNG\n,,,\n,,,,,,\n"), "val/dev_2.csv"),
+    "no gold column": (rewrite(lambda text: text.replace("arousal_gold", "gold")), "val/dev_2.csv has no rows of time_s,arousal_gold"),
+    "text in a cell": (rewrite(lambda text: cells(text, 1, "high")), "val/dev_2.csv cannot be read (could not convert string to float: 'high'"),
+    "cut in a row": (rewrite(lambda text: text[:text.rindex(",")]), f"val/dev_2.csv line {FRAMES + 1}: a prediction is missing"),
+    "infinite": (rewrite(lambda text: cells(text, 2, "inf")), "val/dev_2.csv line 5: a prediction is missing or not finite"),
+    "lost line": (rewrite(lambda text: "".join(text.splitlines(True)[:40] + text.splitlines(True)[41:])), "val/dev_2.csv line 41: time_s is 1.6"),
+    "cut between rows": (rewrite(lambda text: "".join(text.splitlines(True)[:-9])), f"val/dev_2.csv has {FRAMES - 9} frames"),
+    "other ratings": (rewrite(lambda text: cells(text, 1, "0.123")), "val/dev_2.csv has other ratings of arousal"),
+    "recording missing": (without("val/dev_2.csv"), "teacher_arousal/predictions/val/dev_2.csv is missing"),
+    "val missing": (without("val"), "no recordings in"),
+    "train missing": (without("train"), "predictions/train/"),
+    "a person in both": (leak, "has dev_2 in train/ and in val/"),
+    "other targets": (rewrite(lambda text: text.replace("arousal", "valence")), "predictions of valence, other recordings of arousal"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_predictions_end_in_one_line_that_names_the_file_and_the_way_out(case, data, call):
+    damage, message = BROKEN[case]
+    damage(data)
+    code, _, err = call("plot_ccc", "--data-dir", data)
+    assert code == 1 and err.count("\n") == 1, err
+    assert message in err and "run mmpkd.py" in err and str(data / "runs") in err
+    assert not (data / "plots").exists()  # said before the work starts
+
+
+def test_runs_of_another_frame_rate_are_told_from_it(data, call):
+    code, _, err = call("plot_ccc", "--data-dir", data, "--frame-rate", "30")
+    assert code == 1 and err.count("\n") == 1 and "--frame-rate" in err and "line 3: time_s is 0.04, not 0.0333333" in err
+
+
+def test_without_a_run_or_a_finished_one_it_says_what_to_run(tmp_path, call):
+    code, _, err = call("plot_ccc", "--data-dir", tmp_path)
+    assert code == 1 and "holds no run: run mmpkd.py first" in err and err.count("\n") == 1
+    (tmp_path / "runs/visual_arousal").mkdir(parents=True)
+    code, _, err = call("plot_ccc", "--data-dir", tmp_path)
+    assert code == 1 and "none of visual_arousal has predictions/" in err and "run mmpkd.py first" in err
+
+
+def test_runs_trained_on_other_people_are_compared_all_the_same(data):
+    without("train/train_2.csv")(data)
+    assert len(tables(data)[1]) == 3
+
+
+def test_the_flags_are_those_that_it_reads(call):
+    assert call("plot_ccc", "--epochs", "3")[0] == 2
+    assert call("plot_ccc", "--smoothing", "gaussian")[0] == 2
