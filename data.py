@@ -6,6 +6,7 @@ remain the truth; a cache that no longer fits them is made anew, and deleting it
 
 Shapes: B clips, T frames, S pixels of a crop's side, M mel bands, F spectrogram columns, K targets.
 """
+import glob
 import hashlib
 import math
 import os
@@ -23,6 +24,7 @@ from annotations import valid_labels
 from config import UserError, whole_file
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
+ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # last bytes of a picture that is whole
 SHIFT = 1 / 16  # augmentation moves a clip by up to this share of its side ...
 LIGHT = 0.2  # ... and changes its brightness by up to this share
 
@@ -40,9 +42,9 @@ class Recording:
 
 
 class Batch(NamedTuple):
-    """Clips, or one piece of a recording; pictures that were not asked for are None."""
-    frames: torch.Tensor | None  # (B, T, 3, S, S) in [0, 1]
-    specs: torch.Tensor | None  # (B, T, 1, M, F) in [0, 1]
+    """Clips, or one piece of a recording; pictures that were not asked for are None, the others uint8 until on_device."""
+    frames: torch.Tensor | None  # (B, T, 3, S, S)
+    specs: torch.Tensor | None  # (B, T, 1, M, F)
     gold: torch.Tensor  # (B, T, K), NaN where invalid
 
 
@@ -54,7 +56,7 @@ def load_recordings(cfg, partition, inputs):
     Raises UserError if an annotation file, a picture or a rating is missing or broken, naming the first.
     """
     folder = cfg.annotations_dir / partition
-    tables = sorted(folder.glob("*.csv"))
+    tables = sorted(folder.glob("[!.]*.csv"))  # hidden files are leftovers of something that was killed
     if not tables:
         raise UserError(f"{folder}/ holds no annotation files: run annotations.py first")
     folders = {"frames": cfg.crops_dir, "specs": cfg.specs_dir}
@@ -73,6 +75,8 @@ def read_recording(path, targets, folders):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not an annotation file ({error}): run annotations.py") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for an index
+        raise UserError(f"{path} has more columns in its rows than in its header {','.join(table.columns)}")
     for column in ["image path", *targets]:
         if column not in table or not len(table):
             raise UserError(f"{path} has no column {column!r} or no rows: 'image path,spec path,arousal,valence' was expected")
@@ -80,6 +84,8 @@ def read_recording(path, targets, folders):
     images = table["image path"]
     specs = table["spec path"] if "spec path" in table else [os.path.splitext(image)[0] + ".png" for image in images]
     relative = {"frames": images, "specs": specs}
+    for line in (line for name in folders for line, file in enumerate(relative[name], 2) if not file):
+        raise UserError(f"{path} line {line} is cut short: it names no picture; run annotations.py")
     paths = {name: [folder / file for file in relative[name]] for name, folder in folders.items()}
     frames = min((present(paths[name], MAKERS[name]) for name in paths), default=len(gold))
     return Recording(path.stem, gold[:frames], {name: paths[name][:frames] for name in paths})
@@ -98,11 +104,15 @@ def read_labels(columns, path):
 def present(paths, maker):
     """How many of the paths are there: all, or all but the last (a rating without a frame), which is said.
 
-    Raises UserError if others are missing.
+    Pictures that no path names are left out, and that is said too. Raises UserError if others are missing.
     """
     listed = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {path.parent for path in paths}}
     missing = [path for path in paths if path.name not in listed[path.parent]]
-    if missing == paths[-1:]:
+    for folder, names in listed.items():
+        unnamed = {name for name in names if name.endswith(paths[0].suffix)} - {path.name for path in paths if path.parent == folder}
+        if unnamed:
+            print(f"{folder.name}: {len(unnamed)} pictures have no rating ({folder / min(unnamed)} first) and are left out")
+    if missing == paths[-1:] and len(paths) > 1:
         print(f"{paths[-1].parent.name}: the last rating has no picture ({paths[-1]}) and is left out")
         return len(paths) - 1
     if missing:
@@ -114,7 +124,10 @@ def present(paths, maker):
 
 def read_picture(path, kind):
     """A crop (3, S, S) RGB or a spectrogram (1, M, F), uint8. Raises UserError if it is damaged."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE)
+    encoded = Path(path).read_bytes()
+    whole = encoded and encoded.endswith(ENDINGS.get(Path(path).suffix.lower(), b""))  # cv2 fills up half a JPEG with grey
+    colours = cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE
+    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), colours) if whole else None
     if picture is None:
         raise UserError(f"{path} is not a readable picture: delete {path.parent}/ and run {MAKERS[kind]}")
     return picture.transpose(2, 0, 1) if kind == "frames" else picture[None]
@@ -124,22 +137,29 @@ def packed(paths, stem, kind, bar):
     """All pictures as one array on disk, opened for reading: (N, C, H, W) uint8. Made if there is none of these pictures."""
     states = "".join(f"{path} {state.st_size} {state.st_mtime_ns}\n" for path in paths for state in [path.stat()])
     cache = stem.with_name(f"{stem.name}.{hashlib.sha1(states.encode()).hexdigest()[:16]}.npy")
-    if not cache.exists():
-        first = read_picture(paths[0], kind)
+    try:
+        return np.load(cache, mmap_mode="r")
+    except (OSError, ValueError, EOFError):  # there is none, or not all of it
         with whole_file(cache) as part:
-            array = np.lib.format.open_memmap(part, "w+", np.uint8, (len(paths), *first.shape))
-            for k, path in enumerate(paths):
-                picture = read_picture(path, kind)
-                if picture.shape != first.shape:
-                    raise UserError(f"{path} is of size {picture.shape[1:]}, {paths[0]} of {first.shape[1:]}: delete "
-                                    f"{path.parent}/ and run {MAKERS[kind]}")
-                array[k] = picture
-                bar.update()
-            array.flush()
-        for old in stem.parent.glob(f"{stem.name}.*.npy"):
-            if old != cache:
-                old.unlink()
+            _pack(paths, part, kind, bar)
+    for old in stem.parent.glob(f"{glob.escape(stem.name)}.*.npy"):
+        if old != cache:
+            old.unlink()
     return np.load(cache, mmap_mode="r")
+
+
+def _pack(paths, out, kind, bar):
+    """Writes all pictures to an .npy file, one after the other. Not through a memory map: a full disk would kill the process."""
+    first = read_picture(paths[0], kind)
+    with open(out, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *first.shape)})
+        for path in paths:
+            picture = read_picture(path, kind)
+            if picture.shape != first.shape:
+                raise UserError(f"{path} is of size {picture.shape[1:]}, {paths[0]} of {first.shape[1:]}: delete "
+                                f"{path.parent}/ and run {MAKERS[kind]}")
+            file.write(picture.tobytes())
+            bar.update()
 
 
 def picture_shapes(recordings):
@@ -158,14 +178,15 @@ def picture_shapes(recordings):
 def epoch_clips(lengths, clip_length, generator):
     """(recording, start) of every clip of an epoch, shuffled: each recording in proportion to its length.
 
-    A recording of N frames gets N / clip_length clips, rounded up, one starting somewhere in each equal part of it: all
-    frames can be drawn, and an epoch leaves few out.
+    A recording of N frames gets N / clip_length clips, rounded up, one starting somewhere in each equal part of it: every
+    frame can be drawn, and an epoch sees about five sixths of them.
     """
     clips = []
     for number, length in enumerate(lengths):
         count = math.ceil(length / clip_length)
         at = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        clips += [(number, int(start)) for start in (at * (length - clip_length + 1)).floor().tolist()]
+        starts = (at * (length - clip_length + 1)).floor().clamp_max(length - clip_length)  # (1499 + 0.99999) / 1500 rounds to 1
+        clips += [(number, int(start)) for start in starts.tolist()]
     return [clips[k] for k in torch.randperm(len(clips), generator=generator).tolist()]
 
 
@@ -176,7 +197,7 @@ def training_batches(recordings, batch_size, clip_length, inputs, generator):
         yield _collate([(recordings[number], start, start + clip_length) for number, start in clips[first:first + batch_size]], inputs)
 
 
-def stream(recording, inputs, chunk=250):
+def stream(recording, inputs, chunk=100):
     """Yields a whole recording in order, as Batches of one piece (B = 1) of up to `chunk` frames."""
     for start in range(0, len(recording), chunk):
         yield _collate([(recording, start, min(start + chunk, len(recording)))], inputs)

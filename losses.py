@@ -14,11 +14,11 @@ def ccc(pred, gold):
     2 cov(p, g) / (var p + var g + (mean p - mean g)^2). Takes tensors or arrays. Raises ValueError if the shapes differ
     or are not (N,): (N, 1) beside (N,) would broadcast to (N, N) and give nearly 0.
     """
-    pred, gold = torch.as_tensor(pred), torch.as_tensor(gold)
+    pred, gold = (series if torch.is_tensor(series) else torch.tensor(series) for series in (pred, gold))  # copies: pandas' are read-only
     if pred.ndim != 1 or pred.shape != gold.shape:
         raise ValueError(f"ccc takes two series of one shape (N,), not {tuple(pred.shape)} and {tuple(gold.shape)}")
     p, g = pred - pred.mean(), gold - gold.mean()
-    spread = (p * p).mean() + (g * g).mean() + (pred.mean() - gold.mean()) ** 2
+    spread = (p * p).mean() + (g * g).mean() + (pred - gold).mean() ** 2  # not of the means: they round where both are large
     return 2 * (p * g).mean() / spread.clamp_min(TINY)
 
 
@@ -38,12 +38,19 @@ def ccc_loss(pred, gold):
 
 def cosine(student, teacher):
     """Mean over frames of 1 - cos(student, teacher): (N, D), (N, D) -> scalar in [0, 2] (Aslam et al., 2023, per frame)."""
-    return (1 - F.cosine_similarity(student, teacher, dim=1)).mean()
+    _same_shape(student, teacher)
+    return (1 - F.cosine_similarity(student, teacher, dim=1)).mean().clamp_min(0)  # rounding can give -1e-8
 
 
 def cosine_original(student, teacher):
     """1 - cos of the two whole batches as single vectors, as in the original's code: (N, D), (N, D) -> scalar in [0, 2]."""
-    return 1 - F.cosine_similarity(student.flatten(), teacher.flatten(), dim=0)
+    _same_shape(student, teacher)
+    return (1 - F.cosine_similarity(student.flatten(), teacher.flatten(), dim=0)).clamp_min(0)
+
+
+def _same_shape(student, teacher):
+    if student.ndim != 2 or student.shape != teacher.shape:
+        raise ValueError(f"features of one shape (N, D) were expected, not {tuple(student.shape)} and {tuple(teacher.shape)}")
 
 
 DISTILL = {"cosine": cosine, "cosine_original": cosine_original}

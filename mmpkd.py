@@ -22,8 +22,20 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from config import (Config, SettingsError, UserError, field_notes, fields_of, parse_config, read_settings, run_script,
-                    save_settings, torch_device, whole_file, whole_folder)
+from config import (
+    Config,
+    SettingsError,
+    UserError,
+    field_notes,
+    fields_of,
+    parse_config,
+    read_settings,
+    run_script,
+    save_settings,
+    torch_device,
+    whole_file,
+    whole_folder,
+)
 from data import augment, load_recordings, on_device, picture_shapes, stream, training_batches
 from losses import DISTILL, ccc, ccc_loss
 from models_kd import MODELS, build_model
@@ -34,9 +46,9 @@ MAY_CHANGE = {"data_dir", "runs_dir", "resume", "device"}  # settings that a res
 
 # ---- objectives: (model, batch) -> loss, parts of it ----------------------------------------------------------------
 
-def forward(model, batch):
-    """Output of a model on a batch: it is fed what its `inputs` name, and nothing else."""
-    return model(*[getattr(batch, name) for name in model.inputs])
+def forward(model, batch, **state):
+    """Output of a model on a batch: it is fed what its `inputs` name, and nothing else. state: hidden=, to go on from."""
+    return model(*[getattr(batch, name) for name in model.inputs], **state)
 
 
 def task_loss(output, gold):
@@ -94,29 +106,33 @@ GATES = {"adaptive": adaptive_gate, "original": original_gate, "off": no_gate}
 # ---- the predictor --------------------------------------------------------------------------------------------------
 
 @torch.no_grad()
-def predict(model, recording, device):
-    """Predictions for every frame of a recording, (N, K) float32, as if in one pass: the GRU's state is carried along."""
-    was_training = model.training
+def predict(model, recordings):
+    """{id: (N, K) float32}, predictions for every frame, as if each recording went through in one pass: the GRU's state is
+    carried along. The model is in evaluation mode meanwhile."""
+    device, was_training, preds = next(model.parameters()).device, model.training, {}
     model.eval()
-    hidden, pieces = None, []
-    for batch in stream(recording, model.inputs):
-        batch = on_device(batch, device)
-        pred, _, hidden = model(*[getattr(batch, name) for name in model.inputs], hidden=hidden)
-        pieces.append(pred[0].float().cpu())
+    for recording in recordings:
+        hidden, pieces = None, []
+        for batch in stream(recording, model.inputs):
+            output = forward(model, on_device(batch, device), hidden=hidden)
+            hidden = output.hidden
+            pieces.append(output.pred[0].float().cpu())
+        preds[recording.name] = torch.cat(pieces).numpy()
     model.train(was_training)
-    return torch.cat(pieces).numpy()
+    return preds
 
 
 def score(tables, targets):
     """CCC of predictions, {id: table as in predictions/*.csv}: {target: {id: ..., "mean": ..., "concatenated": ...}}.
 
-    Frames whose gold is not valid do not count; a recording with none left does not either.
+    Frames whose gold is not valid do not count; a recording with none left does not either. A prediction that is NaN does:
+    the CCC is NaN then.
     """
     scores = {}
     for target in targets:
-        series = {name: table[[f"{target}_pred", f"{target}_gold"]].dropna().to_numpy() for name, table in tables.items()}
-        series = {name: values for name, values in series.items() if len(values) > 1}
-        each = {name: float(ccc(*values.T.copy())) for name, values in series.items()}
+        series = {name: table[table[f"{target}_gold"].notna()] for name, table in tables.items()}
+        series = {name: table[[f"{target}_pred", f"{target}_gold"]].to_numpy(float) for name, table in series.items() if len(table) > 1}
+        each = {name: float(ccc(*values.T)) for name, values in series.items()}
         whole = float(ccc(*np.concatenate([*series.values()]).T)) if series else math.nan
         scores[target] = each | {"mean": float(np.mean([*each.values()])) if each else math.nan, "concatenated": whole}
     return scores
@@ -134,20 +150,22 @@ def prediction_table(recording, pred, targets, frame_rate):
 
 def save_checkpoint(path, state):
     """Writes tensors and plain Python, whole or not at all."""
-    with whole_file(path) as part:
-        torch.save(state, part)
+    with whole_file(path) as part, open(part, "wb") as file:  # opened here, so that a full disk is an OSError: torch's own is not
+        torch.save(state, file)
 
 
 def load_checkpoint(path):
     """What save_checkpoint wrote. Raises UserError if the file is missing or is not a whole checkpoint of mmpkd.py."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        assert {"stage", "config", "shapes", "model"} <= set(state)
-        return state
+        wrong = not isinstance(state, dict) or {"stage", "config", "targets", "shapes", "model"} - set(state)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: a checkpoint of mmpkd.py was expected") from None
     except Exception:  # the unpickler raises many kinds
-        raise UserError(f"{path} is not a checkpoint of mmpkd.py, or it is damaged") from None
+        wrong = True
+    if wrong:
+        raise UserError(f"{path} is not a checkpoint of mmpkd.py, or it is damaged: delete {Path(path).parent}/ and train again")
+    return state
 
 
 def load_model(path):
@@ -191,7 +209,7 @@ class Training:
         elif self.scheduler:
             self.scheduler.step()
         improved = value > self.best
-        self.epoch, self.best, self.stale = self.epoch + 1, max(value, self.best), 0 if improved else self.stale + 1
+        self.epoch, self.best, self.stale = self.epoch + 1, value if improved else self.best, 0 if improved else self.stale + 1
         return improved
 
     def state(self):
@@ -244,13 +262,13 @@ def train_epoch(training, objective, batches, device, cfg):
             batch = batch._replace(frames=augment(batch.frames, training.generator))
         loss, parts = objective(training.model, batch)
         parts = {"loss": loss, **parts}
-        if not torch.isfinite(loss):
-            raise UserError("the loss is not finite (" + ", ".join(f"{name} {float(part):g}" for name, part in parts.items())
-                            + f") in epoch {training.epoch + 1}: lower --learning-rate; the last good checkpoint is kept")
         training.optimizer.zero_grad()
         loss.backward()
-        if cfg.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(training.model.parameters(), cfg.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(training.model.parameters(), cfg.max_grad_norm or math.inf)
+        if not torch.isfinite(loss + norm):  # before the step: its weights would be saved as last.pt
+            named = ", ".join(f"{name} {float(part.detach()):g}" for name, part in {**parts, "gradient": norm}.items())
+            raise UserError(f"the loss or its gradient is not finite ({named}) in epoch {training.epoch + 1}: delete the run's folder "
+                            "and train with a lower --learning-rate; the checkpoints of the epochs before are whole")
         training.optimizer.step()
         steps += 1
         for name, part in parts.items():
@@ -263,15 +281,15 @@ def train(training, objective, sets, folder, cfg, device):
 
     sets: {"train": recordings, "val": recordings}.
     """
-    inputs = ("frames", "specs") if cfg.stage == "student" else training.model.inputs  # a student's teacher hears
-    about = {"stage": cfg.stage, "config": dataclasses.asdict(cfg), "shapes": picture_shapes(sets["train"]), "targets": cfg.targets}
+    about = {"stage": cfg.stage, "config": settings_of(cfg), "targets": cfg.targets,
+             "shapes": {name: shape for name, shape in picture_shapes(sets["train"]).items() if name in training.model.inputs}}
     clips = sum(math.ceil(len(recording) / cfg.clip_length) for recording in sets["train"])
     while training.epoch < cfg.epochs and not 0 < cfg.patience <= training.stale:
         began = time.perf_counter()
-        batches = training_batches(sets["train"], cfg.batch_size, cfg.clip_length, inputs, training.generator)
+        batches = training_batches(sets["train"], cfg.batch_size, cfg.clip_length, trained_on(cfg.stage), training.generator)
         title = f"{folder.name} epoch {training.epoch + 1}/{cfg.epochs}"
         parts = train_epoch(training, objective, tqdm(batches, title, math.ceil(clips / cfg.batch_size), leave=False, disable=None), device, cfg)
-        scores = score(predictions(training.model, sets["val"], cfg, device), cfg.targets)
+        scores = score(predictions(training.model, sets["val"], cfg), cfg.targets)
         improved = training.end_epoch(float(np.mean([scores[target]["mean"] for target in cfg.targets])))
         state = about | {"model": training.model.state_dict(), "epoch": training.epoch, "val": scores}
         if improved:
@@ -280,12 +298,19 @@ def train(training, objective, sets, folder, cfg, device):
                                    "val": {target: {key: scores[target][key] for key in ("mean", "concatenated")} for target in cfg.targets},
                                    "best": improved})
         save_checkpoint(folder / "last.pt", state | training.state())
+    if training.epoch < cfg.epochs:
+        print(f"{folder.name}: stopped early, after {training.stale} epochs without a better validation CCC (patience {cfg.patience})")
 
 
-def predictions(model, recordings, cfg, device):
+def trained_on(stage):
+    """The pictures that training a stage takes: a student sees only, its teacher hears too."""
+    return MODELS["teacher" if stage == "student" else stage].inputs
+
+
+def predictions(model, recordings, cfg):
     """{id: prediction_table} of all recordings."""
-    return {recording.name: prediction_table(recording, predict(model, recording, device), cfg.targets, cfg.frame_rate)
-            for recording in recordings}
+    preds = predict(model, recordings)
+    return {recording.name: prediction_table(recording, preds[recording.name], cfg.targets, cfg.frame_rate) for recording in recordings}
 
 
 def note_epoch(folder, title, entry):
@@ -319,16 +344,31 @@ def state_of_run(folder, cfg):
     is there and --resume was not given."""
     if not (folder / "last.pt").exists():
         return "new"
-    before = read_settings(folder / "config.json")
-    for name, value in settings_of(cfg).items():
-        if before.get(name, value) != value:
-            raise UserError(f"{folder}/ holds a run with {name} {before[name]}, now it is {value}: delete the folder, or name "
-                            "another place with --runs-dir")
+    check_same(folder, read_settings(folder / "config.json"), settings_of(cfg))
     if (folder / "predictions").exists():
         return "finished"
     if not cfg.resume:
         raise UserError(f"{folder}/ holds a run that was stopped: go on with --resume, or delete the folder")
     return "stopped"
+
+
+def check_same(folder, before, now):
+    """Raises UserError, with the name, if two sets of settings (or pictures) of a run differ where both have them."""
+    for name, value in now.items():
+        if before.get(name, value) != value:
+            raise UserError(f"{folder}/ holds a run with {name} {before[name]}, now it is {value}: delete the folder, or name "
+                            "another place with --runs-dir")
+
+
+def resume(training, folder, shapes, cfg):
+    """Goes on from last.pt. Raises UserError if it is damaged, or of other settings or pictures than these."""
+    state = load_checkpoint(folder / "last.pt")
+    check_same(folder, state["config"] | state["shapes"], settings_of(cfg) | shapes)
+    try:
+        training.load(state)
+    except (KeyError, RuntimeError, ValueError):
+        raise UserError(f"{folder / 'last.pt'} is no checkpoint to go on from, or of another version of the networks: delete {folder}/ "
+                        "and train again") from None
 
 
 def run(cfg):
@@ -339,8 +379,7 @@ def run(cfg):
         print(f"{folder}: finished before, nothing to do")
         return score(read_predictions(folder, "val"), cfg.targets)
     device = torch_device(cfg.device)
-    inputs = ("frames", "specs") if cfg.stage == "student" else MODELS[cfg.stage].inputs
-    sets = {name: load_recordings(cfg, partition, inputs) for name, partition in PARTITIONS.items()}
+    sets = {name: load_recordings(cfg, partition, trained_on(cfg.stage)) for name, partition in PARTITIONS.items()}
     check_sets(sets, cfg)
     shapes = picture_shapes(sets["train"] + sets["val"])
     objective = task_objective
@@ -351,7 +390,7 @@ def run(cfg):
     torch.manual_seed(cfg.seed)
     training = Training(build_model(cfg.stage, cfg, shapes).to(device), cfg)
     if state == "stopped":
-        training.load(load_checkpoint(folder / "last.pt"))
+        resume(training, folder, shapes, cfg)
     begin_log(folder, training.epoch)
     save_settings(cfg, folder / "config.json")
     print(f"{folder}: {cfg.stage} for {cfg.target} on {device}, {sum(map(len, sets['train']))} frames of {len(sets['train'])} "
@@ -361,15 +400,31 @@ def run(cfg):
     return finish(folder, sets, cfg, device)
 
 
+def check_before(runs):
+    """Raises what the first minute can tell, before hours of work: settings of runs that are there, files that are not."""
+    for cfg in runs:
+        if state_of_run(run_folder(cfg), cfg) == "finished":
+            continue
+        if cfg.stage == "student" and (cfg.teacher_checkpoint or len(runs) == 1):
+            teacher_path(cfg)
+        for name in ("visual_weights", "audio_weights"):
+            file = getattr(cfg, name)
+            if file not in ("", "imagenet") and name in settings_of(cfg) and not Path(file).is_file():
+                raise SettingsError(f"{name}: {file} is not there: a file of weights was expected")
+
+
 def check_sets(sets, cfg):
     """Raises UserError for what no training could come of."""
     both = {recording.name for recording in sets["train"]} & {recording.name for recording in sets["val"]}
     if both:
         raise UserError(f"{sorted(both)[0]} is in Train_Set and in Val_Set: the partitions must not share people")
     for name, recordings in sets.items():
-        for target, gold in zip(cfg.targets, np.concatenate([recording.gold for recording in recordings]).T):
-            if np.isfinite(gold).sum() < 2:
-                raise UserError(f"{PARTITIONS[name]} has no valid rating of {target}")
+        for k, target in enumerate(cfg.targets):
+            unrated = [recording.name for recording in recordings if np.isfinite(recording.gold[:, k]).sum() < 2]
+            if len(unrated) == len(recordings):
+                raise UserError(f"{PARTITIONS[name]} has no valid rating of {target}: numbers within [-1, 1] were expected")
+            if unrated:
+                print(f"{PARTITIONS[name]}: {', '.join(unrated)} without a valid rating of {target}: nothing is learned or scored there")
     for recording in sets["train"]:
         if len(recording) < cfg.clip_length:
             raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}")
@@ -388,7 +443,7 @@ def finish(folder, sets, cfg, device):
     """Writes the best epoch's predictions for both partitions: their appearance marks the run as finished."""
     model, state = load_model(folder / "best.pt")
     model.to(device)
-    tables = {name: predictions(model, recordings, cfg, device) for name, recordings in sets.items()}
+    tables = {name: predictions(model, recordings, cfg) for name, recordings in sets.items()}
     with whole_folder(folder / "predictions") as part:
         for name in tables:
             (part / name).mkdir()
@@ -427,7 +482,8 @@ def comparison(scores, targets):
     the share of the gap between visual and teacher that the student closed."""
     lines = [f"{'CCC on Val_Set':24}" + "".join(f"{target + ' mean':>16}{'concatenated':>14}" for target in targets)]
     for stage, role in ROLES.items():
-        lines.append(f"{role:24}" + "".join(f"{scores[stage][target]['mean']:16.3f}{scores[stage][target]['concatenated']:14.3f}" for target in targets))
+        values = [scores[stage][target] for target in targets]
+        lines.append(f"{role:24}" + "".join(f"{value['mean']:16.3f}{value['concatenated']:14.3f}" for value in values))
     closed = [gap_closed(*[scores[stage][target][key] for stage in ROLES]) for target in targets for key in ("mean", "concatenated")]
     lines.append(f"{'gap closed by student':24}" + "".join(f"{text:>{width}}" for text, width in zip(closed, [16, 14] * len(targets))))
     lines.append("mean: over recordings. Each run kept the epoch that was best on Val_Set: read the values as slightly too high.")
@@ -441,12 +497,12 @@ def gap_closed(visual, teacher, student):
 
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
-    if cfg.stage == "student":
-        teacher_path(cfg)  # raises before the work starts
-    if cfg.stage != "all":
-        return {cfg.stage: run(cfg)}
-    scores = {stage: run(dataclasses.replace(cfg, stage=stage)) for stage in ROLES}
-    print(comparison(scores, cfg.targets))
+    stages = list(ROLES) if cfg.stage == "all" else [cfg.stage]
+    runs = [dataclasses.replace(cfg, stage=stage) for stage in stages]
+    check_before(runs)
+    scores = {one.stage: run(one) for one in runs}
+    if cfg.stage == "all":
+        print(comparison(scores, cfg.targets))
     return scores
 
 

@@ -114,7 +114,7 @@ def _read_weights(path):
     except OSError:
         raise UserError(f"{path} is missing or unreadable: a file of weights was expected") from None
     except Exception as error:  # whatever the unpickler makes of a file that holds more, or other things, than tensors
-        raise UserError(f"{path} is not a file of weights ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path} is not a file of weights ({str(error).partition(chr(10))[0] or type(error).__name__})") from None
 
 
 def _some(names):

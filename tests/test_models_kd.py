@@ -1,0 +1,296 @@
+"""models_kd.py: the networks of METHOD.md, their weights, and the state that they carry from clip to clip."""
+import inspect
+import pickle
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import models_kd
+from config import Config, UserError
+from models_kd import MODELS, Backbone, Student, build_model, load_weights, small_cnn
+
+torch.set_num_threads(1)
+SHAPES = {"frames": (3, 32, 32), "specs": (1, 16, 40)}
+SMALL = dict(visual_backbone="small_cnn", audio_backbone="small_cnn", feature_size=16, gru_size=12)
+
+
+def small_config(**changes):
+    return Config(**SMALL | changes)
+
+
+def pictures(stage, clips=2, frames=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(clips, frames, *SHAPES[name], generator=generator) for name in MODELS[stage].inputs]
+
+
+def settled(model, *clips):
+    """The model in evaluation mode, with running statistics that are not those it began with."""
+    model.train()(*clips)
+    return model.eval()
+
+
+def linears(module):
+    return [(layer.in_features, layer.out_features) for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+# ---- backbones ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name, channels, side", [("resnet18", 3, 64), ("resnet18", 1, 64), ("mobilenet_v3_small", 3, 64),
+                                                  ("small_cnn", 3, 32), ("small_cnn", 1, 20)])
+def test_every_backbone_gives_one_row_of_features_per_picture(name, channels, side):
+    backbone = Backbone(name, "", (channels, side, side), 24, True).eval()
+    assert backbone(torch.rand(3, channels, side, side)).shape == (3, 24)
+
+
+def test_vgg19_at_112_pixels_feeds_4608_numbers_to_its_features():
+    backbone = Backbone("vgg19_bn", "", (3, 112, 112), 512, False).eval()
+    assert linears(backbone) == [(4608, 512)]
+    with torch.no_grad():
+        assert backbone(torch.rand(1, 3, 112, 112)).shape == (1, 512)
+
+
+@pytest.mark.parametrize("name", ["vgg19_bn", "resnet18", "mobilenet_v3_small"])
+def test_backbones_are_torchvisions_under_their_own_names_without_the_classifier(name):
+    with torch.device("meta"):  # names and shapes, no numbers
+        own = models_kd._torchvision(name, 3).state_dict()
+        theirs = torchvision.models.get_model(name, weights=None).state_dict()
+    assert {key: value.shape for key, value in own.items()} == {
+        key: value.shape for key, value in theirs.items() if not key.startswith(("classifier", "fc."))}
+
+
+@pytest.mark.parametrize("side", [16, 17, 48, 100])
+def test_the_small_cnn_takes_pictures_of_any_size(side):
+    assert small_cnn(1).eval()(torch.rand(1, 1, side, side)).shape == (1, 64, -(-side // 16), -(-side // 16))
+
+
+def test_time_folded_into_the_batch_gives_what_single_pictures_give():
+    backbone = Backbone("small_cnn", "", SHAPES["frames"], 16, True)
+    clips, = pictures("visual")
+    backbone.train()(clips.flatten(0, 1))
+    backbone.eval()
+    one_by_one = torch.stack([torch.stack([backbone(frame[None])[0] for frame in clip]) for clip in clips])
+    torch.testing.assert_close(backbone.each_frame(clips), one_by_one, atol=1e-5, rtol=1e-5)
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("target, count", [("arousal", 1), ("both", 2)])
+@pytest.mark.parametrize("stage", MODELS)
+def test_every_model_gives_predictions_and_hints_of_the_contracted_shapes(stage, target, count):
+    model = build_model(stage, small_config(target=target), SHAPES)
+    output = model(*pictures(stage))
+    assert output.pred.shape == (2, 6, count) and output.feat.shape == (2, 6, 128)
+    output.pred.sum().backward()
+    assert all(parameter.grad is not None and torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def test_the_student_has_no_parameter_for_sound():
+    assert list(inspect.signature(Student.forward).parameters) == ["self", "frames", "hidden"]
+    assert Student.inputs == ("frames",) and MODELS["visual"] is MODELS["student"] is Student
+    names = [name for name, _ in build_model("student", small_config(), SHAPES).named_modules()]
+    assert not any("audio" in name or "spec" in name for name in names)
+
+
+def paper(stage, **changes):
+    """The model with the paper's sizes, its VGG19 exchanged for something quick."""
+    return build_model(stage, Config(visual_backbone="small_cnn", audio_backbone="small_cnn", **changes), SHAPES)
+
+
+def test_heads_have_the_papers_layers():
+    student = paper("student", linear_heads=True)
+    assert (student.gru.input_size, student.gru.hidden_size, student.gru.num_layers, student.gru.bidirectional) == (512, 1024, 1, False)
+    assert linears(student.hint) == [(1024, 512), (512, 256), (256, 128)] and linears(student.out) == [(128, 64), (64, 1)]
+    teacher = paper("teacher", linear_heads=True, audio_gru=False)
+    assert linears(teacher.seen) == [(1024, 1024)] and linears(teacher.hint) == [(1536, 256), (256, 128)]
+    assert linears(teacher.out) == [(128, 1)] and teacher.audio_gru is None
+
+
+@pytest.mark.parametrize("stage", MODELS)
+def test_linear_heads_have_no_activations_and_the_default_ones_do(stage):
+    def activations(linear):
+        model = build_model(stage, small_config(linear_heads=linear), SHAPES)
+        heads = [module for name, module in model.named_children() if name not in ("visual", "audio", "gru", "audio_gru", "dropout")]
+        return [type(layer) for module in heads for layer in module.modules() if not isinstance(layer, (nn.Sequential, nn.Linear))]
+    assert activations(True) == [] and set(activations(False)) == {nn.LeakyReLU} and len(activations(False)) >= 3
+
+
+def test_nothing_in_a_default_head_is_two_linear_layers_without_an_activation_between():
+    for stage in MODELS:
+        model = build_model(stage, small_config(), SHAPES)
+        parts = [getattr(model, name) for name in ("seen", "hint", "out") if hasattr(model, name)]
+        layers = [layer for part in parts[-2:] for layer in part]
+        assert not any(isinstance(a, nn.Linear) and isinstance(b, nn.Linear) for a, b in zip(layers, layers[1:]))
+
+
+def test_modality_dropout_blanks_face_or_voice_in_training_and_never_both():
+    teacher = build_model("teacher", small_config(modality_dropout=1.0), SHAPES)
+    seen, heard = teacher.train()._drop_a_modality(torch.ones(200, 3, 4), torch.ones(200, 3, 5))
+    seen_there, heard_there = seen.flatten(1).amax(1), heard.flatten(1).amax(1)
+    assert (seen_there + heard_there == 1).all() and 60 < seen_there.sum() < 140
+    assert teacher.eval()._drop_a_modality(seen, heard) == (seen, heard)
+
+
+# ---- the state that is carried --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("audio_gru", [True, False])
+@pytest.mark.parametrize("stage", MODELS)
+def test_pieces_with_the_state_carried_equal_one_pass(stage, audio_gru):
+    clips = pictures(stage, frames=12)
+    model = settled(build_model(stage, small_config(audio_gru=audio_gru), SHAPES), *clips)
+    with torch.no_grad():
+        whole = model(*clips)
+        hidden, preds, feats = None, [], []
+        for start, end in [(0, 5), (5, 6), (6, 12)]:
+            piece = model(*[clip[:, start:end] for clip in clips], hidden=hidden)
+            hidden = piece.hidden
+            preds.append(piece.pred)
+            feats.append(piece.feat)
+        afresh = model(*[clip[:, 5:] for clip in clips]).pred
+    torch.testing.assert_close(torch.cat(preds, 1), whole.pred, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(feats, 1), whole.feat, atol=1e-5, rtol=1e-5)
+    if stage != "audio" or audio_gru:
+        assert not torch.allclose(afresh, whole.pred[:, 5:], atol=1e-6), "the state makes no difference, so this test tells nothing"
+
+
+@pytest.mark.parametrize("stage", MODELS)
+def test_a_clip_is_predicted_alike_alone_and_among_others(stage):
+    clips = pictures(stage, clips=3)
+    model = settled(build_model(stage, small_config(), SHAPES), *clips)
+    with torch.no_grad():
+        torch.testing.assert_close(model(*[clip[1:2] for clip in clips]).pred, model(*clips).pred[1:2], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stage", MODELS)
+def test_no_prediction_depends_on_frames_to_come(stage):
+    clips = pictures(stage)
+    model = settled(build_model(stage, small_config(), SHAPES), *clips)
+    later = [torch.cat([clip[:, :4], 1 - clip[:, 4:]], 1) for clip in clips]
+    with torch.no_grad():
+        torch.testing.assert_close(model(*later).pred[:, :4], model(*clips).pred[:, :4], atol=1e-5, rtol=1e-5)
+
+
+def test_the_smallest_training_batch_of_one_clip_of_two_frames_works():
+    for stage in MODELS:
+        assert torch.isfinite(build_model(stage, small_config(), SHAPES).train()(*pictures(stage, 1, 2)).pred).all()
+
+
+# ---- weights --------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def no_download(monkeypatch):
+    """Fails a test at once if torchvision is asked to fetch anything."""
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("weights were fetched"))
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("weights were fetched"))
+
+
+def fer_checkpoint(path, prefix="module."):
+    """A checkpoint of the form of the paper's FER2013 one, with weights of a VGG19; returns them."""
+    with torch.device("meta"):
+        shapes = models_kd._torchvision("vgg19_bn", 3).state_dict()
+    state = {key: torch.full(value.shape, number, dtype=value.dtype) for number, (key, value) in enumerate(shapes.items())}
+    classifier = {"classifier.weight": torch.zeros(7, 512), "classifier.bias": torch.zeros(7)}
+    net = {prefix + key: value for key, value in (state | classifier).items()}
+    torch.save({"net": net, "best_PrivateTest_acc": 73.1, "best_PrivateTest_acc_epoch": 200}, path)
+    return state
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_fer2013_checkpoint_loads_and_its_classifier_is_left_out_and_said(tmp_path, capsys, prefix):
+    state = fer_checkpoint(tmp_path / "PrivateTest_model.t7", prefix)
+    with torch.device("meta"):
+        net = models_kd._torchvision("vgg19_bn", 3)
+    net.to_empty(device="cpu")
+    mean, std = load_weights(net, "vgg19_bn", str(tmp_path / "PrivateTest_model.t7"))
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert (mean, std) == ([0.0], [1.0])
+    printed = capsys.readouterr().out
+    assert f"{len(state)} of the {len(state)} tensors of vgg19_bn loaded" in printed
+    assert "so random: nothing" in printed and "left out: classifier.bias, classifier.weight" in printed
+
+
+def test_torchvisions_file_for_colour_loads_into_a_network_for_grey_spectrograms(tmp_path, capsys):
+    file = tmp_path / "resnet18.pth"
+    theirs = torchvision.models.resnet18(weights=None)
+    torch.save(theirs.state_dict(), file)
+    backbone = Backbone("resnet18", str(file), (1, 64, 64), 16, False).eval()
+    assert "left out: fc.bias, fc.weight" in capsys.readouterr().out
+    theirs.fc = nn.Identity()
+    mean, std = sum(models_kd.IMAGENET[0]) / 3, sum(models_kd.IMAGENET[1]) / 3
+    grey = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        same = theirs.eval()(((grey - mean) / std).expand(-1, 3, -1, -1))
+        torch.testing.assert_close(backbone.net((grey - backbone.mean) / backbone.std), same, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_file_lacks_stays_random_and_is_said(tmp_path, capsys):
+    full = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save({key: value for key, value in full.items() if key.startswith(("conv1", "layer1"))}, tmp_path / "part.pth")
+    load_weights(models_kd._torchvision("resnet18", 3), "resnet18", str(tmp_path / "part.pth"))
+    printed = capsys.readouterr().out
+    assert "25 of the 120 tensors of resnet18 loaded" in printed and "so random: bn1.bias, bn1.num_batches_tracked" in printed
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save({"net": {"module.features.0.weight": torch.zeros(64, 3, 3, 3), "module.classifier.bias": torch.zeros(7)}}, tmp_path / "vgg.t7")
+    with pytest.raises(UserError, match="vgg.t7: nothing in it fits resnet18; it holds classifier.bias"):
+        load_weights(models_kd._torchvision("resnet18", 3), "resnet18", str(tmp_path / "vgg.t7"))
+
+
+class Harmful:
+    def __reduce__(self):
+        return (print, ("code of a weight file was run",))
+
+
+def write_pickle(path):
+    path.write_bytes(pickle.dumps({"net": Harmful()}, protocol=2))  # the protocol of torch.save
+
+
+def write_torch_pickle(path):
+    torch.save({"net": {"features.0.weight": torch.zeros(3)}, "extra": Harmful()}, path)
+
+
+def write_half(path):
+    torch.save({"net": {"features.0.weight": torch.zeros(3000)}}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize("write", [write_pickle, write_torch_pickle, write_half, lambda path: path.write_bytes(b""),
+                                   lambda path: path.write_text("weights"), lambda path: torch.save(torch.zeros(3), path),
+                                   lambda path: torch.save({"net": 3}, path), lambda path: path.mkdir(), lambda path: None])
+def test_a_file_that_is_no_file_of_weights_is_refused_in_one_line_and_runs_no_code(tmp_path, capsys, write):
+    write(tmp_path / "weights.t7")
+    with pytest.raises(UserError, match="weights.t7") as error:
+        load_weights(models_kd._torchvision("resnet18", 3), "resnet18", str(tmp_path / "weights.t7"))
+    assert "\n" not in str(error.value) and "was run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["vgg19_bn", "resnet18", "mobilenet_v3_small"])
+def test_no_weights_are_fetched_unless_asked_for(no_download, name):
+    with torch.device("meta"):
+        Backbone(name, "", (3, 32, 32), 8, False)
+
+
+def test_imagenet_weights_are_fetched_on_request_and_a_failure_says_what_to_do(monkeypatch, capsys):
+    asked = []
+
+    def fetch(self, **kwargs):
+        asked.append(self)
+        return torchvision.models.resnet18(weights=None).state_dict()
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", fetch)
+    backbone = Backbone("resnet18", "imagenet", (3, 32, 32), 8, False)
+    assert len(asked) == 1 and "imagenet: 120 of the 120 tensors" in capsys.readouterr().out
+    assert backbone.mean.flatten().tolist() == pytest.approx(models_kd.IMAGENET[0])
+
+    def fail(self, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", fail)
+    with pytest.raises(UserError, match="could not be downloaded .no network.: fetch the file by other means"):
+        Backbone("resnet18", "imagenet", (3, 32, 32), 8, False)
+
+
+def test_a_model_for_a_checkpoint_needs_no_weight_file(no_download):
+    build_model("teacher", small_config(visual_weights="/gone.t7", audio_weights="imagenet"), SHAPES, weights=False)
