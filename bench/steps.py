@@ -1,0 +1,154 @@
+"""Frames per second of every step of the preprocessing, beside the way that its library's manual would do it.
+
+Draws two people, or takes the first two recordings of a corpus that is there (nothing is written into its folder).
+Sides take turns and the best of the rounds counts, so that a busy machine troubles both alike. A ratio above 1: faster.
+
+    python bench/steps.py                       under 2 minutes on 2 cores
+    python bench/steps.py --data-dir data
+"""
+import argparse
+import contextlib
+import io
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import cv2
+import librosa
+import numpy as np
+import soundfile
+import torch
+from facenet_pytorch import MTCNN
+
+import annotations
+import audio_extract
+import audio_melspec
+import face_detector
+import face_detector_frameRetention
+from config import Config
+from drawn_people import FRAME_RATE, Recording, write_recording
+
+SECONDS = 4  # of each drawn person
+DRAWN = ["train_1", "dev_1"]
+CFG = Config()
+
+
+# ---- the references: the same work, frame by frame ------------------------------------------------------------------
+
+def detect_with(mtcnn):
+    """Every frame by OpenCV, every face by facenet-pytorch's own call: without crops, alignment or files."""
+    def detect(data):
+        for video in sorted((data / "videos").iterdir()):
+            capture = cv2.VideoCapture(str(video))
+            while (frame := capture.read()[1]) is not None:
+                mtcnn.detect(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), landmarks=True)
+    return detect
+
+
+def cut_with_librosa(data):
+    """The recording by librosa.load, one slice and one file per frame."""
+    half = round(CFG.segment_s * CFG.audio_rate) // 2
+    for path in sorted((data / "audio").iterdir()):
+        out = data / "reference" / path.stem
+        out.mkdir(parents=True)
+        sound, _ = librosa.load(path, sr=CFG.audio_rate)
+        padded = np.pad(sound, half)
+        for k in range(int(len(sound) / CFG.audio_rate * CFG.frame_rate)):
+            start = round(k * CFG.audio_rate / CFG.frame_rate)
+            soundfile.write(out / f"{k:06d}.wav", padded[start:start + 2 * half], CFG.audio_rate, subtype="PCM_16")
+
+
+def draw_with_librosa(data):
+    """One segment, one spectrogram, one picture at a time."""
+    for path in sorted((data / "audio_segments").rglob("*.wav")):
+        out = data / "reference" / path.parent.name / f"{path.stem}.png"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        segment, rate = soundfile.read(path, dtype="float32")
+        power = librosa.feature.melspectrogram(y=segment, sr=rate, n_fft=CFG.n_fft, hop_length=CFG.hop_length, n_mels=CFG.n_mels)
+        db = librosa.power_to_db(power, top_db=None)
+        cv2.imwrite(str(out), ((db - CFG.db_min) / (CFG.db_max - CFG.db_min) * 255).clip(0, 255).astype(np.uint8))
+
+
+# ---- the clock ------------------------------------------------------------------------------------------------------
+
+def seconds_of(work, data, made):
+    """Seconds that work(data) takes; what it writes, in the folders `made`, is deleted before."""
+    for folder in (*made, "reference"):
+        shutil.rmtree(data / folder, ignore_errors=True)
+    began = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        work(data)
+    return time.perf_counter() - began
+
+
+def compare(sides, data, made, rounds):
+    """Best seconds of each of `sides` (name -> work), taking turns."""
+    times = {name: [] for name in sides}
+    for turn in range(rounds):
+        for name in list(sides)[::(-1) ** turn]:
+            times[name].append(seconds_of(sides[name], data, made if name == "ours" else ()))
+    return {name: min(values) for name, values in times.items()}
+
+
+def script(module):
+    return lambda data: module.main(["--data-dir", str(data), *(["--device", "cpu"] if "face" in module.__name__ else [])])
+
+
+def draw_people(data):
+    for number, name in enumerate(DRAWN):
+        write_recording(data, name, Recording.draw((0, number), SECONDS * FRAME_RATE))
+
+
+def take_recordings(source, data):
+    """Links the first two recordings of the corpus `source` into the empty folder `data`."""
+    names = list(annotations.find_recordings([Path(source, "videos")], [], "nothing to measure"))[:2]
+    for folder in ("videos", "audio", "ratings_gold_standard"):
+        (data / folder).mkdir()
+        for path in Path(source, folder).glob("[!.]*"):
+            if path.stem in names:
+                (data / folder / path.name).symlink_to(path.resolve())
+
+
+# Step -> what it makes, its script, and references: name -> the same work
+STEPS = [
+    ("annotations.py", ["Annotations"], annotations, {}),
+    ("face_detector.py", ["Cropped_Aligned"], face_detector, {
+        "MTCNN.detect, its defaults": detect_with(MTCNN()),
+        f"MTCNN.detect, faces from {CFG.min_face_size} px": detect_with(MTCNN(keep_all=True, min_face_size=CFG.min_face_size))}),
+    ("face_detector_frameRetention.py, after it", [], face_detector_frameRetention, {}),
+    ("audio_extract.py", ["audio_segments"], audio_extract, {"librosa.load, slices": cut_with_librosa}),
+    ("audio_melspec.py", ["specs"], audio_melspec, {"librosa per segment": draw_with_librosa}),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", default="", help="a corpus with audio/, to take the first two recordings of; none: two drawn people")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each side [2]")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        if args.data_dir:
+            take_recordings(args.data_dir, data)
+        drawing_s = None if args.data_dir else seconds_of(draw_people, data, [])
+        frames = sum(annotations.known_frames(path.stem, CFG.frame_rate, data, data / "videos")[0] for path in (data / "videos").iterdir())
+        print(f"{frames} frames of {args.data_dir or 'drawn people'}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+        print(f"{'step':44}{'frames/s':>10}   {'reference':32}{'frames/s':>10}{'ratio':>8}")
+        if drawing_s:
+            print(f"{'drawn_people.py, with sound and encoding':44}{frames / drawing_s:10.0f}")
+        for name, made, module, references in STEPS:
+            best = compare({"ours": script(module), **references}, data, made, args.rounds)
+            ours = f"{name:44}{frames / best['ours']:10.0f}"
+            for reference in references:
+                print(f"{ours}   {reference:32}{frames / best[reference]:10.0f}{best[reference] / best['ours']:8.2f}")
+                ours = " " * 54
+            if not references:
+                print(ours)
+
+
+if __name__ == "__main__":
+    main()
