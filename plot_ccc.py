@@ -272,8 +272,9 @@ def ccc_report(table, target):
     part = table[table["target"] == target]
     values = {run: summary_of(part, run) for run in part["run"].unique()}
     recordings = sum(~part.loc[part["run"] == part["run"].iloc[0], "recording"].isin(["mean", "concatenated"]))
-    wide = max(30, *(len(f"gap closed by {run}") for run in values)) + 2
-    lines = [f"{target.upper() + f': CCC on Val_Set, {recordings} recording' + 's' * (recordings > 1):{wide}}{'mean of recordings':>26}{'concatenated':>26}",
+    title = f"{target.upper()}: CCC on Val_Set, {recordings} recording" + "s" * (recordings > 1)
+    wide = max(len(title), *(len(f"gap closed by {run}") for run in values)) + 2
+    lines = [f"{title:{wide}}{'mean of recordings':>26}{'concatenated':>26}",
              " " * wide + f"{'raw':>10}{'post-processed':>16}" * 2]
     lines += [f"{run:{wide}}" + "".join(f"{value:{width}.3f}" for value, width in zip(values[run], (10, 16) * 2)) for run in values]
     for run in values:
