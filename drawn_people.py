@@ -43,41 +43,41 @@ class World:
     # Feelings. RECOLA's spread; and its pace: its gold standard scores .75 against itself 2.4 s later, a Gaussian
     # process with a kernel of 2.2 s exp(-2.4**2 / (4 * 2.2**2)) = .74
     mood_s: float = 2.2  # width of the kernel
-    arousal_mean: float = 0.0
+    arousal_mean: float = 0.0  # this and the next three: RECOLA's, rounded
     arousal_std: float = 0.19
     valence_mean: float = 0.1
     valence_std: float = 0.14
-    together: float = 0.2  # correlation of the two
+    together: float = 0.2  # correlation of the two: excitement is more often glad than not
 
     # Raters: six, as in RECOLA. People need time to see, to decide and to move the slider
     raters: int = 6
-    delay_s: float = 1.6  # mean lag
+    delay_s: float = 1.6  # mean lag; with the smoothing, what AVEC's participants found for RECOLA: 2 s and more
     delay_spread_s: float = 0.3  # from rater to rater
     rater_smoothing_s: float = 0.4  # a hand moves smoothly
     rater_noise: float = 0.5  # slow errors of one rater; their mean has a root of six less
-    rater_spread: float = 0.2  # of a rater's scale and zero
+    rater_spread: float = 0.2  # of a rater's scale and zero: they do not use the slider alike
 
     # Faces: feelings are a part of what a face does, and the same feeling looks different on everyone
-    face_gain: float = 0.40  # display of one unit of feeling
-    face_noise: float = 0.40  # moments that mean nothing: looking, listening, a twitch
-    face_noise_s: float = 1.0
-    rest_spread: float = 0.35  # resting faces look glad, stern or tired: identity looks like feeling
-    style_spread: float = 0.5  # some show all with the brows, some nothing: everyone's own version of SHOWN
-    blinks_per_s: float = 0.3
+    face_gain: float = 1.2  # display of one unit of feeling: a brow then moves by a pixel of a 48 px crop, enough to be seen at all
+    face_noise: float = 0.5  # moments that mean nothing: looking, listening, a twitch
+    face_noise_s: float = 1.0  # they are shorter than feelings
+    rest_spread: float = 0.4  # resting faces look glad, stern or tired: identity looks like feeling
+    style_spread: float = 0.3  # some show all with the brows, some nothing: everyone's own version of SHOWN
+    blinks_per_s: float = 0.3  # people blink 15 to 20 times a minute
     leaves_per_minute: float = 1.0  # the face is out of the picture for a second or two
 
     # Voices: arousal is plain to hear, louder, higher, brighter, faster, with fewer pauses; valence less (Scherer, 2003)
-    loudness_db: float = 3.0  # per unit of arousal
-    pitch_semitones: float = 1.5  # per unit of arousal
-    tilt_db: float = 1.5  # per octave and unit of arousal: effort flattens the spectrum
-    rate_share: float = 0.10  # faster syllables per unit of arousal
-    pause_share: float = 0.30  # shorter pauses per unit of arousal
-    smile_share: float = 0.03  # higher formants per unit of valence: a smile shortens the vocal tract
-    melody_share: float = 0.25  # wider intonation per unit of valence
-    voice_noise: float = 0.7  # moments that mean nothing, in units of feeling
-    voice_noise_s: float = 1.0
-    voice_spread: float = 0.3  # people differ in how much of it they let be heard
-    level_spread_db: float = 3.0  # and sit nearer to or farther from the microphone
+    loudness_db: float = 6.0  # per unit of arousal: from calm to excited (4 units) some 24 dB, from murmuring to calling out
+    pitch_semitones: float = 3.0  # per unit of arousal: an octave from calm to excited
+    tilt_db: float = 3.0  # per octave and unit of arousal: effort flattens the spectrum
+    rate_share: float = 0.15  # faster syllables per unit of arousal
+    pause_share: float = 0.5  # shorter pauses per unit of arousal
+    smile_share: float = 0.05  # higher formants per unit of valence: a smile shortens the vocal tract
+    melody_share: float = 0.5  # wider intonation per unit of valence
+    voice_noise: float = 0.3  # moments that mean nothing, in units of feeling
+    voice_noise_s: float = 1.0  # they are shorter than feelings
+    voice_spread: float = 0.2  # people differ in how much of it they let be heard
+    level_spread_db: float = 1.5  # and sit nearer to or farther from the microphone
 
 
 # ---- feelings and ratings -------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Voice:
         high = rng.random() < 0.5
         return cls(pitch_hz=rng.uniform(165, 235) if high else rng.uniform(90, 140), tract=rng.uniform(1.08, 1.2) if high else rng.uniform(0.95, 1.06),
                    syllables_per_s=rng.uniform(3.8, 5.0), pause_s=rng.uniform(0.5, 1.0), tilt_db=rng.uniform(-13, -9),
-                   level_db=rng.normal(-24, world.level_spread_db), breath=rng.uniform(0.01, 0.04),
+                   level_db=rng.normal(-30, world.level_spread_db), breath=rng.uniform(0.01, 0.04),
                    shown=np.clip(rng.normal(1, world.voice_spread, 2), 0.2, None))
 
 

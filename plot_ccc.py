@@ -1,6 +1,7 @@
 """Predictions -> post-processing -> the final CCC table and its plots, every finished run beside the others.
 
 Reads   runs/<run>/predictions/{train,val}/<id>.csv     of every finished run (mmpkd.py)
+        Cropped_Aligned/<id>/   the faces above the traces, where they are there
 Writes  plots/ccc.csv               run,target,recording,frames,ccc_raw,ccc_postprocessed: the recordings of Val_Set, then
                                     their mean, then all of them concatenated; frames: those with a valid rating
         plots/postprocessing.csv    the constants of each run and target, fitted on Train_Set
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from annotations import TARGETS, find_recordings
 from config import UserError, parse_config, run_script, whole_file
+from data import read_picture
 from losses import ccc
 from mmpkd import PARTITIONS, gap_closed, score
 
@@ -322,6 +324,7 @@ def left_out(unfinished):
 # ---- figures --------------------------------------------------------------------------------------------------------
 
 WIDTH = 11.0  # inches, of every figure
+FACES = 14  # above the traces, evenly over the recording
 ABOUT_CCC = "CCC, the concordance correlation coefficient: 1 where both curves are the same, 0 where they have nothing in common."
 TOO_HIGH = "The epoch of each run was chosen on these validation recordings: read every value as slightly too high."
 
@@ -344,20 +347,34 @@ def write_lines(fig, lines, left, top, **style):
         fig.text(left / across, (top - 0.2 * number) / up, line, va="top", **{"fontsize": 9, "color": "#444444"} | style)
 
 
-def traces_figure(run, name, after, table, notes, limits):
+def face_strip(folder, frames):
+    """The crops in the middles of FACES equal parts of a recording, beside each other: (S, FACES * S, 3) RGB; None without crops."""
+    paths = [Path(folder, f"{int((part + 0.5) / FACES * frames):06d}.jpg") for part in range(FACES)]
+    if not all(path.exists() for path in paths):
+        return None
+    return np.concatenate([read_picture(path, "frames").transpose(1, 2, 0) for path in paths], axis=1)
+
+
+def traces_figure(run, name, after, table, notes, limits, strip):
     """Figure of one recording: gold standard and predictions over time, a panel per target.
 
     after: the post-processed table; table: the rows of ccc.csv of this run and recording; notes: {target: what the
-    post-processing did}; limits: {target: lowest and highest value}, the same for all figures, so that they compare.
+    post-processing did}; limits: {target: lowest and highest value}, the same for all figures, so that they compare;
+    strip: face_strip, or None.
     """
-    tall, top, bottom = 2.1, 1.15, 1.2
+    wide, tall, top, bottom = WIDTH - 1.0, 2.1, 1.15, 1.2
+    if strip is not None:
+        top += wide / FACES + 0.1
     fig = Figure(figsize=(WIDTH, top + bottom + tall * len(run.targets) + 0.55 * (len(run.targets) - 1)))
     height = fig.get_size_inches()[1]
     about = f" ({run.about})" if run.about else ""
     write_lines(fig, [f"{run.name}{about}, recording {name}"], 0.75, height - 0.15, fontsize=14, color="black")
+    if strip is not None:
+        inches(fig, 0.75, height - top + 0.35, wide, wide / FACES).imshow(strip, aspect="auto")
+        fig.axes[-1].set_axis_off()
     before, values = run.val[name], table.set_index("target")
     for number, target in enumerate(run.targets):
-        axes = inches(fig, 0.75, height - top - tall - number * (tall + 0.55), WIDTH - 1.0, tall)
+        axes = inches(fig, 0.75, height - top - tall - number * (tall + 0.55), wide, tall)
         draw_traces(axes, before, after, target, run.colour)
         axes.set(ylabel=target, xlim=(0, max(before["time_s"].iloc[-1], 0.1)), ylim=limits[target])
         text = ccc_text(values.at[target, "ccc_raw"], values.at[target, "ccc_postprocessed"], notes[target])
@@ -502,17 +519,18 @@ def remove_others(folder, kept):
 
 # ---- main -----------------------------------------------------------------------------------------------------------
 
-def save_traces(runs, after, table, notes, folder):
+def save_traces(runs, after, table, notes, folder, crops_dir):
     """Writes the figure of every run and recording. Returns their paths.
 
-    table: ccc.csv; notes: {run name: {target: what the post-processing did}}.
+    after, notes: as for one figure, by the run's name; table: ccc.csv.
     """
     limits, paths = value_limits(runs, after), []
     with tqdm(total=sum(len(run.val) for run in runs), desc="plotting", unit=" figures", leave=False, disable=None) as bar:
         for run in runs:
             for name in run.val:
                 rows = table[(table["run"] == run.name) & (table["recording"] == name)]
-                fig = traces_figure(run, name, after[run.name][name], rows, notes[run.name], limits)
+                strip = face_strip(crops_dir / name, len(run.val[name]))
+                fig = traces_figure(run, name, after[run.name][name], rows, notes[run.name], limits, strip)
                 paths.append(save_figure(fig, Path(folder, run.name, f"{name}.png")))
                 bar.update()
     return paths
@@ -531,7 +549,7 @@ def main(argv=None):
     summary = save_figure(summary_figure(runs, table, unfinished), cfg.plots_dir / "ccc.png")
     after = {run.name: processed(run.val, constants[run.name], cfg.smoothing) for run in runs}
     notes = {run: {target: steps_text(each[target], cfg.smoothing, cfg.frame_rate) for target in each} for run, each in constants.items()}
-    traces = save_traces(runs, after, table, notes, cfg.plots_dir / "traces")
+    traces = save_traces(runs, after, table, notes, cfg.plots_dir / "traces", cfg.crops_dir)
     removed = remove_others(cfg.plots_dir / "traces", traces)
 
     for target in table["target"].unique():

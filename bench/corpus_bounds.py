@@ -1,0 +1,140 @@
+"""Bounds of the drawn corpus: what a face, a voice, both, and many more rated faces tell of people never seen.
+
+Draws three groups: rated people, as many more as make up the oracle's, and others on whom all models are scored.
+Trains, with the demo's networks, visual (12 people), audio (12), teacher (12) and the oracle (visual, 60): no student,
+so that the parameters of drawn_people.World can be chosen by these figures alone. For speed it goes round the video
+file and the detector: faces are cropped at the landmarks they were drawn at, and are black while out of the picture.
+
+    python bench/corpus_bounds.py --seeds 3
+"""
+import argparse
+import contextlib
+import hashlib
+import os
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import mmpkd
+from audio_extract import windows
+from audio_melspec import log_mel, to_grey
+from config import Config, whole_file
+from data import Recording, picture_shapes
+from demo import FACES, NETWORKS, SPECS
+from drawn_people import FRAME_RATE, SOUND_RATE, World
+from drawn_people import Recording as Drawn
+from face_detector import crop_face
+from models_kd import build_model
+
+RATED, ORACLE = 12, 60  # people
+# What is trained, on the faces or voices of how many people, for how many steps: until its CCC on the others rises no more
+ROWS = {f"visual, {RATED} people": ("visual", RATED, 250), f"audio, {RATED}": ("audio", RATED, 250),
+        f"teacher, {RATED}": ("teacher", RATED, 250), f"oracle: visual, {ORACLE}": ("visual", ORACLE, 900)}
+
+
+def draw(cache, seed, number, seconds, world, cfg):
+    """Crops (N, 3, S, S), spectrograms (N, 1, M, F) and ratings (N, 2) of a drawn person; kept in `cache`."""
+    key = hashlib.sha1(repr((seed, number, seconds, world, cfg.face_size, cfg.n_mels, cfg.hop_length)).encode()).hexdigest()[:16]
+    path = Path(cache, f"{key}.npz")
+    if not path.exists():
+        cv2.setNumThreads(1)
+        drawn = Drawn.draw((seed, number), round(seconds * FRAME_RATE), world)
+        with whole_file(path) as part:
+            np.savez(part, frames=_crops(drawn, cfg.face_size), specs=_specs(drawn.sound, len(drawn.motion.x), cfg), gold=drawn.gold[:-1])
+    return path
+
+
+def _crops(drawn, size):
+    there = drawn.in_picture()
+    crops = [crop_face(rgb, drawn.painter.landmarks(drawn.motion, k), size) if there[k] else np.zeros((size, size, 3), np.uint8)
+             for k, rgb in enumerate(drawn.frames())]
+    return np.stack(crops).transpose(0, 3, 1, 2)
+
+
+def _specs(sound, frames, cfg):
+    length = round(cfg.segment_s * SOUND_RATE)
+    blocks = iter([np.round(sound * 32767).astype(np.int16)])
+    cut = list(windows(blocks, frames, SOUND_RATE / FRAME_RATE, length, length // 2, SOUND_RATE))
+    pieces = [log_mel(np.stack(cut[k:k + 64]) / np.float32(32768), SOUND_RATE, cfg.n_fft, cfg.hop_length, cfg.n_mels)
+              for k in range(0, frames, 64)]
+    return to_grey(np.concatenate(pieces), cfg.db_min, cfg.db_max)[:, None]
+
+
+def people(paths):
+    """Recordings in memory, as data.load_recordings gives them."""
+    recordings = []
+    for number, path in enumerate(paths):
+        with np.load(path) as arrays:
+            recordings.append(Recording(f"person_{number}", arrays["gold"].astype(np.float32), {}, {k: arrays[k] for k in ("frames", "specs")}))
+    return recordings
+
+
+def bound(job):
+    """Scores on the others of one model, {target: {"mean": ..., "concatenated": ...}}; job: (stage, steps, train, val, settings)."""
+    stage, steps, train, val, cfg = job
+    torch.set_num_threads(1)
+    torch.manual_seed(cfg.seed)
+    sets = {"train": people(train), "val": people(val)}
+    frames_per_step = cfg.batch_size * cfg.clip_length
+    cfg = replace(cfg, stage=stage, epochs=round(steps * frames_per_step / sum(map(len, sets["train"]))))
+    model = build_model(stage, cfg, picture_shapes(sets["train"]))
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        mmpkd.train(mmpkd.Training(model, cfg), mmpkd.task_objective, sets, Path(folder), cfg, torch.device("cpu"))
+        best, _ = mmpkd.load_model(Path(folder, "best.pt"))
+    return mmpkd.score(mmpkd.predictions(best, sets["val"], cfg), cfg.targets)
+
+
+def table(scores):
+    """The figures as text: {model: [scores of each seed]}."""
+    lines = [f"{'CCC on the others':24}" + "".join(f"{target + ' mean':>22}{'concatenated':>16}" for target in ("arousal", "valence"))]
+    for name, runs in scores.items():
+        cells = [[run[target][key] for run in runs] for target in ("arousal", "valence") for key in ("mean", "concatenated")]
+        lines.append(f"{name:24}" + "".join(f"{f'{np.mean(c):.3f} +- {np.std(c):.3f}':>{width}}" for c, width in zip(cells, [22, 16] * 2)))
+    return "\n".join(lines)
+
+
+def verdicts(scores):
+    """Where the bounds should lie, and whether they do: lines of text on arousal, mean over people and seeds."""
+    visual, audio, teacher, oracle = (np.mean([run["arousal"]["mean"] for run in runs]) for runs in scores.values())
+    rules = [("visual from .2 to .5", visual, .2 <= visual <= .5), ("audio from .55 to .8", audio, .55 <= audio <= .8),
+             ("teacher no lower than audio", teacher - audio, teacher >= audio), ("teacher - visual >= .15", teacher - visual, teacher - visual >= .15),
+             ("oracle - visual >= .1", oracle - visual, oracle - visual >= .1)]
+    return "\n".join(f"  {'yes' if met else 'NO':4} {rule:30} {value:.3f}" for rule, value, met in rules)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2, help="of people and weights alike [2]")
+    parser.add_argument("--seconds", type=float, default=30, help="per person [30, the demo's]")
+    parser.add_argument("--others", type=int, default=12, help="people to score on [12]")
+    parser.add_argument("--cache", default="data_bounds", help="folder for what was drawn [data_bounds]")
+    args = parser.parse_args()
+    cfg = Config(**FACES, **SPECS, **NETWORKS, target="both", device="cpu")
+
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        jobs = [(seed, number) for seed in range(args.seeds) for number in range(ORACLE + args.others)]
+        draw_one = partial(draw, args.cache, seconds=args.seconds, world=World(), cfg=cfg)
+        drawn = dict(zip(jobs, tqdm(pool.map(draw_one, *zip(*jobs)), "drawing people", len(jobs), disable=None)))
+        jobs = [(stage, steps, [drawn[seed, n] for n in range(count)], [drawn[seed, ORACLE + n] for n in range(args.others)],
+                 replace(cfg, seed=seed)) for stage, count, steps in ROWS.values() for seed in range(args.seeds)]
+        jobs.sort(key=lambda job: -job[1])  # the longest first, so that no core ends up alone with it
+        results = list(tqdm(pool.map(bound, jobs), "training", len(jobs), disable=None))
+    scores = {name: [score for job, score in zip(jobs, results) if (job[0], len(job[2]), job[1]) == row] for name, row in ROWS.items()}
+    print(table(scores))
+    print(f"\nOver {args.seeds} seeds, of people and weights. mean: over {args.others} people. Each model is the epoch that did best on them.")
+    print("On arousal, mean over people:")
+    print(verdicts(scores))
+
+
+if __name__ == "__main__":
+    main()
