@@ -129,7 +129,8 @@ class Voice:
     @classmethod
     def draw(cls, rng, world):
         high = rng.random() < 0.5
-        return cls(pitch_hz=rng.uniform(165, 235) if high else rng.uniform(90, 140), tract=rng.uniform(1.08, 1.2) if high else rng.uniform(0.95, 1.06),
+        return cls(pitch_hz=rng.uniform(165, 235) if high else rng.uniform(90, 140),
+                   tract=rng.uniform(1.08, 1.2) if high else rng.uniform(0.95, 1.06),
                    syllables_per_s=rng.uniform(3.8, 5.0), pause_s=rng.uniform(0.5, 1.0), tilt_db=rng.uniform(-13, -9),
                    level_db=rng.normal(-30, world.level_spread_db), breath=rng.uniform(0.01, 0.04),
                    shown=np.clip(rng.normal(1, world.voice_spread, 2), 0.2, None))
@@ -216,7 +217,8 @@ class Manner:
     @classmethod
     def draw(cls, rng, world):
         own = SHOWN * (1 + world.style_spread * rng.standard_normal(SHOWN.shape)) + 0.3 * world.style_spread * rng.standard_normal(SHOWN.shape)
-        return cls(rest=world.rest_spread * rng.standard_normal(len(ACTIONS)), shown=own, talk=rng.uniform(0.5, 0.9), liveliness=rng.uniform(0.6, 1.3))
+        return cls(rest=world.rest_spread * rng.standard_normal(len(ACTIONS)), shown=own, talk=rng.uniform(0.5, 0.9),
+                   liveliness=rng.uniform(0.6, 1.3))
 
 
 def act(rng, manner, feelings, opening, world):
@@ -320,7 +322,8 @@ class Look:
         dark = skin.mean() < 120
         beard = rng.random() < 0.25
         uniform = rng.uniform
-        return cls(skin=skin, hair=HAIRS[rng.integers(2 if dark else len(HAIRS))] * uniform(0.85, 1.15), iris=IRISES[rng.integers(2 if dark else len(IRISES))],
+        return cls(skin=skin, hair=HAIRS[rng.integers(2 if dark else len(HAIRS))] * uniform(0.85, 1.15),
+                   iris=IRISES[rng.integers(2 if dark else len(IRISES))],
                    shirt=uniform(40, 200) + uniform(-40, 40, 3), scale=uniform(50, 60), width=uniform(0.70, 0.80), jaw=uniform(1.9, 3.0),
                    eye_x=uniform(0.29, 0.335), eye_y=uniform(-0.13, -0.07), eye_w=uniform(0.135, 0.165), eye_h=uniform(0.062, 0.085),
                    brow_y=uniform(0.155, 0.20), brow_h=uniform(0.022, 0.045), brow_arch=uniform(0.01, 0.05), nose_y=uniform(0.25, 0.31),
@@ -471,7 +474,8 @@ class Painter:
     def _paint_body(self, image, x, y):
         look, unit = self.look, self.look.scale
         middle = WIDTH / 2 + (x - WIDTH / 2) * 0.75
-        neck = [[x - 0.36 * unit, y + 0.6 * unit], [x + 0.36 * unit, y + 0.6 * unit], [middle + 0.42 * unit, y + 1.5 * unit], [middle - 0.42 * unit, y + 1.5 * unit]]
+        neck = [[x - 0.36 * unit, y + 0.6 * unit], [x + 0.36 * unit, y + 0.6 * unit],
+                [middle + 0.42 * unit, y + 1.5 * unit], [middle - 0.42 * unit, y + 1.5 * unit]]
         angle = np.linspace(np.pi, 2 * np.pi, 25)
         shoulders = np.stack([middle + np.cos(angle) * 1.75 * unit, y + (1.95 + np.sin(angle) * 0.75) * unit], 1)
         _fill(image, np.array(neck), look.skin * 0.62)
@@ -503,7 +507,8 @@ class _Features:
             self._eye(side, gaze_x, gaze_y, lids)
             self._brow(side)
             nostril = self.place(side * self.look.nose_w * 0.45, self.look.nose_y + 0.06, 0.18)
-            cv2.ellipse(self.canvas, (nostril.tolist(), (self.look.nose_w * 0.42 * UNIT, 0.04 * UNIT), -15 * side), _rgb(self.look.skin * 0.3), -1, cv2.LINE_AA)
+            oval = (nostril.tolist(), (self.look.nose_w * 0.42 * UNIT, 0.04 * UNIT), -15 * side)
+            cv2.ellipse(self.canvas, oval, _rgb(self.look.skin * 0.3), -1, cv2.LINE_AA)
         self._mouth()
         if self.look.glasses:
             self._glasses()
@@ -557,7 +562,8 @@ class _Features:
         thin = 1 - 0.18 * np.clip(smile, -1, 1)
         top = upper - look.upper_lip * thin * (1 - np.abs(t) ** 1.6) * (1 - 0.28 * np.exp(-(t / 0.16) ** 2))
         bottom = lower + look.lower_lip * thin * (1 - t**2) ** 0.8
-        band = lambda above, below, ends=0: np.concatenate([self.place(x, above, 0.05)[ends:25 - ends], self.place(x, below, 0.05)[ends:25 - ends][::-1]])
+        edge = lambda y, ends: self.place(x, y, 0.05)[ends:25 - ends]
+        band = lambda above, below, ends=0: np.concatenate([edge(above, ends), edge(below, ends)[::-1]])
         _fill(self.canvas, band(top, bottom), look.lip)
         _fill(self.canvas, band(lower + 0.3 * (bottom - lower), lower + 0.6 * (bottom - lower), 4), look.lip * 1.12)
         if drop > 0.06:

@@ -107,7 +107,8 @@ def verdicts(scores):
     """Where the bounds should lie, and whether they do: lines of text on arousal, mean over people and seeds."""
     visual, audio, teacher, oracle = (np.mean([run["arousal"]["mean"] for run in runs]) for runs in scores.values())
     rules = [("visual from .2 to .5", visual, .2 <= visual <= .5), ("audio from .55 to .8", audio, .55 <= audio <= .8),
-             ("teacher no lower than audio", teacher - audio, teacher >= audio), ("teacher - visual >= .15", teacher - visual, teacher - visual >= .15),
+             ("teacher no lower than audio", teacher - audio, teacher >= audio),
+             ("teacher - visual >= .15", teacher - visual, teacher - visual >= .15),
              ("oracle - visual >= .1", oracle - visual, oracle - visual >= .1)]
     return "\n".join(f"  {'yes' if met else 'NO':4} {rule:30} {value:.3f}" for rule, value, met in rules)
 
