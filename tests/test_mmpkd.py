@@ -147,7 +147,8 @@ def test_the_task_loss_is_over_all_frames_of_the_batch_and_not_over_clips():
     model = build_model("visual", tiny_config(), SHAPES).eval()
     with torch.no_grad():
         loss, parts = mmpkd.task_objective(model, batch)
-    assert float(loss) == float(parts["task"]) == pytest.approx(1 - float(ccc(model(batch.frames).pred.flatten(), batch.gold.flatten())), abs=1e-6)
+        expected = 1 - float(ccc(model(batch.frames).pred.flatten(), batch.gold.flatten()))
+    assert float(loss) == float(parts["task"]) == pytest.approx(expected, abs=1e-6)
 
 
 # ---- the frozen teacher, the student without sound ------------------------------------------------------------------
@@ -518,6 +519,17 @@ def test_a_stopped_run_goes_on_only_when_asked_to(made, call):
     line = one_line(*call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--epochs", 4)[::2])
     assert "was stopped: go on with --resume, or delete the folder" in line
     assert files_of(run_of(made, "visual", "arousal")) == before
+
+
+def test_stage_all_goes_on_from_whichever_run_was_stopped(made, call):
+    words = ["--data-dir", made, *TINY, "--epochs", 1]
+    assert call("mmpkd", *words, "--stage", "visual")[0] == 0
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        Stop(monkeypatch, "predictions", 0)
+        assert call("mmpkd", *words)[0] == 130  # in the teacher's run
+    assert "teacher_arousal/ holds a run that was stopped" in one_line(*call("mmpkd", *words)[::2])
+    code, out, err = call("mmpkd", *words, "--resume")
+    assert code == 0 and out.count("nothing to do") == 1 and out.count(": finished; ") == 2 and "gap closed by student" in out, err
 
 
 def test_a_run_that_was_stopped_early_by_patience_resumes_to_its_end(made, call, monkeypatch):
