@@ -11,6 +11,7 @@ Writes  runs/<stage>_<target>[_<distill>]/      config.json, log.jsonl (a line p
                                                 with the best validation CCC), predictions/{train,val}/<id>.csv
 """
 import dataclasses
+import io
 import json
 import math
 import time
@@ -150,8 +151,10 @@ def prediction_table(recording, pred, targets, frame_rate):
 
 def save_checkpoint(path, state):
     """Writes tensors and plain Python, whole or not at all."""
-    with whole_file(path) as part, open(part, "wb") as file:  # opened here, so that a full disk is an OSError: torch's own is not
-        torch.save(state, file)
+    buffer = io.BytesIO()  # torch.save meets a full disk half-way with a RuntimeError that says nothing
+    torch.save(state, buffer)
+    with whole_file(path) as part:
+        part.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path):
