@@ -121,7 +121,7 @@ class Voice:
     tract: float  # formants times this: short people's are higher
     syllables_per_s: float
     pause_s: float
-    tilt_db: float  # per octave
+    tilt_db: float  # per octave: 12 down at the source, 6 up at the lips (Klatt, 1980)
     level_db: float
     breath: float
     shown: np.ndarray  # (2,) how much of arousal and valence is heard
@@ -131,7 +131,7 @@ class Voice:
         high = rng.random() < 0.5
         return cls(pitch_hz=rng.uniform(165, 235) if high else rng.uniform(90, 140),
                    tract=rng.uniform(1.08, 1.2) if high else rng.uniform(0.95, 1.06),
-                   syllables_per_s=rng.uniform(3.8, 5.0), pause_s=rng.uniform(0.5, 1.0), tilt_db=rng.uniform(-13, -9),
+                   syllables_per_s=rng.uniform(3.8, 5.0), pause_s=rng.uniform(0.5, 1.0), tilt_db=rng.uniform(-8, -4),
                    level_db=rng.normal(-30, world.level_spread_db), breath=rng.uniform(0.01, 0.04),
                    shown=np.clip(rng.normal(1, world.voice_spread, 2), 0.2, None))
 
