@@ -119,7 +119,7 @@ class Config:
 
     # --- demo: demo.py
     quick: bool = False  # a smaller corpus and shorter training: under 2 minutes
-    minutes: Annotated[float, (0.1, 60, True)] = 0.75  # length of each drawn recording
+    minutes: Annotated[float, (0.1, 60, True)] = 0.5  # length of each drawn recording
     subjects: Annotated[int, (3, 10000, True)] = 12  # drawn people, a third of them held out (dev_*)
 
     # Folders, derived. Each has one script that writes it.
