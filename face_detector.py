@@ -9,6 +9,7 @@ Writes  Cropped_Aligned/<id>/000000.jpg ...     frame k: the picture on show at 
 To repeat the last face where there is none, run face_detector_frameRetention.py instead of this script, or after it:
 each exchanges what the other put into the frames without a face, and detects nothing twice.
 """
+import contextlib
 import math
 from collections import Counter
 from typing import NamedTuple
@@ -141,6 +142,17 @@ class Seen(NamedTuple):
     """Where and when somebody's face was seen last."""
     box: np.ndarray  # (4,)
     time_s: float
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Torch on one thread meanwhile: MTCNN's nets are too small to gain from more, and more wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Follower:
@@ -287,7 +299,7 @@ def main(argv=None, script=__file__, doc=__doc__, retain=False):
                    + (" (done before)" if table is before else ""))
         return counts, table is not before
 
-    with tqdm(unit=" frames", disable=None, leave=False) as bar:
+    with tqdm(unit=" frames", disable=None, leave=False) as bar, one_thread():
         results = for_each(videos, work)
     total = sum((counts for counts, _ in results.values()), Counter())
     made = sum(new for _, new in results.values())

@@ -348,11 +348,13 @@ def write_lines(fig, lines, left, top, **style):
 
 
 def face_strip(folder, frames):
-    """The crops in the middles of FACES equal parts of a recording, beside each other: (S, FACES * S, 3) RGB; None without crops."""
+    """The crops in the middles of FACES equal parts of a recording, side by side on white: (H, W, 3) RGB; None without crops."""
     paths = [Path(folder, f"{int((part + 0.5) / FACES * frames):06d}.jpg") for part in range(FACES)]
     if not all(path.exists() for path in paths):
         return None
-    return np.concatenate([read_picture(path, "frames").transpose(1, 2, 0) for path in paths], axis=1)
+    crops = [read_picture(path, "frames").transpose(1, 2, 0) for path in paths]
+    margin = max(1, len(crops[0]) // 32)
+    return np.concatenate([np.pad(crop, ((0, 0), (margin, margin), (0, 0)), constant_values=255) for crop in crops], axis=1)
 
 
 def traces_figure(run, name, after, table, notes, limits, strip):

@@ -469,3 +469,12 @@ def test_runs_trained_on_other_people_are_compared_all_the_same(data):
 def test_the_flags_are_those_that_it_reads(call):
     assert call("plot_ccc", "--epochs", "3")[0] == 2
     assert call("plot_ccc", "--smoothing", "gaussian")[0] == 2
+
+
+def test_the_faces_of_a_recording_stand_above_its_traces_in_order(tmp_path):
+    for k in range(28):
+        cv2.imwrite(str(tmp_path / f"{k:06d}.jpg"), np.full((32, 32, 3), 8 * k, np.uint8))
+    strip = plot_ccc.face_strip(tmp_path, 28)
+    assert strip.shape == (32, plot_ccc.FACES * 34, 3)
+    assert np.allclose(strip[16, 17::34, 0], 8 * np.arange(1, 28, 2), atol=2)
+    assert plot_ccc.face_strip(tmp_path, 60) is None  # crops of the second half are not there
