@@ -12,8 +12,10 @@ A second run goes on where the first was stopped, and does nothing twice. Faces 
 """
 import itertools
 import math
+import multiprocessing
 import os
 import shlex
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -48,25 +50,37 @@ def names_of(subjects):
 
 
 def draw(numbered_name, data_dir, seed, frames):
-    """Draws one recording, unless it is there. Its ratings are written last: they mark it as whole."""
+    """Draws one recording. Its ratings are written last: they mark it as whole."""
     number, name = numbered_name
-    if not Path(data_dir, "ratings_gold_standard", f"{name}.csv").exists():
-        write_recording(data_dir, name, Recording.draw((seed, number), frames))
+    write_recording(data_dir, name, Recording.draw((seed, number), frames))
+
+
+def _begin_worker():
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair: what is being drawn is finished
 
 
 def draw_corpus(cfg, names):
-    """The corpus as it ships, drawn on all cores."""
+    """The corpus as it ships, drawn on all cores; what is there is left."""
     frames = math.ceil(cfg.minutes * 60 * FRAME_RATE)
-    work = partial(draw, data_dir=cfg.data_dir, seed=cfg.seed, frames=frames)
-    with ProcessPoolExecutor(os.cpu_count(), initializer=cv2.setNumThreads, initargs=[1]) as pool:
-        list(tqdm(pool.map(work, enumerate(names)), "drawing people", len(names), unit=" people", disable=None, leave=False))
-    print(f"{cfg.data_dir}: {len(names)} drawn people of {frames} frames each ({frames / FRAME_RATE:.0f} s)")
+    missing = [(number, name) for number, name in enumerate(names) if not (cfg.ratings_dir / f"{name}.csv").exists()]
+    if missing:
+        work = partial(draw, data_dir=cfg.data_dir, seed=cfg.seed, frames=frames)
+        # a fork of a process in which torch has threads can hang
+        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), _begin_worker) as pool:
+            list(tqdm(pool.map(work, missing), "drawing people", len(missing), unit=" people", disable=None, leave=False))
+    print(f"{cfg.data_dir}: {len(names)} people, {len(missing)} drawn now, {frames} frames each ({frames / FRAME_RATE:.0f} s)")
+
+
+def flags(settings):
+    """Settings as the words of a command line."""
+    words = [["--" + name.replace("_", "-")] + [str(value)] * (value is not True) for name, value in settings.items()]
+    return list(itertools.chain(*words))
 
 
 def call(script, **settings):
     """Runs a script as its user would, with its command line shown: what its main returns."""
-    flags = [["--" + name.replace("_", "-")] + [str(value)] * (value is not True) for name, value in settings.items()]
-    command = [Path(script.__file__).name, *itertools.chain(*flags)]
+    command = [Path(script.__file__).name, *flags(settings)]
     print(f"\n$ python {shlex.join(command)}", flush=True)
     began = time.perf_counter()
     result = script.main(command[1:])
@@ -78,10 +92,11 @@ def conclusion(table):
     """One sentence on what ccc.csv, as a table, shows."""
     means = table[(table["target"] == "arousal") & (table["recording"] == "mean")].set_index("run")["ccc_raw"]
     visual, teacher, student = (means[[run for run in means.index if run.startswith(stage)][0]] for stage in mmpkd.ROLES)
-    people = len(set(table["recording"]) - {"mean", "concatenated"})
-    return (f"They show that on arousal, for {people} people never trained on, the teacher that sees and hears reaches a mean CCC of "
+    count = len(set(table["recording"]) - {"mean", "concatenated"})
+    people = f"{count} {'person' if count == 1 else 'people'}"
+    return (f"They show that on arousal, for {people} never trained on, the teacher that sees and hears reaches a mean CCC of "
             f"{teacher:.2f} and the network that only sees {visual:.2f}; the student, which only sees but was taught by that teacher, reaches "
-            f"{student:.2f} (gap closed: {mmpkd.gap_closed(visual, teacher, student)}). One seed and {people} people: a look, not a result.")
+            f"{student:.2f} (gap closed: {mmpkd.gap_closed(visual, teacher, student)}). One seed and {people}: a look, not a result.")
 
 
 def main(argv=None):

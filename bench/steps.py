@@ -1,4 +1,4 @@
-"""Frames per second of every step of the preprocessing, beside the way that its library's manual would do it.
+"""Frames per second of every step, beside the way that its library's manual would do it.
 
 Draws two people, or takes the first two recordings of a corpus that is there (nothing is written into its folder).
 Sides take turns and the best of the rounds counts, so that a busy machine troubles both alike. A ratio above 1: faster.
@@ -27,8 +27,10 @@ from facenet_pytorch import MTCNN
 import annotations
 import audio_extract
 import audio_melspec
+import demo
 import face_detector
 import face_detector_frameRetention
+import mmpkd
 from config import Config
 from drawn_people import FRAME_RATE, Recording, write_recording
 
@@ -95,7 +97,10 @@ def compare(sides, data, made, rounds):
 
 
 def script(module):
-    return lambda data: module.main(["--data-dir", str(data), *(["--device", "cpu"] if "face" in module.__name__ else [])])
+    """The script's main on a data folder; mmpkd.py with one epoch of the demo's teacher."""
+    flags = {"face_detector": ["--device", "cpu"], "face_detector_frameRetention": ["--device", "cpu"],
+             "mmpkd": demo.flags({**demo.NETWORKS, "stage": "teacher", "epochs": 1, "device": "cpu"})}
+    return lambda data: module.main(["--data-dir", str(data), *flags.get(module.__name__, [])])
 
 
 def draw_people(data):
@@ -122,6 +127,7 @@ STEPS = [
     ("face_detector_frameRetention.py, after it", [], face_detector_frameRetention, {}),
     ("audio_extract.py", ["audio_segments"], audio_extract, {"librosa.load, slices": cut_with_librosa}),
     ("audio_melspec.py", ["specs"], audio_melspec, {"librosa per segment": draw_with_librosa}),
+    ("mmpkd.py, an epoch of the demo's teacher", ["runs"], mmpkd, {}),
 ]
 
 
