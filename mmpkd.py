@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from annotations import TARGETS, find_recordings
 from config import (
     Config,
     SettingsError,
@@ -41,6 +42,8 @@ from data import augment, load_recordings, on_device, picture_shapes, stream, tr
 from losses import DISTILL, ccc, ccc_loss
 from models_kd import MODELS, build_model
 
+AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
+CLOCK_S = 0.001  # time_s is rounded to a tenth of this
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
 MAY_CHANGE = {"data_dir", "runs_dir", "resume", "device"}  # settings that a resumed run need not share with its beginning
 
@@ -380,7 +383,7 @@ def run(cfg):
     state = state_of_run(folder, cfg)
     if state == "finished":
         print(f"{folder}: finished before, nothing to do")
-        return score(read_predictions(folder, "val"), cfg.targets)
+        return score(read_predictions(folder, "val", cfg.frame_rate), cfg.targets)
     device = torch_device(cfg.device)
     sets = {name: load_recordings(cfg, partition, trained_on(cfg.stage)) for name, partition in PARTITIONS.items()}
     check_sets(sets, cfg)
@@ -458,12 +461,35 @@ def finish(folder, sets, cfg, device):
     return scores
 
 
-def read_predictions(folder, partition):
-    """{id: table} of a finished run. Raises UserError if there are none."""
-    paths = sorted(Path(folder, "predictions", partition).glob("*.csv"))
-    if not paths:
-        raise UserError(f"{folder}/predictions/{partition}/ is missing: run mmpkd.py first")
-    return {path.stem: pd.read_csv(path) for path in paths}
+def read_predictions(folder, partition, frame_rate):
+    """{id: table} of a finished run, in natural order. Raises UserError naming what is missing or damaged."""
+    again = AGAIN.format(folder)
+    paths = find_recordings([Path(folder, "predictions", partition)], (), again)
+    return {name: read_table(path, frame_rate, again) for name, path in paths.items()}
+
+
+def read_table(path, frame_rate, again):
+    """The predictions of one recording. Raises UserError if they are not whole: `again` says what to do."""
+    try:
+        table = pd.read_csv(path, dtype=float)
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): {again}") from None
+    targets = targets_of(table)
+    if not targets or not len(table) or "time_s" not in table or not {f"{target}_gold" for target in targets} <= set(table):
+        raise UserError(f"{path} has no rows of time_s,{TARGETS[0]}_gold,{TARGETS[0]}_pred: {again}")
+    preds = table[[f"{target}_pred" for target in targets]].to_numpy()
+    for k in np.flatnonzero(~np.isfinite(preds).all(1)):
+        raise UserError(f"{path} line {k + 2}: a prediction is missing or not finite: {again}")
+    times = np.arange(len(table)) / frame_rate
+    for k in np.flatnonzero(~(np.abs(table["time_s"] - times) < CLOCK_S)):
+        raise UserError(f"{path} line {k + 2}: time_s is {table['time_s'][k]:g}, not {times[k]:g} as with frame_rate {frame_rate:g}: "
+                        f"give the --frame-rate of the run, or if lines are lost, {again}")
+    return table
+
+
+def targets_of(table):
+    """The targets that a table has predictions of."""
+    return [target for target in TARGETS if f"{target}_pred" in table]
 
 
 def teacher_path(cfg):

@@ -24,15 +24,14 @@ import pandas as pd
 from matplotlib.figure import Figure  # without pyplot no display is ever looked for
 from tqdm import tqdm
 
-from annotations import TARGETS, find_recordings
+from annotations import TARGETS
 from config import UserError, parse_config, run_script, whole_file
 from data import read_picture
 from losses import ccc
-from mmpkd import PARTITIONS, gap_closed, score
+from mmpkd import AGAIN, PARTITIONS, gap_closed, read_predictions, score, targets_of
 
 GAIN = 1e-6  # a step must raise the CCC by more to be kept: predictions have six digits
 SPREAD = 1e-9  # predictions that vary by less are constant: there is nothing to scale
-CLOCK_S = 0.001  # time_s is rounded to a tenth of this
 
 # Of each stage, in this order everywhere: what it is, and its colour (Okabe and Ito's, told apart by the colour-blind).
 STAGES = {"visual": ("face only: lower bound", "#0072B2"), "teacher": ("face and voice: upper bound", "#D55E00"),
@@ -155,44 +154,17 @@ def read_runs(root, frame_rate):
 
 def read_run(folder, frame_rate):
     """Run of a folder. Raises UserError naming the file that is missing, damaged or not like the others."""
-    again = f"delete {folder}/ and run mmpkd.py with the same settings again"
-    tables = {}
-    for partition in PARTITIONS:
-        paths = find_recordings([folder / "predictions" / partition], (), again)
-        tables[partition] = {name: read_table(path, frame_rate, again) for name, path in paths.items()}
+    tables = {partition: read_predictions(folder, partition, frame_rate) for partition in PARTITIONS}
     run = Run(folder.name, **tables)
     if both := sorted(set(run.train) & set(run.val)):
-        raise UserError(f"{folder}/predictions/ has {both[0]} in train/ and in val/: nothing may be fitted on what is reported; {again}")
+        raise UserError(f"{folder}/predictions/ has {both[0]} in train/ and in val/: nothing may be fitted on what is reported; "
+                        f"{AGAIN.format(folder)}")
     for partition in PARTITIONS:
         for name, table in tables[partition].items():
             if targets_of(table) != run.targets:
                 raise UserError(f"{folder}/predictions/{partition}/{name}.csv has predictions of {' and '.join(targets_of(table))}, other "
-                                f"recordings of {' and '.join(run.targets)}: {again}")
+                                f"recordings of {' and '.join(run.targets)}: {AGAIN.format(folder)}")
     return run
-
-
-def read_table(path, frame_rate, again):
-    """The predictions of one recording. Raises UserError if they are not whole: `again` says what to do."""
-    try:
-        table = pd.read_csv(path, dtype=float)
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): {again}") from None
-    targets = targets_of(table)
-    if not targets or not len(table) or "time_s" not in table or not {f"{target}_gold" for target in targets} <= set(table):
-        raise UserError(f"{path} has no rows of time_s,{TARGETS[0]}_gold,{TARGETS[0]}_pred: {again}")
-    preds = table[[f"{target}_pred" for target in targets]].to_numpy()
-    for k in np.flatnonzero(~np.isfinite(preds).all(1)):
-        raise UserError(f"{path} line {k + 2}: a prediction is missing or not finite: {again}")
-    times = np.arange(len(table)) / frame_rate
-    for k in np.flatnonzero(~(np.abs(table["time_s"] - times) < CLOCK_S)):
-        raise UserError(f"{path} line {k + 2}: time_s is {table['time_s'][k]:g}, not {times[k]:g} as with frame_rate {frame_rate:g}: "
-                        f"give the --frame-rate of the run, or if lines are lost, {again}")
-    return table
-
-
-def targets_of(table):
-    """The targets that a table has predictions of."""
-    return [target for target in TARGETS if f"{target}_pred" in table]
 
 
 def check_same_gold(root, runs):

@@ -753,3 +753,13 @@ def test_a_recording_without_ratings_is_said_and_masked(made, call):
     table = pd.read_csv(run_of(made, "visual", "arousal") / "predictions" / "train" / "train_2.csv")
     assert table["arousal_gold"].isna().all() and np.isfinite(table["arousal_pred"]).all()
     assert ",nan," in (run_of(made, "visual", "arousal") / "predictions" / "train" / "train_2.csv").read_text()
+
+
+def test_damaged_predictions_of_a_finished_run_are_one_line(made, call):
+    flags = ["--data-dir", made, "--stage", "visual", *TINY]
+    assert call("mmpkd", *flags)[0] == 0
+    table = next((made / "runs" / "visual_arousal" / "predictions" / "val").glob("*.csv"))
+    table.write_text("time_s,arousal_gold,arousal_pred\n0,0.1\n0,1,2,3,4\n")
+    code, _, err = call("mmpkd", *flags)
+    assert code == 1 and len(err.splitlines()) == 1
+    assert str(table) in err and "run mmpkd.py" in err

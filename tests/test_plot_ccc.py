@@ -263,7 +263,7 @@ def test_the_raw_values_are_those_of_mmpkd(plotted):
     data, done, _ = plotted
     table = done["ccc"].set_index(["run", "recording"])["ccc_raw"]
     for run in ("visual_arousal", "student_arousal_cosine"):
-        scores = mmpkd.score(mmpkd.read_predictions(data / "runs" / run, "val"), ["arousal"])["arousal"]
+        scores = mmpkd.score(mmpkd.read_predictions(data / "runs" / run, "val", 25), ["arousal"])["arousal"]
         assert {name: pytest.approx(value, abs=1e-6) for name, value in scores.items()} == table[run].to_dict()
 
 
