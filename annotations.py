@@ -12,7 +12,13 @@ import fnmatch
 import glob
 import json
 import math
+import multiprocessing
+import os
 import re
+import signal
+import threading
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +31,7 @@ from config import UserError, parse_config, run_script, whole_file
 
 TARGETS = ["arousal", "valence"]
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)  # the next recording would end the same way
+WORTH_A_WORKER = 3000  # frames: a process takes seconds to start
 CLOCK_S = 0.002  # containers round time stamps to a millisecond, the first one too: stamps this close are the same
 
 
@@ -60,31 +67,116 @@ def _natural(name):
     return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", name))]
 
 
-def for_each(recordings, work):
-    """`work(id)` of every recording by id: a bad one is reported, and the others are still done.
+def shard_of(recordings, shard):
+    """Every n-th of `recordings`, beginning with the i-th, for the shard "i/n"; all of them for ""."""
+    i, n = map(int, shard.split("/")) if shard else (1, 1)
+    return {name: recordings[name] for name in list(recordings)[i - 1::n]}
 
-    Raises UserError at the end if any failed; a full disk stops it at once.
+
+def for_each(recordings, work, sizes=None, workers=1, unit="frames", worth=WORTH_A_WORKER):
+    """What `work(id, report)` makes of every recording by id: a bad one is reported, and the others are still done.
+
+    work: a top-level function or functools.partial of one; returns a line to print and a result, and calls report(n) for
+    every n frames done. sizes: id -> frames to do, for the time left. workers: processes; 0: one per core, or fewer where
+    that is quicker, with `worth` frames or more for each. Raises UserError at the end if any recording failed; a full disk stops it at once.
     """
+    sizes = sizes or {}
+    total = sum(sizes.values())
+    workers = min(len(recordings), workers or min(cores(), total // worth + 1))
     results, failed = {}, {}
-    for name in recordings:
-        try:
-            results[name] = work(name)
-        except UserError as error:
-            failed[name] = str(error)
-        except OSError as error:  # a file that must not be read, say
-            if error.errno in FULL_DISK:
-                raise
-            failed[name] = f"{error.strerror or error}: {error.filename or name}"
-        if name in failed:
-            tqdm.write(f"{name}: FAILED: {failed[name]}")
+    outcomes = _in_turn if workers <= 1 else _in_processes
+    with (tqdm(total=total or None, unit=f" {unit}", disable=None, leave=False, smoothing=0.05) as bar,
+          contextlib.closing(outcomes(list(recordings), work, bar, workers)) as ended):
+        for name, outcome in ended:
+            if isinstance(outcome, UserError):
+                failed[name] = str(outcome)
+            elif isinstance(outcome, OSError) and outcome.errno not in FULL_DISK:  # a file that must not be read, say
+                failed[name] = f"{outcome.strerror or outcome}: {outcome.filename or name}"
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                line, results[name] = outcome
+                tqdm.write(line)
+            if name in failed:
+                tqdm.write(f"{name}: FAILED: {failed[name]}")
     if failed:
-        raise UserError(f"{len(failed)} of {len(recordings)} recordings failed ({', '.join(failed)}), for the reasons "
-                        "given above; the others are done")
-    return results
+        raise UserError(f"{len(failed)} of {len(recordings)} recordings failed ({', '.join(sorted(failed, key=_natural))}), for the "
+                        "reasons given above; the others are done")
+    return {name: results[name] for name in recordings}
+
+
+def cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _in_turn(names, work, bar, _):
+    for name in names:
+        bar.set_description(name)
+        try:
+            outcome = work(name, bar.update)
+        except (UserError, OSError) as error:
+            outcome = error
+        yield name, outcome
+
+
+def _in_processes(names, work, bar, workers):
+    """The same as _in_turn, in the order in which they end."""
+    context = multiprocessing.get_context("spawn")  # a fork of a process in which torch has threads can hang
+    done, stop = context.RawArray("q", len(names)), context.RawValue("b", 0)
+    pool = ProcessPoolExecutor(workers, context, _begin_worker, (done, stop))
+    try:
+        with _no_interrupts():
+            waiting = {pool.submit(_work_of, work, name, number): name for number, name in enumerate(names)}
+        bar.set_description(f"{workers} workers")
+        while waiting:
+            ended, _ = wait(waiting, 0.2, FIRST_COMPLETED)
+            bar.update(sum(done) - bar.n)
+            for job in ended:
+                if isinstance(job.exception(), BrokenProcessPool):
+                    raise UserError("a worker was killed (out of memory?): run the same again, with a lower --workers")
+                yield waiting.pop(job), job.exception() or job.result()
+    finally:  # also where an error or Ctrl-C ends it: the workers stop at their next frame
+        stop.value = 1
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_interrupts():
+    """Processes that are started in the block hear of no Ctrl-C, not even while they start: it is their parent's affair."""
+    if hasattr(signal, "pthread_sigmask"):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        yield
+
+
+def _begin_worker(done, stop):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be kept from them
+    global _DONE, _STOP
+    _DONE, _STOP = done, stop
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)  # nobody waits for what this worker does, and the next run may do the same recording
+
+
+def _work_of(work, name, number):
+    def report(frames=1):
+        _DONE[number] += frames
+        if _STOP.value:
+            raise KeyboardInterrupt
+    report(0)  # one job more than there are workers waits where it cannot be taken back
+    return work(name, report)
 
 
 def keep_settings(folder, cfg, names, made_of=None):
-    """Notes in `folder`/settings.json what everything in it is made with: one folder, one set of settings.
+    """Notes in `folder`/settings.json what everything in it is made with, and returns it: one folder, one set of settings.
 
     names: of the fields of `cfg`, separated by spaces; made_of: the folder that is read, if it has such a note: it must
     agree with `cfg`, and what it says is noted too. Raises UserError where things were made with other values.
@@ -93,11 +185,12 @@ def keep_settings(folder, cfg, names, made_of=None):
     source = _read_note(made_of) if made_of else {}
     _agree(made_of, source, {name: settings[name] for name in settings if name in source})
     settings = source | settings
-    if any(path.is_dir() for path in Path(folder).glob("[!.]*")):
+    if any(path.is_dir() or path.suffix == ".npy" for path in Path(folder).glob("[!.]*")):
         _agree(folder, _read_note(folder) or settings, settings)
     if _read_note(folder) != settings:  # nothing was made yet
         with whole_file(Path(folder, "settings.json")) as part:
             part.write_text(json.dumps(settings, indent=1) + "\n")
+    return settings
 
 
 def _read_note(folder):
@@ -109,6 +202,7 @@ def _read_note(folder):
 
 
 def _agree(folder, before, now):
+    before = {"spec_files": "pictures"} | before  # older notes do not have it
     for name, value in now.items():
         if before.get(name) != value:
             raise UserError(f"{folder}/ was made with {name} {before.get(name)}, now it is {value}: use the same again, or "
@@ -295,12 +389,10 @@ def main(argv=None):
     for folder in (cfg.crops_dir, cfg.segments_dir, cfg.specs_dir, cfg.annotations_dir / "Train_Set", cfg.annotations_dir / "Val_Set"):
         folder.mkdir(parents=True, exist_ok=True)
 
-    def work(name):
+    def work(name, report):
         if name not in ratings:
             raise UserError(f"it has no ratings: {cfg.ratings_dir / name}.csv was expected")
-        line, changed = annotate(name, ratings[name], cfg)
-        print(line)
-        return changed
+        return annotate(name, ratings[name], cfg)
 
     written = for_each(chosen + ([] if cfg.recordings else unrated(ratings, cfg)), work)
     print(f"{cfg.annotations_dir}: {sum(written.values())} of {len(written)} annotation files written"

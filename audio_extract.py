@@ -6,16 +6,20 @@ Writes  audio_segments/<id>/000000.wav ...      mono, 16 bit: the sound around f
     python audio_extract.py --data-dir data
 """
 import io
+import os
+from functools import partial
 
 import av
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
-from annotations import find_recordings, for_each, keep_settings, known_frames, open_media, picture_clock
-from config import UserError, parse_config, run_script, whole_folder
+from annotations import find_recordings, for_each, keep_settings, known_frames, open_media, picture_clock, shard_of
+from config import UserError, growing_folder, parse_config, run_script, write_bytes
 
+PIECE = 16384  # samples of a WAV read at a time
 JUMP_S = 0.05  # time stamps of sound that are off by less are rounded; by more, sound is missing or there twice
+SETTINGS = "audio_rate segment_s segment_at frame_rate"  # what segments are made with
+WORTH_A_WORKER = 20000  # segments: what one process does in the second or two that another takes to start
 SHORT_S = 1.0  # sound may end this much before the pictures and is silent then; by more, it is of something else
 
 
@@ -27,6 +31,12 @@ def read_sound(path, rate, start_s=None):
     start_s: time stamp of the file at which they begin, silent where the sound begins later; None: its first sample.
     Raises UserError if there is no sound or it cannot be read.
     """
+    if start_s is None and is_plain(path):
+        try:
+            yield from _plain_sound(path, rate)
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"{path} cannot be read to its end ({error}): replace it") from None
+        return
     with open_media(path) as container:
         if not container.streams.audio:
             raise UserError(f"{path} has no sound track: put the sound of this recording into audio/ as {path.stem}.wav")
@@ -43,6 +53,31 @@ def read_sound(path, rate, start_s=None):
             yield block
     if not done:
         raise UserError(f"{path} holds no sound: its track is empty")
+
+
+def is_plain(path):
+    """Whether a file is a whole WAV of 16 bits, mono or stereo: what does not need FFmpeg to be read."""
+    try:
+        about = soundfile.info(path)
+    except soundfile.LibsndfileError:
+        return False
+    around = os.path.getsize(path) - 2 * about.frames * about.channels  # much: a header that is wrong about the length, say
+    return about.format == "WAV" and about.subtype == "PCM_16" and about.channels <= 2 and about.frames > 0 and around < 2**16
+
+
+def _plain_sound(path, rate):
+    """The same as FFmpeg makes of it, bit for bit, in half the time and less: in fewer and larger pieces."""
+    with soundfile.SoundFile(path) as file:
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
+        same = (file.samplerate, file.channels) == (rate, 1)
+        while len(samples := file.read(PIECE, dtype="int16", always_2d=True)):
+            if same:
+                yield samples[:, 0]
+            else:
+                frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), "s16", "mono" if file.channels == 1 else "stereo")
+                frame.sample_rate = file.samplerate
+                yield from (made.to_ndarray()[0] for made in resampler.resample(frame))
+        yield from (made.to_ndarray()[0] for made in resampler.resample(None) if not same)
 
 
 def _resampled(container, rate):
@@ -91,45 +126,67 @@ def frames_of(name, path, cfg):
     return frames
 
 
-def extract(path, frames, folder, cfg):
+def about_frames(path, frame_rate):
+    """Number of frames by the length that a file's header states, for the time left alone: 0 where it says nothing."""
+    try:
+        with open_media(path) as container:
+            return round((container.duration or 0) / av.time_base * frame_rate)
+    except (UserError, OSError):
+        return 0  # whoever cuts it says what is wrong
+
+
+def wav_header(samples, rate):
+    """The bytes of a segment's file before its samples: RIFF, mono, 16 bit."""
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(samples, np.int16), rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()[:-2 * samples]
+
+
+def extract(path, frames, folder, cfg, report):
     """Writes the segments of a recording; `folder` appears when all of them are there. Returns seconds of sound left over."""
-    length = round(cfg.segment_s * cfg.audio_rate)
+    rate, length = cfg.audio_rate, round(cfg.segment_s * cfg.audio_rate)
     lead = length // 2 if cfg.segment_at == "centred" else length
     start_s = picture_clock(path).start_s if path.parent == cfg.videos_dir else None
-    blocks = read_sound(path, cfg.audio_rate, start_s)
-    cut = windows(blocks, frames, cfg.audio_rate / cfg.frame_rate, length, lead, SHORT_S * cfg.audio_rate)
-    try:
-        with whole_folder(folder) as part:
-            for k, segment in enumerate(cut):
-                (part / f"{k:06d}.wav").write_bytes(_wav(segment, cfg.audio_rate))
-            return sum(len(block) for block in blocks) / cfg.audio_rate
-    except EOFError as error:
-        raise UserError(f"{path}: {error}") from None
+    header, state = wav_header(length, rate), path.stat()
+    settings = {name: getattr(cfg, name) for name in SETTINGS.split()}
+    with growing_folder(folder, [str(path), state.st_size, state.st_mtime_ns, frames, settings]) as part:
+        # A file grows as it is written: one of the right size, in the half of the same work, is whole.
+        whole = {file.name for file in os.scandir(part) if file.stat().st_size == len(header) + 2 * length}
+        blocks = read_sound(path, rate, start_s)
+        try:
+            for k, segment in enumerate(windows(blocks, frames, rate / cfg.frame_rate, length, lead, SHORT_S * rate)):
+                if (name := f"{k:06d}.wav") not in whole:
+                    write_bytes(f"{part}/{name}", header + segment.astype("<i2").tobytes())
+                report(1)
+        except EOFError as error:
+            raise UserError(f"{path}: {error}") from None
+        return sum(len(block) for block in blocks) / rate
 
 
-def _wav(segment, rate):
-    file = io.BytesIO()  # in memory: soundfile would not say that a disk is full
-    soundfile.write(file, segment, rate, format="WAV", subtype="PCM_16")
-    return file.getvalue()
+def make(name, report, sounds, cfg):
+    """Segments of one recording, unless they are there: a line on it; (segments, whether they were there)."""
+    frames, folder = frames_of(name, sounds[name], cfg), cfg.segments_dir / name
+    done, left_over_s = folder.exists(), 0
+    if not done:
+        left_over_s = extract(sounds[name], frames, folder, cfg, report)
+    elif (there := len(list(folder.glob("*.wav")))) != frames:
+        raise UserError(f"{folder}/ holds {there} segments, {frames} were expected: delete that folder to make it anew")
+    line = f"{name}: {frames} segments from {sounds[name]}{' (done before)' * done}"
+    line += f"; {left_over_s:.1f} s of sound after the last of them are left out" * (left_over_s > SHORT_S)
+    return line, (frames, done)
 
 
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
     sounds = find_recordings([cfg.audio_dir, cfg.videos_dir], cfg.recordings, "put the sound into audio/, or videos with sound into videos/")
-    keep_settings(cfg.segments_dir, cfg, "audio_rate segment_s segment_at frame_rate")
-
-    def work(name):
-        frames, folder = frames_of(name, sounds[name], cfg), cfg.segments_dir / name
-        done, left_over_s = folder.exists(), 0
-        if not done:
-            left_over_s = extract(sounds[name], frames, folder, cfg)
-        elif (there := len(list(folder.glob("*.wav")))) != frames:
-            raise UserError(f"{folder}/ holds {there} segments, {frames} were expected: delete that folder to make it anew")
-        tqdm.write(f"{name}: {frames} segments from {sounds[name]}{' (done before)' * done}"
-                   + (f"; {left_over_s:.1f} s of sound after the last of them are left out" if left_over_s > SHORT_S else ""))
-        return frames, done
-
-    results = for_each(sounds, work)
+    keep_settings(cfg.segments_dir, cfg, SETTINGS)
+    shard = shard_of(sounds, cfg.shard)
+    if not shard:
+        print(f"shard {cfg.shard} holds none of the {len(sounds)} recordings: nothing to do")
+        return {}
+    todo = [name for name in shard if not (cfg.segments_dir / name).exists()]
+    sizes = {name: about_frames(shard[name], cfg.frame_rate) for name in todo}
+    results = for_each(shard, partial(make, sounds=shard, cfg=cfg), sizes, cfg.workers, "segments", WORTH_A_WORKER)
     made = sum(not done for _, done in results.values())
     print(f"{cfg.segments_dir}: {sum(frames for frames, _ in results.values())} segments of {len(results)} recordings"
           + ("" if made else "; nothing to do, all were done before"))

@@ -22,6 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+try:
+    import fcntl
+except ImportError:  # Windows has other locks
+    fcntl = None
+
 # A number's range stands in its type: lowest, highest, and whether the lowest itself is allowed.
 Count = Annotated[int, (1, math.inf, True)]
 Whole = Annotated[int, (0, math.inf, True)]
@@ -41,6 +46,10 @@ class Config:
     # --- recordings: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
     recordings: tuple[str, ...] = ()  # ids of the only recordings to work on; none given: every one
 
+    # --- sharing the work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
+    workers: Whole = 0  # recordings worked on at the same time; 0: one per core, or fewer where that is quicker
+    shard: str = ""  # i/n, for the i-th of n jobs of a cluster: every n-th recording from the i-th on; "": all
+
     # --- step 0, annotations: annotations.py
     train_ids: tuple[str, ...] = ("train_*",)  # ids (or patterns) of the recordings in Train_Set
     val_ids: tuple[str, ...] = ("dev_*",)  # ids (or patterns) of the recordings in Val_Set
@@ -48,8 +57,8 @@ class Config:
     # --- step 1, faces: face_detector.py face_detector_frameRetention.py
     min_face_size: Count = 60  # smallest face looked for, pixels of the video; larger is faster
     face_score: Share = 0.9  # a face below this probability (MTCNN's last network) counts as no face
+    look_every: Count = 3  # while a head is still, look for its face in every n-th picture; in between it lies in between
     jpeg_quality: Annotated[int, (1, 100, True)] = 95  # of the crops
-
     face_size: Annotated[int, (16, 1024, True)] = 112  # side of a face crop, pixels
 
     # --- step 2, audio segments: audio_extract.py
@@ -65,6 +74,7 @@ class Config:
     n_mels: Count = 64  # mel bands
     db_min: float = -80.0  # power drawn black, dB; a fixed range keeps the loudness
     db_max: float = 30.0  # power drawn white, dB
+    spec_files: Literal["pictures", "array"] = "pictures"  # one .png per frame, to look at | one .npy per recording
 
     # --- device: face_detector.py face_detector_frameRetention.py mmpkd.py
     device: str = ""  # cpu, cuda, cuda:1 ...; "": cuda where there is one, else cpu
@@ -217,6 +227,72 @@ def whole_folder(path):
         raise
 
 
+def write_bytes(path, data):
+    """Path.write_bytes with half its overhead, for scripts that write a file for every frame. path: a str."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        while data:  # a disk that is nearly full takes the first part, and says so of the next
+            data = data[os.write(file, data):]
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def growing_folder(path, made_of, only=None):
+    """Path of a hidden folder that becomes `path` when the block ends well; stopped half-way it stays and the next run goes on in it.
+
+    made_of: what the work is made of and with, as plain values: the half of something else is thrown away. only: name of
+    the one file in it that becomes `path` instead, a file that grows. Raises UserError if another process is at work on
+    it; one in the block throws its half away.
+    """
+    path = Path(path)
+    part, stamp = path.with_name(f".{path.name}.part"), json.dumps(made_of, sort_keys=True, default=str)
+    part.mkdir(parents=True, exist_ok=True)
+    claim = _claim(part, path)
+    try:
+        if path.exists():  # by another process, since the caller looked
+            raise UserError(f"{path} has just been made by another process: run the same again")
+        note = part / ".made_of.json"
+        if not note.exists() or note.read_text() != stamp:
+            for old in part.iterdir():
+                old.unlink()
+            with whole_file(note) as file:
+                file.write_text(stamp)
+        yield part
+        note.unlink()
+        (part / (only or "")).rename(path)
+        if only:
+            part.rmdir()
+    except BaseException as error:
+        if isinstance(error, UserError):
+            shutil.rmtree(part, ignore_errors=True)
+        _name_file(error, path)
+        raise
+    finally:
+        os.close(claim) if claim else None
+
+
+def _claim(part, path):
+    """Holds the folder `part` against other processes: a descriptor to close, which the kernel does if we are killed."""
+    if not fcntl:
+        return None
+    try:
+        claim = os.open(part, os.O_RDONLY)
+    except FileNotFoundError:  # it was renamed since it was made
+        raise UserError(f"{path} has just been made by another process: run the same again") from None
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(claim)
+        raise UserError(f"{path} is being made by another process: wait for it, or stop it") from None
+    except OSError:
+        pass  # a file system without locks
+    return claim
+
+
 def _name_file(error, path):
     """Notes `path` in an OSError that names no file: writing to a full disk says only that it is full."""
     if isinstance(error, OSError) and error.filename is None:
@@ -273,7 +349,9 @@ def check_settings(cfg, read=()):
     for name in KINDS:
         setattr(cfg, name, _checked(name, getattr(cfg, name)))
     samples = cfg.segment_s * cfg.audio_rate
+    i, n = map(int, part.groups()) if (part := re.fullmatch(r"(\d{1,6})/(\d{1,6})", cfg.shard)) else (0, 0)
     impossible = [
+        ("shard", cfg.shard and not 1 <= i <= n, f"shard: {cfg.shard!r} is not i/n with i from 1 to n, such as 1/4"),
         ("segment_s audio_rate", samples < 1, f"segment_s {cfg.segment_s:g} is less than one sample at {cfg.audio_rate} Hz"),
         ("db_min db_max", cfg.db_min >= cfg.db_max, f"db_min {cfg.db_min:g} must be below db_max {cfg.db_max:g}"),
         ("n_fft segment_s audio_rate", cfg.n_fft > samples,

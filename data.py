@@ -2,7 +2,8 @@
 
 The pictures of a recording are packed once, on first use, into one array on disk (cache/ in the data folder) that is
 then read in place: clips cost no decoding, and memory does not grow with the recordings. The folders of pictures
-remain the truth; a cache that no longer fits them is made anew, and deleting it loses nothing.
+remain the truth; a cache that no longer fits them is made anew, and deleting it loses nothing. Spectrograms that
+audio_melspec.py wrote as one array (specs/<id>.npy) need no packing: they are read in place.
 
 Shapes: B clips, T frames, S pixels of a crop's side, M mel bands, F spectrogram columns, K targets.
 """
@@ -34,7 +35,7 @@ class Recording:
     """One recording: its ratings and the paths of its pictures; the k-th of each belong to frame k."""
     name: str
     gold: np.ndarray  # (N, K) float32, NaN where a rating is invalid
-    paths: dict  # "frames" and "specs" -> list of N paths
+    paths: dict  # "frames" and "specs" -> list of N paths, of those that are pictures
     arrays: dict = field(default_factory=dict)  # "frames" -> (N, 3, S, S), "specs" -> (N, 1, M, F) uint8, on disk
 
     def __len__(self):
@@ -61,11 +62,11 @@ def load_recordings(cfg, partition, inputs):
         raise UserError(f"{folder}/ holds no annotation files: run annotations.py first")
     folders = {"frames": cfg.crops_dir, "specs": cfg.specs_dir}
     recordings = [read_recording(path, cfg.targets, {name: folders[name] for name in inputs}) for path in tables]
-    with tqdm(total=sum(len(recording) for recording in recordings) * len(inputs), unit=" pictures", disable=None, leave=False) as bar:
-        for recording in recordings:
-            for name in inputs:
-                bar.set_description(f"packing {recording.name}")
-                recording.arrays[name] = packed(recording.paths[name], cfg.cache_dir / f"{recording.name}.{name}", name, bar)
+    unpacked = [(recording, name) for recording in recordings for name in inputs if name not in recording.arrays]
+    with tqdm(total=sum(len(recording) for recording, _ in unpacked), unit=" pictures", disable=None, leave=False) as bar:
+        for recording, name in unpacked:
+            bar.set_description(f"packing {recording.name}")
+            recording.arrays[name] = packed(recording.paths[name], cfg.cache_dir / f"{recording.name}.{name}", name, bar)
     return recordings
 
 
@@ -86,9 +87,11 @@ def read_recording(path, targets, folders):
     relative = {"frames": images, "specs": specs}
     for line in (line for name in folders for line, file in enumerate(relative[name], 2) if not file):
         raise UserError(f"{path} line {line} is cut short: it names no picture; run annotations.py")
-    paths = {name: [folder / file for file in relative[name]] for name, folder in folders.items()}
-    frames = min((present(paths[name], MAKERS[name]) for name in paths), default=len(gold))
-    return Recording(path.stem, gold[:frames], {name: paths[name][:frames] for name in paths})
+    arrays = {"specs": array} if "specs" in folders and (array := spec_array(list(specs), folders["specs"])) is not None else {}
+    paths = {name: [folder / file for file in relative[name]] for name, folder in folders.items() if name not in arrays}
+    frames = min([*(present(paths[name], MAKERS[name]) for name in paths), *map(len, arrays.values())], default=len(gold))
+    return Recording(path.stem, gold[:frames], {name: paths[name][:frames] for name in paths},
+                     {name: arrays[name][:frames] for name in arrays})
 
 
 def read_labels(columns, path):
@@ -118,6 +121,39 @@ def present(paths, maker):
     if missing:
         raise UserError(f"{missing[0]} is missing ({len(paths) - len(missing)} of {len(paths)} are there): run {maker} first")
     return len(paths)
+
+
+def spec_array(names, folder):
+    """The array (N, 1, M, F) uint8 on disk that holds the spectrograms `names` ("<id>/000000.png" ...), or N - 1 of them: the
+    last may be missing, as in `present`. None where they are pictures.
+
+    Raises UserError if it is damaged or holds others.
+    """
+    recording = os.path.dirname(names[0])
+    file = Path(folder, f"{recording}.npy")
+    if not file.is_file():
+        return None
+    if Path(folder, recording).is_dir():
+        raise UserError(f"{file} and {folder / recording}/ are both there: delete the one that is not to be used")
+    try:
+        array = np.load(file, mmap_mode="r")
+    except (ValueError, EOFError, OSError):
+        raise UserError(f"{file} is not a whole array of spectrograms: delete it and run {MAKERS['specs']}") from None
+    if array.ndim != 4 or array.shape[1] != 1 or array.dtype != np.uint8:
+        raise UserError(f"{file} holds {array.dtype} {array.shape}, uint8 (frames, 1, bands, columns) was expected: delete it and "
+                        f"run {MAKERS['specs']}")
+    for k, name in enumerate(names):
+        if name != f"{recording}/{k:06d}.png":
+            raise UserError(f"rating {k + 1} of {recording} names {name}, {recording}/{k:06d}.png was expected, as {file} holds it: "
+                            "run annotations.py")
+    if len(names) - len(array) > (len(names) > 1):
+        raise UserError(f"{file} holds {len(array)} spectrograms, {len(names)} were expected: delete it and run "
+                        f"{MAKERS['specs']}")
+    if len(array) > len(names):
+        print(f"{recording}: {len(array) - len(names)} spectrograms have no rating and are left out")
+    if len(array) < len(names):
+        print(f"{recording}: the last rating has no spectrogram and is left out")
+    return array[:len(names)]
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,11 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import annotations
-from annotations import _natural, find_recordings, keep_settings, match_frames, partition_of, read_gold, valid_labels
+from annotations import _natural, find_recordings, for_each, keep_settings, match_frames, partition_of, read_gold, shard_of, valid_labels
 from config import Config, UserError
 from drawn_people import write_video
 
@@ -350,3 +355,173 @@ def test_a_damaged_note_of_settings_is_an_error(text, tmp_path):
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(UserError, match="settings.json is damaged"):
         keep_settings(tmp_path, Config(), "face_size")
+
+
+# ---- shards ---------------------------------------------------------------------------------------------------------
+
+@given(st.integers(0, 20), st.integers(1, 8))
+def test_every_recording_is_in_one_shard_and_they_differ_by_one_at_most(count, n):
+    recordings = {f"train_{number}": number for number in range(count)}
+    shards = [shard_of(recordings, f"{i}/{n}") for i in range(1, n + 1)]
+    assert sorted(number for shard in shards for number in shard.values()) == list(range(count))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    assert shard_of(recordings, "") == recordings
+
+
+# ---- recordings one after the other and at the same time ------------------------------------------------------------
+
+JOBS = """
+import errno, os, signal, sys, time
+from functools import partial
+from pathlib import Path
+from annotations import for_each
+from config import UserError, run_script
+
+def work(name, report, folder):
+    Path(folder, name).write_text(str(os.getpid()))
+    if name.startswith("bad"):
+        raise UserError(f"{name}.mp4 is damaged: replace it")
+    if name.startswith("forbidden"):
+        raise PermissionError(errno.EACCES, "Permission denied", f"{name}.mp4")
+    if name.startswith("full"):
+        raise OSError(errno.ENOSPC, "No space left on device", f"{name}.png")
+    if name.startswith("bug"):
+        1 / 0
+    if name.startswith("killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(6000 if name.startswith("long") else 100 if name.startswith("slow") else 1):
+        time.sleep(0.01)
+        report(1)
+    return f"{name} done", name.upper()
+
+def main(argv):
+    folder, workers, *names = argv
+    for name, result in for_each(names, partial(work, folder=folder), dict.fromkeys(names, 10), int(workers), worth=30).items():
+        print("result", name, result)
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main, __file__))
+"""
+
+
+class Job:
+    """A process that calls for_each with names that say what becomes of them."""
+
+    def __init__(self, folder, workers, *names):
+        self.folder, script = folder / "pids", folder / "jobs.py"
+        self.folder.mkdir()
+        script.write_text(JOBS)
+        env = os.environ | {"PYTHONPATH": str(Path(annotations.__file__).parent)}
+        self.process = subprocess.Popen([sys.executable, script, self.folder, str(workers), *names], text=True, start_new_session=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+
+    def ended(self):
+        """(exit code, lines of stdout, lines of stderr)"""
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out.splitlines(), err.splitlines()
+
+    def pids_of_all(self):
+        return [int(path.read_text()) for path in self.folder.iterdir()]
+
+    def pids(self, *names):
+        """Process of every name, once they have begun."""
+        until = time.monotonic() + 60
+        while not all((self.folder / name).exists() and (self.folder / name).read_text() for name in names):
+            assert time.monotonic() < until and self.process.poll() is None, self.process.communicate()
+            time.sleep(0.02)
+        return [int((self.folder / name).read_text()) for name in names]
+
+
+def gone(pid):
+    """Whether a process has ended, within 10 s."""
+    for _ in range(500):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":  # nobody has asked for its exit code
+            return True
+        time.sleep(0.02)
+    return False
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+
+
+def test_results_come_in_the_order_of_the_recordings_whoever_ends_first(tmp_path):
+    job = Job(tmp_path, 2, "slow_1", "quick_2", "quick_3")
+    code, out, err = job.ended()
+    assert (code, err) == (0, [])
+    assert out[2] == "slow_1 done"  # as they end ...
+    assert out[3:] == ["result slow_1 SLOW_1", "result quick_2 QUICK_2", "result quick_3 QUICK_3"]
+    assert job.process.pid not in job.pids_of_all() and len(set(job.pids_of_all())) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_recordings_that_fail_do_not_keep_others_from_being_done(workers, tmp_path):
+    code, out, err = Job(tmp_path, workers, "bad_1", "good_2", "forbidden_3", "good_4").ended()
+    assert code == 1 and sorted(out) == ["bad_1: FAILED: bad_1.mp4 is damaged: replace it",
+                                         "forbidden_3: FAILED: Permission denied: forbidden_3.mp4", "good_2 done", "good_4 done"]
+    assert err == ["jobs.py: error: 2 of 4 recordings failed (bad_1, forbidden_3), for the reasons given above; the others are done"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_stops_all_of_them_at_once(workers, tmp_path):
+    job = Job(tmp_path, workers, "full_1", *[f"long_{number}" for number in range(2, 8)])
+    code, out, err = job.ended()
+    assert code == 1 and err == ["jobs.py: error: No space left on device: full_1.png"] and out == []
+    assert not (job.folder / "long_7").exists()
+
+
+def test_a_bug_is_shown_as_one(tmp_path):
+    code, _, err = Job(tmp_path, 2, "bug_1", "long_2").ended()
+    assert code == 1 and err[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_a_worker_that_was_killed_is_one_line(tmp_path):
+    code, out, err = Job(tmp_path, 2, "killed_1", "long_2").ended()
+    assert code == 1 and err == ["jobs.py: error: a worker was killed (out of memory?): run the same again, with a lower --workers"]
+
+
+@on_linux
+@pytest.mark.parametrize("to_all", [True, False], ids=["terminal", "kill -INT"])
+def test_ctrl_c_stops_all_workers_in_one_line(to_all, tmp_path):
+    job = Job(tmp_path, 2, "long_1", "long_2", "long_3")
+    pids = job.pids("long_1", "long_2")
+    (os.killpg if to_all else os.kill)(job.process.pid, signal.SIGINT)  # a terminal interrupts every process of a command
+    code, out, err = job.ended()
+    assert code == 130 and len(err) == 1 and "stopped. Everything written so far is whole" in err[0] and out == []
+    assert all(map(gone, pids)) and not (job.folder / "long_3").exists()
+
+
+@on_linux
+@pytest.mark.parametrize("after_s", [0.3, 0.7, 1.0, 1.4])
+def test_ctrl_c_while_workers_start_is_one_line_too(after_s, tmp_path):
+    job = Job(tmp_path, 2, "long_1", "long_2")
+    time.sleep(after_s)
+    os.killpg(job.process.pid, signal.SIGINT)
+    code, _, err = job.ended()
+    assert code == -signal.SIGINT or code == 1 or code == 130 and len(err) == 1, err  # the former while Python itself starts
+
+
+@on_linux
+def test_workers_whose_parent_was_killed_end(tmp_path):
+    job = Job(tmp_path, 2, "long_1", "long_2")
+    pids = job.pids("long_1", "long_2")
+    job.process.kill()
+    assert all(map(gone, pids))
+    job.process.communicate()
+
+
+def test_few_frames_are_not_worth_another_process(tmp_path, capsys):
+    (tmp_path / "few").mkdir()
+    few = Job(tmp_path / "few", 0, "quick_1", "quick_2")  # 20 frames, 30 are worth one
+    assert few.ended()[0] == 0 and set(few.pids_of_all()) == {few.process.pid}
+    if annotations.cores() > 1:
+        (tmp_path / "many").mkdir()
+        many = Job(tmp_path / "many", 0, "quick_1", "quick_2", "quick_3", "quick_4")
+        assert many.ended()[0] == 0 and many.process.pid not in many.pids_of_all()
+
+
+def test_nothing_to_do_is_done():
+    assert for_each({}, None) == {}

@@ -204,6 +204,32 @@ def test_a_click_stays_where_it_is(rate, tmp_path):
     assert abs(np.abs(made.astype(int)).argmax() - RATE // 2) <= 1
 
 
+@pytest.mark.parametrize("rate,channels", [(16000, 1), (16000, 2), (44100, 1), (44100, 2), (8000, 1)])
+def test_a_plain_wav_becomes_what_ffmpeg_makes_of_it(rate, channels, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", noise(2.7, rate, channels), rate, subtype="PCM_16")
+    assert audio_extract.is_plain(tmp_path / "a.wav")
+    made = np.concatenate(list(read_sound(tmp_path / "a.wav", RATE)))
+    monkeypatch.setattr(audio_extract, "is_plain", lambda path: False)
+    np.testing.assert_array_equal(made, np.concatenate(list(read_sound(tmp_path / "a.wav", RATE))))
+
+
+def test_other_wavs_are_not_plain(tmp_path):
+    for subtype, channels in (("PCM_24", 1), ("FLOAT", 1), ("ULAW", 1), ("PCM_16", 4)):
+        soundfile.write(tmp_path / "a.wav", noise(0.5, channels=channels), RATE, subtype=subtype)
+        assert not audio_extract.is_plain(tmp_path / "a.wav")
+        assert sum(map(len, read_sound(tmp_path / "a.wav", RATE))) == RATE // 2
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 99_999_999])
+def test_a_wav_whose_header_does_not_know_its_length_is_read_to_its_end(length, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(4), RATE, subtype="PCM_16")
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[40:44] = length.to_bytes(4, "little")  # as programs leave it that write to a pipe
+    (tmp_path / "a.wav").write_bytes(data)
+    made = np.concatenate(list(read_sound(tmp_path / "a.wav", RATE)))
+    np.testing.assert_array_equal(made, noise(4))
+
+
 def encode(path, pieces, codec, container_format, rate=RATE):
     """A sound file of (start in seconds, (channels, n) float32 samples) pieces, each with its own time stamps."""
     with av.open(str(path), "w", format=container_format) as container:
@@ -338,51 +364,123 @@ def test_a_number_of_segments_that_is_not_the_number_of_frames_is_an_error(tmp_p
 
 # ---- stopped half-way -----------------------------------------------------------------------------------------------
 
+def files(folder):
+    """Relative path -> bytes of everything under a folder, hidden or not."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 KILLED = """
-import os, pathlib, signal, sys
+import os, signal, sys
 import audio_extract
-whole, count = pathlib.Path.write_bytes, [0]
+write, count, last = audio_extract.write_bytes, [0], int(sys.argv[1])
 def write_bytes(path, data):
-    count[0] += path.suffix == ".wav"
-    if count[0] == 20:
+    count[0] += 1
+    if count[0] == last:
+        write(path, data[:len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(path, data)
-pathlib.Path.write_bytes = write_bytes
-audio_extract.main(sys.argv[1:])
+    write(path, data)
+audio_extract.write_bytes = write_bytes
+audio_extract.main(sys.argv[2:])
 """
 
 
-def test_a_killed_run_leaves_nothing_that_looks_done_and_the_next_goes_on(tmp_path, call):
+def killed_at(write, *words):
+    """A run that is killed in the middle of its `write`-th file."""
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(write), *map(str, words)], cwd=os.path.dirname(audio_extract.__file__),
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert ended.returncode == -signal.SIGKILL
+
+
+def test_a_killed_run_leaves_nothing_that_looks_done_and_the_next_goes_on_where_it_was(tmp_path, call):
     sounding(tmp_path, train_1=noise(0.5), train_2=noise(0.5))
-    killed = subprocess.run([sys.executable, "-c", KILLED, "--data-dir", tmp_path], cwd=os.path.dirname(audio_extract.__file__),
-                            stdout=subprocess.DEVNULL)
-    assert killed.returncode == -signal.SIGKILL
+    killed_at(20, "--data-dir", tmp_path)
     assert [path.name for path in sorted((tmp_path / "audio_segments").glob("[!.]*"))] == ["settings.json", "train_1"]
+    half = tmp_path / "audio_segments" / ".train_2.part"
+    assert len(list(half.glob("*.wav"))) == 8 and (half / "000007.wav").stat().st_size < 32044
+    for path in half.glob("*.wav"):
+        os.utime(path, (1, 1))
     code, out, _ = call("audio_extract", "--data-dir", tmp_path)
     assert code == 0 and "train_1: 12 segments" in out and out.count("(done before)") == 1
-    assert len(segments(tmp_path, "train_2")) == 12
     assert not list((tmp_path / "audio_segments").glob(".*"))
+    kept = [path.stat().st_mtime == 1 for path in sorted((tmp_path / "audio_segments" / "train_2").iterdir())]
+    assert kept == [True] * 7 + [False] * 5  # what was whole was not made again
+    np.testing.assert_array_equal(segments(tmp_path, "train_2"), expected(noise(0.5), 12, 640, RATE, RATE // 2))
+
+
+def test_runs_killed_at_any_moment_end_in_the_same_bytes(tmp_path, call):
+    sounds = {"train_1": noise(1, seed=1), "train_2": noise(1, seed=2)}
+    call("audio_extract", "--data-dir", sounding(tmp_path / "once", **sounds), "--segment-s", "0.1")
+    sounding(tmp_path / "often", **sounds)
+    for write in np.random.default_rng(0).integers(1, 12, 3):
+        killed_at(write, "--data-dir", tmp_path / "often", "--segment-s", "0.1")
+    assert call("audio_extract", "--data-dir", tmp_path / "often", "--segment-s", "0.1")[0] == 0
+    assert files(tmp_path / "often") == files(tmp_path / "once")
+
+
+@pytest.mark.parametrize("change", [
+    lambda path: soundfile.write(path, noise(0.5, seed=9), RATE), lambda path: os.utime(path, (1, 1)),
+], ids=["other sound", "touched"])
+def test_the_half_of_another_sound_is_thrown_away(change, tmp_path, call):
+    killed_at(8, "--data-dir", sounding(tmp_path, train_1=noise(0.5)))
+    change(tmp_path / "audio" / "train_1.wav")
+    assert call("audio_extract", "--data-dir", tmp_path)[0] == 0
+    sound = soundfile.read(tmp_path / "audio" / "train_1.wav", dtype="int16")[0]
+    np.testing.assert_array_equal(segments(tmp_path, "train_1"), expected(sound, 12, 640, RATE, RATE // 2))
 
 
 @pytest.mark.parametrize("error,code", [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1)],
                          ids=["ctrl-c", "full disk"])
 def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_goes_on(error, code, tmp_path, call, monkeypatch):
     sounding(tmp_path, train_1=noise(0.5), train_2=noise(0.5))
-    whole = audio_extract._wav
-    calls = iter(range(1000))
+    whole, calls = audio_extract.write_bytes, iter(range(1000))
 
-    def wav(segment, rate):
+    def write_bytes(path, data):
         if next(calls) == 20:
             raise error
-        return whole(segment, rate)
-    monkeypatch.setattr(audio_extract, "_wav", wav)
+        whole(path, data)
+    monkeypatch.setattr(audio_extract, "write_bytes", write_bytes)
     ended, _, err = call("audio_extract", "--data-dir", tmp_path)
     assert ended == code and err.count("\n") == 1
     assert code == 130 or f"No space left on device: {tmp_path / 'audio_segments' / 'train_2'}" in err
-    assert sorted(path.name for path in (tmp_path / "audio_segments").iterdir()) == ["settings.json", "train_1"]
-    monkeypatch.setattr(audio_extract, "_wav", whole)
+    assert sorted(path.name for path in (tmp_path / "audio_segments").glob("[!.]*")) == ["settings.json", "train_1"]
+    monkeypatch.setattr(audio_extract, "write_bytes", whole)
     assert call("audio_extract", "--data-dir", tmp_path)[0] == 0
     assert len(segments(tmp_path, "train_2")) == 12
+
+
+# ---- several at once ------------------------------------------------------------------------------------------------
+
+def test_workers_and_shards_write_the_same_bytes_as_one_run(tmp_path, call):
+    sounds = {f"train_{number}": noise(0.5 + number / 10, seed=number) for number in (1, 2, 3)}
+    ways = {"one": [[]], "two": [["--workers", "2"]], "shards": [["--shard", f"{i}/2"] for i in (2, 1)]}
+    for way, runs in ways.items():
+        sounding(tmp_path / way, **sounds)
+        for words in runs:
+            code, out, err = call("audio_extract", "--data-dir", tmp_path / way, "--segment-s", "0.1", *words)
+            assert code == 0 and err == ""
+    assert "train_2" not in out and "segments of 2 recordings" in out  # the first shard, which came last
+    one = files(tmp_path / "one")
+    assert len(one) == 3 + 1 + sum(len(segments(tmp_path / "one", name)) for name in sounds)
+    assert files(tmp_path / "two") == one and files(tmp_path / "shards") == one
+
+
+def test_an_empty_shard_says_so_and_is_no_error(tmp_path, call):
+    code, out, err = call("audio_extract", "--data-dir", sounding(tmp_path, train_1=noise(0.5)), "--shard", "2/2")
+    assert (code, err) == (0, "") and "shard 2/2 holds none of the 1 recordings" in out
+    assert not (tmp_path / "audio_segments" / "train_1").exists()
+
+
+def test_a_recording_that_another_process_is_at_is_said_and_the_others_are_done(tmp_path, call):
+    fcntl = pytest.importorskip("fcntl")
+    sounding(tmp_path, train_1=noise(0.5), train_2=noise(0.5))
+    half = tmp_path / "audio_segments" / ".train_1.part"
+    half.mkdir(parents=True)
+    held = os.open(half, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    code, out, err = call("audio_extract", "--data-dir", tmp_path)
+    os.close(held)
+    assert code == 1 and "train_1: FAILED" in out and "is being made by another process" in out and err.count("\n") == 1
+    assert half.exists() and len(segments(tmp_path, "train_2")) == 12
 
 
 def test_a_disk_that_takes_no_more_is_an_error_of_the_user(tmp_path, call):

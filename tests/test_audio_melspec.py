@@ -6,13 +6,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import cv2
 import librosa
 import numpy as np
 import pytest
 import soundfile
+from matplotlib import pyplot
 
+import audio_extract
 import audio_melspec
 from audio_melspec import to_grey
 from config import Config
@@ -55,6 +58,110 @@ def test_spectrograms_are_librosas_within_half_a_grey_level(words, tmp_path, cal
         power = librosa.feature.melspectrogram(y=sound, sr=rate, n_fft=cfg.n_fft, hop_length=cfg.hop_length, n_mels=cfg.n_mels)
         wanted_db = librosa.power_to_db(power, ref=1.0, top_db=None).clip(cfg.db_min, cfg.db_max)
         assert np.abs(cfg.db_min + picture * step_db - wanted_db).max() <= step_db / 2 + 1e-3
+
+
+def voice_like(seconds, seed=0):
+    """Loud and silent, tonal and noisy pieces, some of them clipped: int16."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * RATE)) / RATE
+    sound = np.sin(2 * np.pi * 200 * t * (1 + t)) + 0.3 * rng.standard_normal(len(t))
+    loudness = np.repeat(rng.choice([0, 1e-4, 0.01, 0.3, 5], len(t) // 2000 + 1), 2000)[:len(t)]
+    return (np.clip(sound * loudness, -1, 1) * 32767).astype(np.int16)
+
+
+def cut(folder, sound, *words):
+    """A data folder with the segments that audio_extract.py cuts of a sound, train_1."""
+    (folder / "audio").mkdir()
+    soundfile.write(folder / "audio" / "train_1.wav", sound, RATE, subtype="PCM_16")
+    audio_extract.main(["--data-dir", str(folder), *words])
+    return folder
+
+
+def by_librosa(path, cfg):
+    """(n_mels, F) grey levels, not rounded, of a segment on its own."""
+    sound, rate = soundfile.read(path, dtype="float32")
+    power = librosa.feature.melspectrogram(y=sound, sr=rate, n_fft=cfg.n_fft, hop_length=cfg.hop_length, n_mels=cfg.n_mels)
+    return ((librosa.power_to_db(power, ref=1.0, top_db=None) - cfg.db_min) / (cfg.db_max - cfg.db_min) * 255).clip(0, 255)
+
+
+@pytest.mark.parametrize("cutting,drawing", [
+    ([], []), (["--segment-at", "causal"], []), (["--frame-rate", "30"], []), (["--frame-rate", "29.97"], []),
+    (["--frame-rate", "12.5"], []), ([], ["--hop-length", "200"]), ([], ["--hop-length", "127"]),
+    ([], ["--n-fft", "2048", "--n-mels", "128"]), ([], ["--n-fft", "401"]), ([], ["--n-fft", "128", "--hop-length", "320", "--n-mels", "20"]),
+    (["--segment-s", "0.05"], ["--n-fft", "800"]), (["--segment-s", "0.05"], ["--n-fft", "799", "--hop-length", "1"]),
+    (["--segment-s", "0.035", "--frame-rate", "25"], ["--db-min", "-100", "--db-max", "40"]),
+], ids=lambda words: " ".join(words).replace("--", ""))
+def test_every_column_is_librosas_of_the_segment_alone(cutting, drawing, tmp_path, call, monkeypatch):
+    monkeypatch.setattr(audio_melspec, "BLOCK", 32)  # more than one of them
+    flags = cutting[cutting.index("--segment-s"):][:2] if "--segment-s" in cutting else []
+    cut(tmp_path, voice_like(2.5), *cutting)
+    assert call("audio_melspec", "--data-dir", tmp_path, *drawing, *flags)[0] == 0
+    cfg = audio_melspec.parse_config(drawing, "audio_melspec.py", "")
+    made = specs(tmp_path, "train_1")
+    assert len(made) >= 30 and made.max() > 200 and (made.min() == 0)
+    for k, picture in enumerate(made):
+        wanted = by_librosa(tmp_path / "audio_segments" / "train_1" / f"{k:06d}.wav", cfg)
+        assert np.abs(picture - wanted).max() <= 0.51, k  # half of it is rounding
+
+
+def test_a_column_that_segments_share_is_computed_once(tmp_path, monkeypatch):
+    counts, log_mel = {}, audio_melspec.log_mel
+    for rate in ("25", "30", "29.97"):
+        counts[rate] = 0
+
+        def counted(frames, bands, rate=rate):
+            counts[rate] += len(frames)
+            return log_mel(frames, bands)
+        monkeypatch.setattr(audio_melspec, "log_mel", counted)
+        (tmp_path / rate).mkdir()
+        cut(tmp_path / rate, voice_like(4), "--frame-rate", rate)
+        audio_melspec.main(["--data-dir", str(tmp_path / rate)])
+    # 25: four new columns and four at the ends of each of 100 segments, and all 97 inner ones of the first
+    assert counts["25"] == 100 * 4 + 97 + 99 * 4
+    assert counts["30"] == 120 * 4 + 3 * 97 + 117 * 10  # three grids, 10 columns from each segment to the next but two
+    assert counts["29.97"] > 120 * 50  # hardly anything is shared: as many as they need
+
+
+@pytest.mark.parametrize("replace", [
+    lambda path: soundfile.write(path, noise(3), RATE, subtype="PCM_16"),
+    lambda path: soundfile.write(path, noise(3), RATE, subtype="FLOAT"),
+    lambda path: soundfile.write(path, soundfile.read(path, dtype="int16")[0] // 2, RATE, subtype="PCM_16"),
+    lambda path: soundfile.write(path, np.concatenate([soundfile.read(path)[0][:-1], [0.25]]), RATE, subtype="PCM_16"),
+    lambda path: soundfile.write(path, soundfile.read(path)[0], RATE, subtype="PCM_24"),
+], ids=["other sound", "floating point", "quieter", "one sample", "other file"])
+@pytest.mark.parametrize("ks", [[0], [7], [7, 8], [24]])
+def test_segments_that_were_replaced_are_drawn_as_they_are(replace, ks, tmp_path, call):
+    cut(tmp_path, (noise(2) * 32767).astype(np.int16))
+    paths = sorted((tmp_path / "audio_segments" / "train_1").iterdir())
+    for k in ks:
+        replace(paths[k])
+    assert call("audio_melspec", "--data-dir", tmp_path)[0] == 0
+    for path, picture in zip(paths, specs(tmp_path, "train_1")):
+        assert np.abs(picture - by_librosa(path, CFG)).max() <= 0.51
+
+
+def test_a_png_holds_its_picture(tmp_path):
+    for shape in ((1, 1), (64, 101), (300, 500)):  # more than 65,535 bytes too
+        picture = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+        (tmp_path / "a.png").write_bytes(audio_melspec.png(picture))
+        np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED), picture)
+        np.testing.assert_array_equal(np.rint(pyplot.imread(tmp_path / "a.png") * 255), picture)
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_melspec, "BLOCK", 16)
+    look = audio_melspec.look_of(CFG)
+
+    def peak(seconds):
+        (tmp_path / str(seconds)).mkdir()
+        cut(tmp_path / str(seconds), voice_like(seconds), "--workers", "1")
+        paths, _ = audio_melspec.segment_paths(tmp_path / str(seconds) / "audio_segments" / "train_1")
+        tracemalloc.start()
+        audio_melspec.draw_array(paths, np.full(len(paths), 640), tmp_path / f"{seconds}.npy", look, [], lambda n: None)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+    assert peak(12) < peak(4) * 1.1 + 100_000  # names of 200 more segments; their pictures are 1,300,000 bytes
 
 
 def test_spectrograms_are_what_the_formula_says(tmp_path, call):
@@ -224,47 +331,202 @@ def test_a_missing_step_names_the_script_to_run(tmp_path, call):
 
 # ---- stopped half-way -----------------------------------------------------------------------------------------------
 
+def files(folder):
+    """Relative path -> bytes of everything under a folder, hidden or not."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 KILLED = """
-import os, pathlib, signal, sys
+import os, signal, sys
 import audio_melspec
-whole, count = pathlib.Path.write_bytes, [0]
+audio_melspec.BLOCK = 4
+write, count, last = audio_melspec.write_bytes, [0], int(sys.argv[1])
+blocks = [0]
 def write_bytes(path, data):
-    count[0] += path.suffix == ".png"
-    if count[0] == 5:
+    count[0] += 1
+    if count[0] == last:
+        write(path, data[:len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(path, data)
-pathlib.Path.write_bytes = write_bytes
-audio_melspec.main(sys.argv[1:])
+    write(path, data)
+class File:
+    def __init__(self, file):
+        self.file = file
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+    def __enter__(self):
+        return self
+    def __exit__(self, *error):
+        self.file.close()
+    def write(self, data):
+        blocks[0] += len(data) > 1000
+        if blocks[0] == last:
+            self.file.write(data[:len(data) // 2])
+            self.file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.file.write(data)
+audio_melspec.write_bytes = write_bytes
+audio_melspec.open = lambda *words: File(open(*words))
+audio_melspec.main(sys.argv[2:])
 """
 
 
-def test_a_killed_run_leaves_nothing_that_looks_done_and_the_next_goes_on(tmp_path, call):
-    segmented(tmp_path, train_1=[noise(18)] * 3, train_2=[noise(19)] * 3)
-    killed = subprocess.run([sys.executable, "-c", KILLED, "--data-dir", tmp_path], cwd=os.path.dirname(audio_melspec.__file__),
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert killed.returncode == -signal.SIGKILL
+def killed_at(write, *words):
+    """A run that is killed in the middle of its `write`-th picture, or of its `write`-th block of an array; blocks of 4."""
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(write), *map(str, words)], cwd=os.path.dirname(audio_melspec.__file__),
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert ended.returncode == -signal.SIGKILL
+
+
+def test_a_killed_run_leaves_nothing_that_looks_done_and_the_next_goes_on_where_it_was(tmp_path, call, monkeypatch):
+    monkeypatch.setattr(audio_melspec, "BLOCK", 4)
+    segmented(tmp_path, train_1=[noise(18)] * 3, train_2=[noise(19)] * 10)
+    killed_at(3 + 6, "--data-dir", tmp_path)
     assert [path.name for path in sorted((tmp_path / "specs").glob("[!.]*"))] == ["settings.json", "train_1"]
+    half = tmp_path / "specs" / ".train_2.part"
+    assert len(list(half.glob("*.png"))) == 6 and (half / "000005.png").stat().st_size < (half / "000004.png").stat().st_size
+    for path in half.glob("*.png"):
+        os.utime(path, (1, 1))
     code, out, _ = call("audio_melspec", "--data-dir", tmp_path)
-    assert code == 0 and out.count("(done before)") == 1 and len(specs(tmp_path, "train_2")) == 3
+    assert code == 0 and out.count("(done before)") == 1 and len(specs(tmp_path, "train_2")) == 10
     assert not list((tmp_path / "specs").glob(".*"))
+    kept = [path.stat().st_mtime == 1 for path in sorted((tmp_path / "specs" / "train_2").iterdir())]
+    assert kept == [True] * 5 + [False] * 5  # what was whole was not made again
+
+
+@pytest.mark.parametrize("spec_files", ["pictures", "array"])
+def test_runs_killed_at_any_moment_end_in_the_same_bytes(spec_files, tmp_path, call, monkeypatch):
+    monkeypatch.setattr(audio_melspec, "BLOCK", 4)
+    words = ["--segment-s", "0.2", "--spec-files", spec_files]
+    cut(tmp_path, voice_like(1), "--segment-s", "0.2")
+    shutil.copytree(tmp_path, tmp_path / "once")
+    assert call("audio_melspec", "--data-dir", tmp_path / "once", *words)[0] == 0
+    for write in (2, 5, 1) if spec_files == "pictures" else (2, 4, 1):
+        killed_at(write, "--data-dir", tmp_path, *words)
+        assert [path.name for path in (tmp_path / "specs").glob("[!.]*")] == ["settings.json"]
+    assert call("audio_melspec", "--data-dir", tmp_path, *words)[0] == 0
+    assert files(tmp_path / "specs") == files(tmp_path / "once" / "specs")
+
+
+def test_the_half_of_other_segments_is_thrown_away(tmp_path, call):
+    segmented(tmp_path, train_1=[noise(22)] * 10)
+    killed_at(9, "--data-dir", tmp_path)
+    path = tmp_path / "audio_segments" / "train_1" / "000000.wav"
+    soundfile.write(path, noise(23), RATE, subtype="PCM_16")
+    assert call("audio_melspec", "--data-dir", tmp_path)[0] == 0
+    assert np.abs(specs(tmp_path, "train_1")[0] - by_librosa(path, CFG)).max() <= 0.51
 
 
 @pytest.mark.parametrize("error,code", [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1)],
                          ids=["ctrl-c", "full disk"])
 def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_goes_on(error, code, tmp_path, call, monkeypatch):
     segmented(tmp_path, train_1=[noise(20)] * 3, train_2=[noise(21)] * 3)
-    whole, written = type(tmp_path).write_bytes, iter(range(100))
+    whole, written = audio_melspec.write_bytes, iter(range(100))
 
     def write_bytes(path, data):
-        if path.suffix == ".png" and next(written) == 4:
+        if next(written) == 4:
             raise error
-        return whole(path, data)
-    monkeypatch.setattr(type(tmp_path), "write_bytes", write_bytes)
+        whole(path, data)
+    monkeypatch.setattr(audio_melspec, "write_bytes", write_bytes)
     ended, _, err = call("audio_melspec", "--data-dir", tmp_path)
     assert ended == code and err.count("\n") == 1
     assert code == 130 or err == f"audio_melspec.py: error: No space left on device: {tmp_path / 'specs' / 'train_2'}\n"
-    assert sorted(path.name for path in (tmp_path / "specs").iterdir()) == ["settings.json", "train_1"]
+    assert sorted(path.name for path in (tmp_path / "specs").glob("[!.]*")) == ["settings.json", "train_1"]
     assert len(specs(tmp_path, "train_1")) == 3
-    monkeypatch.setattr(type(tmp_path), "write_bytes", whole)
+    monkeypatch.setattr(audio_melspec, "write_bytes", whole)
     assert call("audio_melspec", "--data-dir", tmp_path)[0] == 0
     assert len(specs(tmp_path, "train_2")) == 3
+
+
+@pytest.mark.parametrize("spec_files", ["pictures", "array"])
+def test_a_disk_that_takes_no_more_is_an_error_of_the_user(spec_files, tmp_path, call):
+    resource = pytest.importorskip("resource")
+    segmented(tmp_path, train_1=[noise(24)] * 3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # the kernel refuses, as it does when a disk is full
+    try:
+        code, out, err = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", spec_files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 1 and "File too large" in out + err and str(tmp_path / "specs") in out + err
+    assert [path.name for path in (tmp_path / "specs").glob("[!.]*")] == ["settings.json"]
+    assert call("audio_melspec", "--data-dir", tmp_path, "--spec-files", spec_files)[0] == 0
+
+
+# ---- several at once ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("spec_files", ["pictures", "array"])
+def test_workers_and_shards_write_the_same_bytes_as_one_run(spec_files, tmp_path, call):
+    ways = {"one": [["--workers", "1"]], "two": [["--workers", "2"]], "shards": [["--shard", f"{i}/2"] for i in (2, 1)]}
+    for way, runs in ways.items():
+        segmented(tmp_path / way, train_1=[noise(25)] * 3, train_2=[noise(k) for k in range(5)], train_3=[noise(27)])
+        for words in runs:
+            code, out, err = call("audio_melspec", "--data-dir", tmp_path / way, "--spec-files", spec_files, *words)
+            assert code == 0 and err == ""
+    assert "train_2" not in out and "spectrograms of 2 recordings" in out  # the first shard, which came last
+    one = files(tmp_path / "one" / "specs")
+    assert len(one) == 1 + (9 if spec_files == "pictures" else 3)
+    assert files(tmp_path / "two" / "specs") == files(tmp_path / "shards" / "specs") == one
+
+
+def test_an_empty_shard_says_so_and_is_no_error(tmp_path, call):
+    code, out, err = call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(28)]), "--shard", "2/2")
+    assert (code, err) == (0, "") and "shard 2/2 holds none of the 1 recordings" in out
+    assert not (tmp_path / "specs" / "train_1").exists()
+
+
+@pytest.mark.parametrize("spec_files,made", [("pictures", "train_1"), ("array", "train_1.npy")])
+def test_a_recording_that_another_process_is_at_is_said_and_the_others_are_done(spec_files, made, tmp_path, call):
+    fcntl = pytest.importorskip("fcntl")
+    segmented(tmp_path, train_1=[noise(29)], train_2=[noise(30)])
+    half = tmp_path / "specs" / f".{made}.part"
+    half.mkdir(parents=True)
+    held = os.open(half, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    code, out, err = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", spec_files)
+    os.close(held)
+    assert code == 1 and f"train_1: FAILED: {tmp_path / 'specs' / made} is being made by another process" in out and err.count("\n") == 1
+    assert half.exists() and (tmp_path / "specs" / made.replace("1", "2")).exists()
+
+
+# ---- one array instead of pictures ----------------------------------------------------------------------------------
+
+def test_the_array_holds_the_pictures(tmp_path, call, monkeypatch):
+    monkeypatch.setattr(audio_melspec, "BLOCK", 16)
+    cut(tmp_path, voice_like(2))
+    shutil.copytree(tmp_path, tmp_path / "pictures")
+    assert call("audio_melspec", "--data-dir", tmp_path / "pictures")[0] == 0
+    code, out, err = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", "array")
+    assert (code, err) == (0, "") and "50 spectrograms of 1 recordings" in out
+    assert sorted(path.name for path in (tmp_path / "specs").iterdir()) == ["settings.json", "train_1.npy"]
+    array = np.load(tmp_path / "specs" / "train_1.npy", mmap_mode="r")
+    assert array.shape == (50, 1, 64, 101) and array.dtype == np.uint8
+    np.testing.assert_array_equal(array[:, 0], specs(tmp_path / "pictures", "train_1"))
+    code, out, _ = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", "array")
+    assert code == 0 and "nothing to do" in out
+
+
+@pytest.mark.parametrize("first,second", [("pictures", "array"), ("array", "pictures")])
+def test_a_folder_holds_pictures_or_arrays_and_never_both(first, second, tmp_path, call):
+    segmented(tmp_path, train_1=[noise(31)], train_2=[noise(32)])
+    call("audio_melspec", "--data-dir", tmp_path, "--spec-files", first, "--recordings", "train_1")
+    code, out, err = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", second)
+    assert code == 1 and out == "" and f"specs/ was made with spec_files {first}, now it is {second}" in err and err.count("\n") == 1
+
+
+def test_folders_from_before_there_were_arrays_hold_pictures(tmp_path, call):
+    call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(33)]))
+    note = tmp_path / "specs" / "settings.json"
+    note.write_text(json.dumps({name: value for name, value in json.loads(note.read_text()).items() if name != "spec_files"}))
+    assert call("audio_melspec", "--data-dir", tmp_path, "--spec-files", "array")[0] == 1
+    assert call("audio_melspec", "--data-dir", tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize("damage,message", [
+    (lambda path: os.truncate(path, path.stat().st_size - 1), "is damaged: delete that file"), (lambda path: path.write_bytes(b""), "is damaged"),
+    (lambda path: np.save(path, np.zeros((2, 1, 64, 101), np.uint8)), "holds 2 spectrograms for 3 segments: delete that file"),
+], ids=["truncated", "empty", "short"])
+def test_an_array_that_is_not_of_these_segments_is_an_error(damage, message, tmp_path, call):
+    call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(34)] * 3), "--spec-files", "array")
+    damage(tmp_path / "specs" / "train_1.npy")
+    code, out, _ = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", "array")
+    assert code == 1 and f"train_1: FAILED: {tmp_path / 'specs' / 'train_1.npy'} {message}" in out

@@ -14,7 +14,20 @@ from pathlib import Path
 import pytest
 
 import config
-from config import KINDS, Config, SettingsError, UserError, field_notes, fields_of, parse_config, run_script, whole_file, whole_folder
+from config import (
+    KINDS,
+    Config,
+    SettingsError,
+    UserError,
+    field_notes,
+    fields_of,
+    growing_folder,
+    parse_config,
+    run_script,
+    whole_file,
+    whole_folder,
+    write_bytes,
+)
 
 ROOT = Path(config.__file__).parent
 FIELDS = [field.name for field in dataclasses.fields(Config)]
@@ -24,6 +37,8 @@ TRIPLES = [(script, name) for script in SCRIPTS for name in fields_of(script)]
 
 def another(name):
     """(words of the command line, value) that a field does not have by default."""
+    if name == "shard":
+        return ["--shard", "2/3"], "2/3"
     kind, default, flag = KINDS[name], getattr(Config(), name), "--" + name.replace("_", "-")
     if kind is bool:
         return [flag if not default else flag.replace("--", "--no-", 1)], not default
@@ -138,12 +153,14 @@ def reads(script):
     for node in ast.walk(ast.parse((ROOT / "config.py").read_text())):
         if isinstance(node, ast.FunctionDef) and any(ast.unparse(decorator) == "property" for decorator in node.decorator_list):
             derived[node.name] = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute) and ast.unparse(part.value) == "self"}
-    names = set()
-    for node in ast.walk(ast.parse((ROOT / script).read_text())):
+    names, tree = set(), ast.parse((ROOT / script).read_text())
+    constants = {part.targets[0].id: part.value for part in tree.body if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name)}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("cfg", "self.cfg"):
             names |= derived.get(node.attr, {node.attr})
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "keep_settings":
-            names |= set(node.args[2].value.split())
+            listed = node.args[2]
+            names |= set((constants[listed.id] if isinstance(listed, ast.Name) else listed).value.split())
     return names & set(FIELDS)
 
 
@@ -238,6 +255,15 @@ def test_an_impossible_combination_is_one_line_and_exit_code_two(script, words, 
     code, err = outcome(words, capsys, script)
     assert_one_line(code, err)
     assert named in err
+
+
+@pytest.mark.parametrize("shard", ["5/4", "0/4", "1", "a/b", "1/0", "-1/3", "1/2/3", " 1/2", "1.5/2"])
+def test_a_shard_that_is_not_there_is_one_line_and_exit_code_two(shard, capsys):
+    for script in ("face_detector.py", "audio_extract.py", "audio_melspec.py"):
+        code, err = outcome([f"--shard={shard}"], capsys, script)
+        assert_one_line(code, err)
+        assert repr(shard) in err and "such as 1/4" in err
+        assert outcome(["--shard", "4/4"], capsys, script) == (0, "")
 
 
 def test_no_script_complains_of_a_setting_that_it_does_not_read(capsys):
@@ -370,3 +396,100 @@ def test_a_killed_writer_leaves_nothing_that_looks_done_and_the_next_goes_on(tmp
     with whole_folder(tmp_path / "crops") as part:
         assert list(part.iterdir()) == []  # nothing of the killed run gets in
     assert not (tmp_path / ".crops.part").exists()
+
+
+# ---- folders that grow ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(), ValueError(), OSError(errno.ENOSPC, "full")])
+def test_a_folder_that_was_stopped_half_way_is_gone_on_with(error, tmp_path):
+    with pytest.raises(type(error)), growing_folder(tmp_path / "crops", [3, "a"]) as part:
+        (part / "0.txt").write_text("whole")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == [".crops.part"]
+    with growing_folder(tmp_path / "crops", [3, "a"]) as part:
+        assert (part / "0.txt").read_text() == "whole"
+        (part / "1.txt").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["crops"]
+    assert sorted(path.name for path in (tmp_path / "crops").iterdir()) == ["0.txt", "1.txt"]  # no note is left in it
+
+
+def test_the_half_of_something_else_is_thrown_away(tmp_path):
+    with pytest.raises(KeyboardInterrupt), growing_folder(tmp_path / "crops", {"size": 3}) as part:
+        (part / "0.txt").write_text("old")
+        raise KeyboardInterrupt
+    with growing_folder(tmp_path / "crops", {"size": 4}):
+        pass
+    assert list((tmp_path / "crops").iterdir()) == []
+
+
+def test_a_half_without_its_note_is_thrown_away(tmp_path):
+    (tmp_path / ".crops.part").mkdir()
+    (tmp_path / ".crops.part" / "0.txt").write_text("of a run killed before it could say what of")
+    with growing_folder(tmp_path / "crops", 1):
+        pass
+    assert list((tmp_path / "crops").iterdir()) == []
+
+
+def test_an_error_of_the_user_throws_the_half_away(tmp_path):
+    with pytest.raises(UserError), growing_folder(tmp_path / "crops", 1) as part:
+        (part / "0.txt").write_text("half")
+        raise UserError("the video is damaged")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("other", [None, "a.npy"])
+def test_a_folder_that_another_process_fills_is_left_alone(other, tmp_path):
+    pytest.importorskip("fcntl")
+    with growing_folder(tmp_path / "crops", 1) as part:
+        (part / "a.npy").write_text("half")
+        with pytest.raises(UserError, match="crops is being made by another process: wait for it, or stop it"):
+            with growing_folder(tmp_path / "crops", 2, only=other):
+                pytest.fail("two at once")
+        assert (part / "a.npy").read_text() == "half"
+    assert (tmp_path / "crops" / "a.npy").read_text() == "half"
+
+
+def test_a_folder_made_by_another_process_meanwhile_is_kept(tmp_path):
+    (tmp_path / "crops").mkdir()
+    with pytest.raises(UserError, match="just been made by another process"), growing_folder(tmp_path / "crops", 1):
+        pytest.fail("made twice")
+    assert [path.name for path in tmp_path.iterdir()] == ["crops"]
+
+
+def test_a_file_that_grows_becomes_whole_at_once(tmp_path):
+    path = tmp_path / "train_1.npy"
+    with pytest.raises(KeyboardInterrupt), growing_folder(path, 1, only="train_1.npy") as part:
+        (part / "train_1.npy").write_text("half")
+        raise KeyboardInterrupt
+    assert not path.exists()
+    with growing_folder(path, 1, only="train_1.npy") as part, open(part / "train_1.npy", "a") as file:
+        file.write(" and half")
+    assert path.read_text() == "half and half" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_folder_and_keeps_its_half(tmp_path, capsys):
+    def main(argv):
+        with growing_folder(tmp_path / "crops", 1) as part:
+            (part / "0.txt").write_text("whole")
+            raise full()
+    assert run_script(main, "step.py") == 1
+    assert capsys.readouterr().err == f"step.py: error: No space left on device: {tmp_path / 'crops'}\n"
+    assert (tmp_path / ".crops.part" / "0.txt").exists()
+
+
+def test_bytes_that_a_disk_takes_in_parts_are_written_whole(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:3]))
+    (tmp_path / "a").write_bytes(b"older and longer")
+    write_bytes(str(tmp_path / "a"), b"0123456789")
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+    def full_after(file, data, taken=[4]):  # noqa: B006
+        if not taken[0]:
+            raise full()
+        taken[0] -= 1
+        return write(file, data[:1])
+    monkeypatch.setattr(os, "write", full_after)
+    with pytest.raises(OSError, match="No space") as error:
+        write_bytes(str(tmp_path / "b"), b"0123456789")
+    assert error.value.filename == str(tmp_path / "b")

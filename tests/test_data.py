@@ -11,6 +11,7 @@ from conftest import FRAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import audio_melspec
 import data
 from config import Config, UserError
 from data import (
@@ -204,6 +205,72 @@ def test_recordings_of_different_sizes_are_refused(made):
 def test_colours_are_read_as_red_green_blue(tmp_path):
     cv2.imwrite(str(tmp_path / "red.png"), np.full((8, 8, 3), (0, 0, 255), np.uint8))  # OpenCV writes BGR
     assert read_picture(tmp_path / "red.png", "frames")[:, 4, 4].tolist() == [255, 0, 0]
+
+
+# ---- spectrograms in one array --------------------------------------------------------------------------------------
+
+@pytest.fixture
+def arrays(made):
+    """made, its spectrograms written as arrays instead of pictures."""
+    shutil.rmtree(made / "specs")
+    audio_melspec.main(["--data-dir", str(made), "--n-mels", "16", "--spec-files", "array"])
+    return made
+
+
+def test_training_and_evaluation_are_the_same_from_pictures_and_from_arrays(made_corpus, arrays, tmp_path):
+    pictures = shutil.copytree(made_corpus, tmp_path / "pictures")
+    of_pictures, of_arrays = (load_recordings(config_of(folder), "Train_Set", BOTH) for folder in (pictures, arrays))
+    assert picture_shapes(of_pictures) == picture_shapes(of_arrays)
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    both = [zip(*(training_batches(recordings, 4, 10, BOTH, generator) for recordings, generator in zip((of_pictures, of_arrays), generators)))]
+    both += [zip(stream(one, BOTH), stream(other, BOTH)) for one, other in zip(of_pictures, of_arrays)]
+    batches = [pair for pairs in both for pair in pairs]
+    assert len(batches) >= 5
+    for one, other in batches:
+        assert all(torch.equal(part.nan_to_num(9), its.nan_to_num(9)) for part, its in zip(one, other))
+
+
+def test_arrays_stay_on_disk_and_are_not_packed(arrays):
+    recording = load_recordings(config_of(arrays), "Train_Set", BOTH)[0]
+    assert isinstance(recording.arrays["specs"], np.memmap) and list(recording.paths) == ["frames"]
+    assert not list((arrays / "cache").glob("*.specs.*"))
+
+
+@pytest.mark.parametrize("rows,left", [(FRAMES, FRAMES), (FRAMES - 1, FRAMES - 1), (FRAMES + 3, FRAMES)])
+def test_an_array_may_be_a_row_short_or_longer_and_that_is_said(rows, left, arrays, capsys):
+    path = arrays / "specs" / "train_1.npy"
+    whole = np.load(path)
+    np.save(path, np.concatenate([whole, whole])[:rows])
+    recording = load_recordings(config_of(arrays), "Train_Set", BOTH)[0]
+    assert len(recording) == len(recording.arrays["specs"]) == len(recording.arrays["frames"]) == left
+    np.testing.assert_array_equal(recording.arrays["specs"], whole[:left])
+    said = {FRAMES: "", FRAMES - 1: "train_1: the last rating has no spectrogram", FRAMES + 3: "train_1: 3 spectrograms have no rating"}
+    assert said[rows] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage,message", [
+    (lambda path: os.truncate(path, path.stat().st_size - 1), "train_1.npy is not a whole array of spectrograms: delete it and run audio_melspec.py"),
+    (lambda path: path.write_bytes(b""), "train_1.npy is not a whole array"),
+    (lambda path: path.write_text("hello"), "train_1.npy is not a whole array"),
+    (lambda path: np.save(path, np.zeros((FRAMES, 16, 101), np.uint8)),
+     r"train_1.npy holds uint8 \(60, 16, 101\), uint8 \(frames, 1, bands, columns\)"),
+    (lambda path: np.save(path, np.zeros((FRAMES, 1, 16, 101))), r"train_1.npy holds float64 \(60, 1, 16, 101\)"),
+    (lambda path: np.save(path, np.load(path)[:-2]), "train_1.npy holds 58 spectrograms, 60 were expected: delete it and run audio_melspec.py"),
+    (lambda path: np.save(path, np.load(path)[:, :, :8]), "train_2 has specs of .*other recordings of .*audio_melspec.py"),
+    (lambda path: path.unlink(), "specs/train_1/000000.png is missing .*run audio_melspec.py"),
+    (lambda path: path.with_suffix("").mkdir(), "train_1.npy and .*train_1/ are both there"),
+], ids=["truncated", "empty", "text", "other shape", "other type", "too short", "other size", "missing", "pictures too"])
+def test_an_array_that_is_not_as_it_should_be_is_one_error_that_names_it(damage, message, arrays):
+    damage(arrays / "specs" / "train_1.npy")
+    with pytest.raises(UserError, match=message) as error:
+        picture_shapes(load_recordings(config_of(arrays), "Train_Set", BOTH))
+    assert "\n" not in str(error.value)
+
+
+def test_ratings_in_another_order_than_the_array_are_refused(arrays):
+    rewrite(table_of(arrays), lambda lines: [lines[0], *lines[:0:-1]])
+    with pytest.raises(UserError, match="rating 1 of train_1 names train_1/000059.png, train_1/000000.png was expected"):
+        load_recordings(config_of(arrays), "Train_Set", BOTH)
 
 
 # ---- the cache ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,161 @@
+"""Segments per second of audio_extract.py and audio_melspec.py, beside the original's way and librosa's.
+
+Draws people's voices, 44.1 kHz as in RECOLA. Sides take turns and the best of the rounds counts, so that a busy machine troubles
+both alike; files are written by all of them. The references do the first segments alone: theirs take equally long each. "files
+alone" reads and writes the same files in one process and does nothing else: what no way of doing it can be faster than.
+
+    python bench/audio.py                                   3 minutes on 2 cores
+    python bench/audio.py --people 9 --minutes 5 --workers 2
+"""
+import argparse
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import cv2
+import librosa
+import matplotlib
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+from steps import compare
+
+import audio_extract
+import audio_melspec
+from annotations import cores
+from config import Config, write_bytes
+from drawn_people import FRAME_RATE, SOUND_RATE, Recording
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+CFG = Config()
+ORIGINAL_SEGMENTS, LIBROSA_SEGMENTS = 60, 400  # that the references do
+
+
+# ---- the references -------------------------------------------------------------------------------------------------
+
+def cut_with_librosa(data, count):
+    """One librosa.load of one slice and one file per frame, resampled slice by slice."""
+    path = sorted((data / "audio").iterdir())[0]
+    out = data / "reference"
+    out.mkdir()
+    for k in range(count):
+        sound, rate = librosa.load(path, sr=CFG.audio_rate, offset=k / CFG.frame_rate, duration=CFG.segment_s)
+        soundfile.write(out / f"{k:06d}.wav", sound, rate, subtype="PCM_16")
+
+
+def draw_with_matplotlib(data, count):
+    """The original's way: open each segment, its own transform, a figure of it, saved as a coloured JPEG. A figure as small as
+    this favours it: it takes half as long as one of matplotlib's default size."""
+    out = data / "reference"
+    out.mkdir()
+    for path in some_segments(data, count):
+        segment, rate = librosa.load(path, sr=None)
+        power = librosa.feature.melspectrogram(y=segment, sr=rate, n_fft=CFG.n_fft, hop_length=CFG.hop_length, n_mels=CFG.n_mels)
+        figure = pyplot.figure(figsize=(2.24, 2.24), dpi=100)
+        pyplot.axis("off")
+        librosa.display.specshow(librosa.power_to_db(power, ref=np.max), sr=rate, hop_length=CFG.hop_length)
+        pyplot.savefig(out / f"{path.stem}.jpg")
+        pyplot.close(figure)
+
+
+def draw_with_librosa(data, count):
+    """One segment, one spectrogram, one grey PNG at a time."""
+    out = data / "reference"
+    out.mkdir()
+    for path in some_segments(data, count):
+        segment, rate = soundfile.read(path, dtype="float32")
+        power = librosa.feature.melspectrogram(y=segment, sr=rate, n_fft=CFG.n_fft, hop_length=CFG.hop_length, n_mels=CFG.n_mels)
+        db = librosa.power_to_db(power, top_db=None)
+        cv2.imwrite(str(out / f"{path.stem}.png"), ((db - CFG.db_min) / (CFG.db_max - CFG.db_min) * 255).clip(0, 255).astype(np.uint8))
+
+
+def files_alone(data, read, size):
+    """Reads every file of the folder `read` and writes one of `size` bytes for each segment."""
+    content, segments = bytes(size), len(list((data / "audio_segments").rglob("*.wav")))
+    for path in (data / read).rglob("*.wav"):
+        path.read_bytes()
+    out = data / "reference"
+    out.mkdir()
+    for number in range(segments):
+        write_bytes(f"{out}/{number:06d}", content)
+
+
+def some_segments(data, count):
+    return sorted(sorted((data / "audio_segments").glob("[!.]*/"))[0].glob("*.wav"))[:count]
+
+
+# ---- the clock ------------------------------------------------------------------------------------------------------
+
+def draw_voices(data, rate, people, minutes):
+    """Writes the sound of drawn people, mono 16 bit at `rate` Hz, into data/audio."""
+    (data / "audio").mkdir(parents=True)
+    for number in range(people):
+        sound = Recording.draw((0, number), round(minutes * 60) * FRAME_RATE).sound
+        if rate != SOUND_RATE:
+            sound = resample_poly(sound, rate // 100, SOUND_RATE // 100).clip(-1, 1)
+        soundfile.write(data / "audio" / f"train_{number}.wav", sound, rate, subtype="PCM_16")
+
+
+def rates(sides, data, made, rounds, counts):
+    """Segments per second of each of `sides` (name -> work); counts: how many each does."""
+    best = compare(sides, data, made, rounds)
+    return {name: counts[name] / best[name] for name in sides}
+
+
+def measure(data, people=4, minutes=1.0, rounds=3, workers=0):
+    """Segments per second: {"audio_extract 44.1 kHz": {"ours": ..., "original": ..., "files alone": ...}, "audio_extract 16 kHz",
+    "audio_melspec" with "librosa" too, "audio_melspec array"}, on drawn voices in the empty folder `data`.
+
+    original of audio_extract: librosa.load of every slice; of audio_melspec: a matplotlib figure of every segment.
+    """
+    run = lambda module, *words: lambda folder: module.main(["--data-dir", str(folder), "--workers", str(workers), *words])
+    segments = round(minutes * 60 * CFG.frame_rate) * people
+    wav_size, picture = round(CFG.segment_s * CFG.audio_rate) * 2 + 44, audio_melspec.look_of(CFG)
+    png_size = len(audio_melspec.png(np.zeros((CFG.n_mels, picture.columns), np.uint8)))
+    counts = {"ours": segments, "files alone": segments, "original": LIBROSA_SEGMENTS, "librosa": LIBROSA_SEGMENTS}
+    found = {}
+    for name, rate in (("44.1 kHz", 44100), ("16 kHz", 16000)):
+        draw_voices(folder := data / name, rate, people, minutes)
+        found[f"audio_extract {name}"] = rates(
+            {"ours": run(audio_extract), "original": partial(cut_with_librosa, count=LIBROSA_SEGMENTS)},
+            folder, ["audio_segments"], rounds, counts)
+        found[f"audio_extract {name}"] |= rates({"files alone": partial(files_alone, read="audio", size=wav_size)}, folder, [], rounds, counts)
+    counts["original"] = ORIGINAL_SEGMENTS
+    found["audio_melspec"] = rates(
+        {"ours": run(audio_melspec), "original": partial(draw_with_matplotlib, count=ORIGINAL_SEGMENTS),
+         "librosa": partial(draw_with_librosa, count=LIBROSA_SEGMENTS),
+         "files alone": partial(files_alone, read="audio_segments", size=png_size)}, folder, ["specs"], rounds, counts)
+    found["audio_melspec array"] = rates({"ours": run(audio_melspec, "--spec-files", "array")}, folder, ["specs"], rounds, counts)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=4, help="drawn voices [4]")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of each [1]")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side [3]")
+    parser.add_argument("--workers", type=int, default=0, help="of our side, as the scripts take it [0]")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), args.people, args.minutes, args.rounds, args.workers)
+    print(f"{args.people} x {args.minutes:g} min, {cores()} cores, segments per second\n")
+    print(f"{'step':26}{'ours':>8}   {'reference':40}{'':>8}{'ratio':>8}")
+    words = {"original": {"audio_extract": "librosa.load of every slice", "audio_melspec": "original: a matplotlib figure of each"},
+             "librosa": {"audio_melspec": "librosa per segment, PNG"}, "files alone": {}}
+    for step, best in found.items():
+        ours = f"{step:26}{best['ours']:8.0f}"
+        references = [name for name in best if name != "ours"]
+        for name in references:
+            print(f"{ours}   {words[name].get(step.split()[0], name):40}{best[name]:8.0f}{best['ours'] / best[name]:8.2f}")
+            ours = " " * 34
+        if not references:
+            print(ours)
+
+
+if __name__ == "__main__":
+    main()
