@@ -3,6 +3,7 @@
 Reads   videos/<id>.*                           any container, any frame rate, constant or variable
 Writes  Cropped_Aligned/<id>/000000.jpg ...     frame k: the picture on show at k / frame_rate seconds; RGB, upright
         Cropped_Aligned/<id>/faces.csv          per frame: time_s, found, box in pixels of the video, score
+        Cropped_Aligned/<id>.jpg                contact sheet: crops from end to end of the recording, to look at
 
     python face_detector.py --data-dir data
 
@@ -10,8 +11,12 @@ To repeat the last face where there is none, run face_detector_frameRetention.py
 each exchanges what the other put into the frames without a face, and detects nothing twice.
 """
 import contextlib
+import functools
+import gc
+import itertools
 import math
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import av
@@ -20,26 +25,83 @@ import numpy as np
 import pandas as pd
 import torch
 from facenet_pytorch import MTCNN
-from tqdm import tqdm
+from torch.nn import functional
 
-from annotations import find_recordings, for_each, frame_count, keep_settings, open_media, picture_clock
-from config import UserError, parse_config, run_script, torch_device, whole_file, whole_folder
+from annotations import find_recordings, for_each, frame_count, keep_settings, open_media, picture_clock, shard_of
+from config import UserError, growing_folder, parse_config, run_script, torch_device, whole_file
 
 # Where the five landmarks go in a crop of side 1: left and right eye (the viewer's), nose, left and right mouth corner.
 # ArcFace's template (Deng et al., 2019), given there in pixels of a 112 px crop.
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]) / 112
 STRIDE_WIDTHS = 1.0  # a face may move this many of its own widths from a frame to the next ...
 STRIDE_S = 0.5  # ... and as far again in each half second that it was out of sight
+BT601 = (2, 5, 6)  # FFmpeg's numbers for "not said" (which it takes for the same), BT.470BG and SMPTE 170M
+FULL_RANGE = 2  # black is 0 and not 16
+DECODERS = 3  # threads that decode ahead: more need more memory and gain nothing
+STILL = 0.1  # a head is still whose landmarks move by less than this many distances of its eyes from one look to the next
+STEADY_S = 0.12  # landmarks are averaged with those of less than this before and after, the nearer the more
+SAME_PLACE = 0.25  # ... unless they lie this many distances of the eyes away: the head moves fast, or it is another shot
+HOW = ["missing", "detected", "tracked"]
+AHEAD = 8  # crops wait to be written while the next pictures are looked at
+CHECKPOINT = 1000  # frames after which a long recording notes how far it has come
+PROGRESS = ".progress.npz"
+SETTINGS = "face_size frame_rate min_face_size face_score look_every jpeg_quality"  # that crops depend on
+SHEET = 10, 6  # crops in a row and in a column of a contact sheet
+LOOK_GAPS = 0.1  # a recording needs a look if more of it than this is without a face ...
+LOOK_LOST = 0.02  # ... or if this share of its frames had to be searched for it
+PATCH = 48  # pixels, the side of what MTCNN's output network sees
 BESIDE_S = 1.0  # a face beside the one followed is remembered this long: detectors miss one now and then
 GONE_S = 10.0  # a person out of sight for longer is given up, and the largest face is followed from there on
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
-def read_frames(video, frame_rate):
-    """Yields (k, number of the picture, (H, W, 3) RGB upright) for every frame k, in order, in one pass over the video.
+class Picture:
+    """A decoded picture, upright and with square pixels, made into RGB no sooner and no wider than it is looked at."""
 
-    Raises UserError if the pictures end before their time stamps do.
+    def __init__(self, frame, aspect=1.0):
+        self.frame, self.aspect, self.turns = frame, aspect, round(frame.rotation / 90)  # counter-clockwise
+        plain = frame.format.name == "yuv420p" and frame.colorspace in BT601 and frame.color_range != FULL_RANGE
+        self.plain = plain and aspect == 1 and not self.turns % 4 and frame.width % 2 == frame.height % 2 == 0
+        size = frame.height, round(frame.width * aspect)
+        self.height, self.width = size[::-1] if self.turns % 2 else size
+
+    @functools.cached_property
+    def rgb(self):
+        """All of it: (H, W, 3)."""
+        if self.plain:
+            return self._part(0, 0, self.width, self.height)
+        rgb = self.frame.to_ndarray(format="rgb24", width=round(self.frame.width * self.aspect), height=self.frame.height)
+        return np.ascontiguousarray(np.rot90(rgb, self.turns))
+
+    def region(self, x1, y1, x2, y2):
+        """What of it lies in a box: RGB (h, w, 3), and the x, y of its upper left corner, whole numbers at or before x1, y1."""
+        x1, y1 = (max(0, math.floor(v) // 2 * 2) for v in (x1, y1))  # even: colours are stored for 2 x 2 pixels
+        x2, y2 = min(self.width, math.ceil(x2 / 2) * 2), min(self.height, math.ceil(y2 / 2) * 2)
+        x1, y1 = min(x1, x2), min(y1, y2)
+        whole = "rgb" in vars(self) or not self.plain
+        return self.rgb[y1:y2, x1:x2] if whole else self._part(x1, y1, x2, y2), (x1, y1)
+
+    def _part(self, x1, y1, x2, y2):
+        height, width = y2 - y1, x2 - x1
+        if not height * width:
+            return np.zeros((height, width, 3), np.uint8)
+        stored = np.empty((height * 3 // 2, width), np.uint8)  # I420: brightness, then each colour at half the size
+        stored[:height] = _plane(self.frame.planes[0])[y1:y2, x1:x2]
+        colours = stored[height:].reshape(2, height // 2, width // 2)
+        for colour, plane in zip(colours, self.frame.planes[1:]):
+            colour[:] = _plane(plane)[y1 // 2:y2 // 2, x1 // 2:x2 // 2]
+        return cv2.cvtColor(stored, cv2.COLOR_YUV2RGB_I420)
+
+
+def _plane(plane):
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, :plane.width]
+
+
+def read_frames(video, frame_rate):
+    """Yields (ks, Picture) in one pass over a video: the frames k, as a range, and the picture on show at k / frame_rate seconds.
+
+    Pictures that no frame shows are left out. Raises UserError if the pictures end before their time stamps do.
     """
     clock = picture_clock(video)
     k, frames = 0, frame_count(clock.end_s, frame_rate)
@@ -52,18 +114,16 @@ def read_frames(video, frame_rate):
             time_s = following.time - clock.start_s
             if stored_in_order:
                 time_s = clock.times_s[min(number + 1, len(clock.times_s) - 1)]
-            rgb = None
+            first = k
             while picture is not None and k < frames and k / frame_rate + early_s < time_s:
-                rgb = _upright(picture, aspect) if rgb is None else rgb
-                yield k, number, rgb
                 k += 1
+            if k > first:
+                yield range(first, k), Picture(picture, aspect)
             number, picture = number + 1, following
     if picture is None or clock.times_s[-1] - time_s > 2 / frame_rate:
         raise UserError(f"{video} is damaged: its pictures can be read up to {time_s:.1f} s of {clock.end_s:.1f} s")
-    rgb = _upright(picture, aspect)
-    while k < frames:
-        yield k, number, rgb
-        k += 1
+    if k < frames:
+        yield range(k, frames), Picture(picture, aspect)
 
 
 def _rounding_s(times_s, stream):
@@ -77,17 +137,11 @@ def _rounding_s(times_s, stream):
 
 
 def _decoded(container, stream):
-    stream.thread_type = "AUTO"
+    stream.thread_type, stream.thread_count = "AUTO", DECODERS
     try:
         yield from container.decode(stream)
     except av.error.FFmpegError:
         return  # read_frames knows how far it should have come
-
-
-def _upright(picture, aspect):
-    """(H, W, 3) RGB of a PyAV picture, with square pixels and turned the way its camera was held."""
-    rgb = picture.to_ndarray(format="rgb24", width=round(picture.width * aspect), height=picture.height)
-    return np.ascontiguousarray(np.rot90(rgb, round(picture.rotation / 90)))  # degrees counter-clockwise
 
 
 # ---- faces ----------------------------------------------------------------------------------------------------------
@@ -97,18 +151,30 @@ def alignment(points):
 
     Umeyama (1991) for two dimensions: with points as complex numbers it is the line w = a z + b, and never a mirror.
     """
-    z, w = (np.asarray(p, float) @ [1, 1j] for p in (points, TEMPLATE))
-    a = np.vdot(z - z.mean(), w - w.mean()) / np.vdot(z - z.mean(), z - z.mean()).real
-    b = w.mean() - a * z.mean()
+    z, w = (p[:, 0] + 1j * p[:, 1] for p in (np.asarray(points, float), TEMPLATE))
+    from_middle = z - z.mean()
+    a = complex(np.vdot(from_middle, w) / np.vdot(from_middle, from_middle))
+    b = complex(w.mean() - a * z.mean())
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def crop_face(rgb, points, size):
-    """The face with its landmarks on TEMPLATE, black where the picture ends: (H, W, 3), (5, 2) -> (size, size, 3)."""
+def crop_face(picture, points, size):
+    """The face with its landmarks on TEMPLATE, black where the picture ends: Picture, (5, 2) -> (size, size, 3)."""
     matrix = alignment(points) * size
-    steps = max(1, math.ceil(0.7 / np.hypot(*matrix[:, 0])))  # shrink in two steps, or fine detail turns into noise
-    large = cv2.warpAffine(rgb, _centre_of_pixels(matrix * steps), (size * steps, size * steps), flags=cv2.INTER_LINEAR)
-    return large if steps == 1 else cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA)
+    (c, d, x), (_, _, y) = matrix.tolist()
+    scale = math.hypot(c, d)
+    at = (complex(size / 2, size / 2) - complex(x, y)) / complex(c, -d)  # the crop's middle in the picture
+    reach = size / 2 * (abs(c) + abs(d)) / scale**2 + 2  # from there to its furthest corner, and 2 for the interpolation
+    rgb, corner = picture.region(at.real - reach, at.imag - reach, at.real + reach, at.imag + reach)
+    if not rgb.size:
+        return np.zeros((size, size, 3), np.uint8)
+    matrix[:, 2] += matrix[:, :2] @ corner
+    shrink = math.floor(1 / scale)  # in two steps, or fine detail turns into noise
+    if shrink > 1:
+        rgb = np.pad(rgb, [(0, -rgb.shape[0] % shrink), (0, -rgb.shape[1] % shrink), (0, 0)], "edge")
+        rgb = cv2.resize(rgb, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+        matrix[:, :2] *= shrink
+    return cv2.warpAffine(rgb, _centre_of_pixels(matrix), (size, size), flags=cv2.INTER_LINEAR)
 
 
 def _centre_of_pixels(matrix):
@@ -124,11 +190,13 @@ class FaceFinder:
     def __init__(self, min_face_size, face_score, device):
         mtcnn = MTCNN(keep_all=True, min_face_size=min_face_size, device=device)
         self.mtcnn = mtcnn.to(memory_format=torch.channels_last)  # half as fast again on a CPU: pooling likes it
-        self.face_score = face_score
+        self.face_score, self.min_face_size = face_score, min_face_size
+        heads = self.mtcnn.onet.dense6_1, self.mtcnn.onet.dense6_2, self.mtcnn.onet.dense6_3
+        self.heads = [torch.cat([getattr(head, part).detach() for head in heads]) for part in ("weight", "bias")]
 
     def __call__(self, rgb):
         """(H, W, 3) -> boxes (n, 4) as x1, y1, x2, y2, landmarks (n, 5, 2), scores (n,); pixels of the picture."""
-        if min(rgb.shape[:2]) < self.mtcnn.min_face_size:  # MTCNN fails on these; no face of that size fits in
+        if min(rgb.shape[:2]) < self.min_face_size:  # MTCNN fails on these; no face of that size fits in
             return np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0)
         boxes, scores, points = self.mtcnn.detect(rgb, landmarks=True)
         if boxes is None:
@@ -136,6 +204,51 @@ class FaceFinder:
         boxes, scores, points = (np.asarray(values, float) for values in (boxes, scores, points))
         good = scores >= self.face_score
         return boxes[good], points[good], scores[good]
+
+    def refine(self, picture, box):
+        """The face whose box was `box` a moment ago, by MTCNN's output network alone: Face, or None where it sees none.
+
+        What it is given is what MTCNN gives it: the square around the box, less what lies outside the picture.
+        """
+        x, y, side = _square(box, 0.95)  # its own boxes are that much wider than those it is given in MTCNN
+        x1, y1, x2, y2 = max(int(x), 1) - 1, max(int(y), 1) - 1, min(int(x + side), picture.width), min(int(y + side), picture.height)
+        if x2 - x1 < 2 or y2 - y1 < 2:
+            return None
+        rgb, (left, top) = picture.region(x1, y1, x2, y2)
+        patch = cv2.resize(rgb[y1 - top:y2 - top, x1 - left:x2 - left], (PATCH, PATCH), interpolation=cv2.INTER_AREA)
+        score, *found = self.output_net(patch[None])[0].tolist()
+        if score < self.face_score:
+            return None
+        moved, places = np.reshape(found[:4], (2, 2)), np.reshape(found[4:], (2, 5)).T
+        corners = np.array([[x, y], [x + side, y + side]])
+        return Face((corners + (side + 1) * moved).ravel(), corners[0] - 1 + (side + 1) * places, score)
+
+    def output_net(self, patches):
+        """What MTCNN's output network makes of (n, 48, 48, 3) uint8: (n, 15), score, how far the box moves, landmarks (x of all, then y)."""
+        net = self.mtcnn.onet
+        with torch.inference_mode():  # its forward, layer by layer: without the calls of modules a fifth faster
+            x = (torch.from_numpy(patches).to(self.mtcnn.device).permute(0, 3, 1, 2).float() - 127.5) / 128  # channels last, as the net
+            for conv, prelu, size in ((net.conv1, net.prelu1, 3), (net.conv2, net.prelu2, 3), (net.conv3, net.prelu3, 2)):
+                x = functional.max_pool2d(functional.prelu(functional.conv2d(x, conv.weight, conv.bias), prelu.weight), size, 2, ceil_mode=True)
+            x = functional.prelu(functional.conv2d(x, net.conv4.weight, net.conv4.bias), net.prelu4.weight)
+            x = functional.linear(x.permute(0, 3, 2, 1).flatten(1), net.dense5.weight, net.dense5.bias)
+            found = functional.linear(functional.prelu(x, net.prelu5.weight), *self.heads).double().cpu().numpy()
+        found[:, 1] = 1 / (1 + np.exp(found[:, 0] - found[:, 1]))  # softmax of two
+        return found[:, 1:]
+
+
+def _square(box, scale):
+    """x, y, side of the square of `scale` times the longer side around the middle of a box."""
+    x1, y1, x2, y2 = box.tolist()
+    side = scale * max(x2 - x1, y2 - y1)
+    return (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side
+
+
+class Face(NamedTuple):
+    """A face in a picture, in its pixels."""
+    box: np.ndarray  # (4,)
+    points: np.ndarray  # (5, 2) landmarks, in the order of TEMPLATE
+    score: float
 
 
 class Seen(NamedTuple):
@@ -146,13 +259,15 @@ class Seen(NamedTuple):
 
 @contextlib.contextmanager
 def one_thread():
-    """Torch on one thread meanwhile: MTCNN's nets are too small to gain from more, and more wait for each other on a busy machine."""
-    before = torch.get_num_threads()
+    """Torch and OpenCV on one thread meanwhile: what they do here is too small to gain from more, which wait for each other."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 class Follower:
@@ -178,6 +293,10 @@ class Follower:
         self.people = [one for one in self.people if one is self.people[0] or time_s - one.time_s <= BESIDE_S]
         return rows.get(0)
 
+    def moved(self, box, time_s):
+        """The person followed was seen at `box`, by one who looked at nobody else."""
+        self.people[0] = Seen(box, time_s)
+
     def _match(self, boxes, time_s):
         """Person -> row of `boxes`: the nearest pairs first, each face at most one person's."""
         pairs, rows = [], {}
@@ -197,21 +316,114 @@ def _widths_apart(boxes, box):
     return np.maximum(moved, np.abs(np.log2((boxes[:, 2] - boxes[:, 0]) / width)))
 
 
+class Tracker:
+    """The same person's face from picture to picture: MTCNN's output network on where it was, all of MTCNN where that fails."""
+
+    def __init__(self, find):
+        self.find, self.follower = find, Follower()
+        self.face = self.before = None  # Face in the picture before, if any; (that picture, its time)
+
+    def __call__(self, pictures, times_s):
+        """[(Face, "detected" or "tracked"), or (None, "missing") where the person followed is not in sight] of pictures in order.
+
+        Where the face has hardly moved until the last of them, it is not looked for in those before: it lies in between.
+        """
+        start, last = self.face, self._track(pictures[-1])
+        if len(pictures) > 1 and last and _moved(start, last) < STILL:
+            shares = np.arange(1, len(pictures) + 1) / len(pictures)
+            faces = [Face(*[(1 - share) * a + share * b for a, b in zip(start, last)]) for share in shares]
+            self.follower.moved(last.box, times_s[-1])
+            self.skip(pictures[-1], times_s[-1], last)
+            return [(face, "tracked") for face in faces]
+        return [self._look(picture, time_s) for picture, time_s in zip(pictures, times_s)]
+
+    def skip(self, picture, time_s, face):
+        """Goes on from `picture`, in which `face` is known."""
+        self.face, self.before = face, (picture, time_s)
+
+    def _look(self, picture, time_s):
+        face, how = self._track(picture), "tracked"
+        if face:
+            self.follower.moved(face.box, time_s)
+        else:
+            face, how = self._search(picture, time_s)
+        self.skip(picture, time_s, face)
+        return face, how
+
+    def _track(self, picture):
+        """The Face that was there a moment ago, or None."""
+        face = self.face and self.find.refine(picture, self.face.box)
+        return face if face and max(face.box[2:] - face.box[:2]) >= self.find.min_face_size else None
+
+    def _search(self, picture, time_s):
+        if self.face:  # nobody looked who else is there: they are not to be taken for the one followed
+            others = self.find(self.before[0].rgb)[0]
+            others = others[_widths_apart(others, self.face.box) > 0.5]
+            self.follower.choose(np.concatenate([self.face.box[None], others]), self.before[1])
+        boxes, points, scores = self.find(picture.rgb)
+        chosen = self.follower.choose(boxes, time_s)
+        if chosen is None:
+            return None, "missing"
+        return Face(boxes[chosen], points[chosen], float(scores[chosen])), "detected"
+
+
+def _moved(before, face):
+    """How far the landmarks of a Face went, on average, in distances of its eyes."""
+    return np.hypot(*(face.points - before.points).T).mean() / np.hypot(*(before.points[1] - before.points[0]))
+
+
+def steady(points, times_s):
+    """Landmarks of the middle one of a few pictures, averaged with those before and after: (n, 5, 2), (n,) -> (5, 2).
+
+    n is odd; NaN where there is no face. As many before as after, so that a moving head is not left behind.
+    """
+    middle = len(points) // 2
+    if not middle:
+        return points[0]
+    eyes = points[middle, 1] - points[middle, 0]
+    near = np.abs(points - points[middle]).mean((1, 2)) <= SAME_PLACE * np.abs(eyes).max()  # False for NaN
+    near = np.logical_and.accumulate((near & near[::-1])[middle:])
+    near = np.concatenate([near[:0:-1], near])
+    weights = np.maximum(1 - np.abs(times_s - times_s[middle]) / STEADY_S, 0)[near]
+    return (weights @ points[near].reshape(-1, 10)).reshape(5, 2) / weights.sum()
+
+
 # ---- recordings -----------------------------------------------------------------------------------------------------
 
-def face_rows(video, find, frame_rate, size):
-    """Yields (row of faces.csv, crop or None where no face was found) for every frame of a video, in order."""
-    follower, seen = Follower(), -1
-    for k, number, rgb in read_frames(video, frame_rate):
-        if number != seen:  # a slow video shows one picture for several k
-            boxes, points, scores = find(rgb)
-            chosen = follower.choose(boxes, k / frame_rate)
-            face, crop = {"found": "missing"}, None
-            if chosen is not None:
-                face = {"found": "detected", **dict(zip(["x1", "y1", "x2", "y2"], boxes[chosen].round(1))), "score": scores[chosen].round(4)}
-                crop = crop_face(rgb, points[chosen], size)
-            seen = number
-        yield {"time_s": round(k / frame_rate, 4), **face}, crop
+class Shot(NamedTuple):
+    """What was made of a picture."""
+    ks: range  # the frames that it stands for
+    picture: Picture
+    face: Face | None
+    how: str
+
+
+def shots(pictures, tracker, frame_rate, look_every, known):
+    """Yields the Shot of every (ks, picture), and adds what it found out to `known`, a list of (ks, face, how).
+
+    known: not empty in a run that goes on where one was stopped: its pictures are not looked at again. It grows by whole
+    groups of pictures that were looked at together, so that the next run groups them alike.
+    """
+    for (_, face, how), (ks, picture) in zip(tuple(known), pictures):  # in this order: zip takes a picture too many in the other
+        tracker.skip(picture, ks[0] / frame_rate, face)
+        yield Shot(ks, picture, face, how)
+    while group := list(itertools.islice(pictures, look_every)):
+        looks = tracker([picture for _, picture in group], [ks[0] / frame_rate for ks, _ in group])
+        made = [Shot(ks, picture, *look) for (ks, picture), look in zip(group, looks)]
+        known += [(shot.ks, shot.face, shot.how) for shot in made]
+        yield from made
+
+
+def steadied(made, frame_rate):
+    """Yields (Shot, steady landmarks or None) of Shots, as many late as `steady` looks ahead."""
+    reach = math.ceil(STEADY_S * frame_rate) - 1
+    nobody = Shot(range(0, 1), None, None, "missing")
+    window = deque([nobody] * (reach + 1), 2 * reach + 1)
+    for shot in itertools.chain(made, [nobody] * reach):
+        window.append(shot)
+        if len(window) == 2 * reach + 1 and (middle := window[reach]).picture:
+            points = np.array([one.face.points if one.face else np.full((5, 2), np.nan) for one in window])
+            yield middle, steady(points, np.array([one.ks[0] for one in window]) / frame_rate) if middle.face else None
 
 
 def fill_gaps(folder, table, size, retain):
@@ -235,24 +447,91 @@ def fill_gaps(folder, table, size, retain):
     return table
 
 
-def detect(video, folder, find, cfg, bar):
+class Writer:
+    """Writes the crops of a recording, in a thread of its own."""
+
+    def __init__(self, folder, size, quality):
+        self.folder, self.size, self.quality = folder, size, quality
+        self.thread, self.waiting = ThreadPoolExecutor(1), deque()
+
+    def write(self, shot, points):
+        """Takes the Shot of a face, with its steady landmarks. Raises OSError if one before could not be written."""
+        self.waiting.append(self.thread.submit(self._write, shot, points))
+        if len(self.waiting) > AHEAD:
+            self.waiting.popleft().result()
+
+    def _write(self, shot, points):
+        jpeg = _jpeg(crop_face(shot.picture, points, self.size)[..., ::-1], self.quality)
+        for k in shot.ks:
+            with open(f"{self.folder}/{k:06d}.jpg", "wb", 0) as file:
+                file.write(jpeg)
+
+    def finish(self):
+        """Returns when everything is written."""
+        while self.waiting:
+            self.waiting.popleft().result()
+
+    def close(self):
+        self.thread.shutdown(cancel_futures=True)
+
+
+def detect(video, folder, find, cfg, report):
     """Makes the crops of a recording, black where there is no face: its faces.csv as a table.
 
-    `folder` appears when all of it is written. Raises UserError if the video is damaged or no face is ever found.
+    `folder` appears when all of it is written; stopped half-way, the next call goes on. Raises UserError if the video is
+    damaged or no face is ever found.
     """
-    with whole_folder(folder) as part:
-        rows = []
-        for row, crop in face_rows(video, find, cfg.frame_rate, cfg.face_size):
-            if crop is not None:
-                (part / f"{len(rows):06d}.jpg").write_bytes(_jpeg(crop[..., ::-1], cfg.jpeg_quality))
-            rows.append(row | {"found": "unfilled"} if crop is None else row)
-            bar.update()
-        table = pd.DataFrame(rows, columns=["time_s", "found", "x1", "y1", "x2", "y2", "score"])
+    state, settings = video.stat(), [getattr(cfg, name) for name in SETTINGS.split()]
+    with (growing_folder(folder, [str(video), state.st_size, state.st_mtime_ns, *settings]) as part,
+          contextlib.closing(Writer(part, cfg.face_size, cfg.jpeg_quality)) as writer):
+        tracker = Tracker(find)
+        known, written = read_progress(part, tracker.follower)
+        made = shots(read_frames(video, cfg.frame_rate), tracker, cfg.frame_rate, cfg.look_every, known)
+        for shot, points in steadied(made, cfg.frame_rate):
+            if shot.face and shot.ks[0] >= written:
+                writer.write(shot, points)
+            report(len(shot.ks))
+            if shot.ks.stop // CHECKPOINT > shot.ks.start // CHECKPOINT and shot.ks.stop > written:
+                writer.finish()
+                save_progress(part, known, shot.ks.stop, tracker.follower)
+        writer.finish()
+        table = faces_table(known, cfg.frame_rate)
         if (table["found"] == "unfilled").all():
-            raise UserError(f"{video}: no face in any of its {len(rows)} frames: if there are faces of less than "
+            raise UserError(f"{video}: no face in any of its {len(table)} frames: if there are faces of less than "
                             f"{cfg.min_face_size} pixels, lower --min-face-size")
         _save_table(part, table)
+        (part / PROGRESS).unlink(missing_ok=True)
         return fill_gaps(part, table, cfg.face_size, retain=False)
+
+
+def faces_table(known, frame_rate):
+    """faces.csv as a table, its gaps not filled yet, from the (ks, face, how) of every picture."""
+    rows = [[how if face else "unfilled", *(face.box.round(1) if face else [np.nan] * 4), round(face.score, 4) if face else np.nan]
+            for ks, face, how in known for _ in ks]
+    table = pd.DataFrame(rows, columns=["found", "x1", "y1", "x2", "y2", "score"])
+    table.insert(0, "time_s", (np.arange(len(rows)) / frame_rate).round(4))
+    return table
+
+
+def save_progress(part, known, written, follower):
+    """Notes how far a recording has come: crops before frame `written` are there, and what is known of pictures and people."""
+    nobody = [np.nan] * 15
+    rows = np.array([[ks.start, ks.stop, HOW.index(how), *([*face.box, *face.points.ravel(), face.score] if face else nobody)]
+                     for ks, face, how in known])
+    people = np.array([[*one.box, one.time_s] for one in follower.people]).reshape(-1, 5)
+    with whole_file(part / PROGRESS) as file:
+        np.savez(file, rows=rows, written=written, people=people)
+
+
+def read_progress(part, follower):
+    """(ks, face, how) of the first pictures, and the number of frames whose crops are written; `follower` is told who was there."""
+    if not (part / PROGRESS).exists():
+        return [], 0
+    with np.load(part / PROGRESS) as noted:
+        rows, written, people = noted["rows"], int(noted["written"]), noted["people"]
+    follower.people = [Seen(one[:4], float(one[4])) for one in people]
+    return [(range(int(row[0]), int(row[1])), Face(row[3:7], row[7:17].reshape(5, 2), float(row[17])) if row[2] else None, HOW[int(row[2])])
+            for row in rows], written
 
 
 def _jpeg(bgr, quality):
@@ -280,29 +559,80 @@ def finished_table(folder, video, frame_rate):
     return table
 
 
+# ---- to look at -----------------------------------------------------------------------------------------------------
+
+def contact_sheet(folder, table, size):
+    """JPEG of crops from end to end of a recording, each with its time; a red frame where no face was found, yellow where the last is repeated."""
+    count = min(SHEET[0] * SHEET[1], len(table))
+    sheet = np.full((SHEET[1] * (size + 16), SHEET[0] * (size + 4), 3), 32, np.uint8)
+    for cell, k in enumerate(np.linspace(0, len(table) - 1, count).round().astype(int)):
+        y, x = cell // SHEET[0] * (size + 16), cell % SHEET[0] * (size + 4)
+        sheet[y + 14:y + 14 + size, x + 2:x + 2 + size] = cv2.imread(str(folder / f"{k:06d}.jpg"))
+        colour = {"missing": (60, 60, 255), "retained": (60, 220, 255)}.get(table["found"][k])
+        if colour:
+            cv2.rectangle(sheet, (x, y + 12), (x + size + 3, y + size + 15), colour, 2)
+        cv2.putText(sheet, f"{table['time_s'][k]:.1f} s", (x + 3, y + 11), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (220, 220, 220), 1, cv2.LINE_AA)
+    return _jpeg(sheet[:(count - 1) // SHEET[0] * (size + 16) + size + 16], 90)
+
+
+def summary(tables, frame_rate):
+    """Text: per recording (id -> its faces.csv) how its faces were found, and which one needs a look at its contact sheet."""
+    lines = [f"{'recording':20}{'frames':>8}{'detected':>10}{'tracked':>9}{'retained':>10}{'missing':>9}{'longest gap':>13}"]
+    for name, table in tables.items():
+        counts, found = Counter(table["found"]), table["found"].isin(HOW[1:])
+        gap_s = max((len(list(run)) for face, run in itertools.groupby(found) if not face), default=0) / frame_rate
+        looks = [f"{1 - found.mean():.0%} without a face"] * bool(found.mean() < 1 - LOOK_GAPS)
+        looks += [f"lost and found {counts['detected']} times"] * (counts["detected"] > max(3, LOOK_LOST * len(table)))
+        lines.append(f"{name:20}{len(table):8}{counts['detected']:10}{counts['tracked']:9}{counts['retained']:10}{counts['missing']:9}"
+                     f"{gap_s:11.1f} s" + f"   look: {', '.join(looks)}" * bool(looks))
+    return "\n".join(lines)
+
+
 # ---- main -----------------------------------------------------------------------------------------------------------
+
+def about_frames(video, frame_rate):
+    """Number of frames by the length that a video's header states, for the time left alone: 0 where it says nothing."""
+    try:
+        with av.open(str(video)) as container:
+            return round((container.duration or 0) / av.time_base * frame_rate)
+    except (av.error.FFmpegError, OSError):
+        return 0  # whoever makes the crops says what is wrong
+
+
+@functools.lru_cache(1)  # one per process, not per recording
+def finder(min_face_size, face_score, device):
+    gc.freeze()  # or it looks through all of torch again and again
+    return FaceFinder(min_face_size, face_score, torch_device(device))
+
+
+def make(name, report, videos, cfg, retain):
+    """Crops of one recording, unless they are there: a line on it; (its faces.csv, whether anything was done)."""
+    folder = cfg.crops_dir / name
+    before = finished_table(folder, videos[name], cfg.frame_rate)
+    with one_thread():
+        find = finder(cfg.min_face_size, cfg.face_score, cfg.device)
+        table = detect(videos[name], folder, find, cfg, report) if before is None else before
+    table = fill_gaps(folder, table, cfg.face_size, retain)
+    sheet = cfg.crops_dir / f"{name}.jpg"
+    if table is not before or not sheet.exists():
+        with whole_file(sheet) as part:
+            part.write_bytes(contact_sheet(folder, table, cfg.face_size))
+    counts = Counter(table["found"])
+    return (f"{name}: {len(table)} frames, " + ", ".join(f"{n} {word}" for word, n in counts.items())
+            + (" (done before)" if table is before else "")), (table, table is not before)
+
 
 def main(argv=None, script=__file__, doc=__doc__, retain=False):
     cfg = parse_config(argv, script, doc)
     videos = find_recordings([cfg.videos_dir], cfg.recordings, "put the raw videos there, one <id>.mp4 (or other) each")
-    find = FaceFinder(cfg.min_face_size, cfg.face_score, torch_device(cfg.device))
-    keep_settings(cfg.crops_dir, cfg, "face_size frame_rate min_face_size face_score jpeg_quality")
-
-    def work(name):
-        folder = cfg.crops_dir / name
-        before = finished_table(folder, videos[name], cfg.frame_rate)
-        bar.set_description(name)
-        table = detect(videos[name], folder, find, cfg, bar) if before is None else before
-        table = fill_gaps(folder, table, cfg.face_size, retain)
-        counts = Counter(table["found"])
-        tqdm.write(f"{name}: {len(table)} frames, " + ", ".join(f"{n} {word}" for word, n in counts.items())
-                   + (" (done before)" if table is before else ""))
-        return counts, table is not before
-
-    with tqdm(unit=" frames", disable=None, leave=False) as bar, one_thread():
-        results = for_each(videos, work)
-    total = sum((counts for counts, _ in results.values()), Counter())
+    videos = shard_of(videos, cfg.shard)
+    torch_device(cfg.device)  # an error now rather than in every recording
+    keep_settings(cfg.crops_dir, cfg, SETTINGS)
+    sizes = {name: 0 if (cfg.crops_dir / name).exists() else about_frames(video, cfg.frame_rate) for name, video in videos.items()}
+    results = for_each(videos, functools.partial(make, videos=videos, cfg=cfg, retain=retain), sizes, cfg.workers)
+    total = sum((Counter(table["found"]) for table, _ in results.values()), Counter())
     made = sum(new for _, new in results.values())
+    print(summary({name: table for name, (table, _) in results.items()}, cfg.frame_rate))
     print(f"{cfg.crops_dir}: {sum(total.values())} crops of {len(results)} recordings, "
           + ", ".join(f"{n} {word}" for word, n in total.items()) + ("" if made else "; nothing to do, all were done before"))
     return total

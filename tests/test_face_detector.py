@@ -24,7 +24,7 @@ import face_detector
 import face_detector_frameRetention
 from config import field_notes, fields_of
 from drawn_people import FRAME_RATE, SOUND_RATE, Recording, write_video
-from face_detector import TEMPLATE, FaceFinder, Follower, alignment, crop_face, face_rows, read_frames
+from face_detector import TEMPLATE, Face, FaceFinder, Follower, Picture, Tracker, alignment, crop_face, read_frames, shots, steadied
 
 BOTH = ["face_detector", "face_detector_frameRetention"]
 COLUMNS = ["time_s", "found", "x1", "y1", "x2", "y2", "score"]
@@ -67,7 +67,7 @@ def on_show(stamps_s, frames, rate=25):
 
 
 def numbers_in(video, rate=25):
-    ks, numbers = zip(*[(k, number_of(rgb)) for k, _, rgb in read_frames(video, rate)])
+    ks, numbers = zip(*[(k, number_of(picture.rgb)) for ks, picture in read_frames(video, rate) for k in ks])
     assert list(ks) == list(range(len(ks)))
     return list(numbers)
 
@@ -121,6 +121,11 @@ def test_avi_which_stores_no_times_is_read_in_order(codec, tmp_path):
     assert numbers_in(video) == on_show([Fraction(n, 30) for n in range(40)], 34)
 
 
+def shown(rgb):
+    """A Picture of that content."""
+    return Picture(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24"))
+
+
 CARD = np.array([[(220, 40, 40), (40, 200, 40)], [(40, 40, 210), (230, 210, 40)]], np.uint8)  # red green / blue yellow
 
 
@@ -136,8 +141,8 @@ def corners(rgb):
 
 def test_pictures_are_rgb_and_upright(tmp_path):
     video = write_pictures(tmp_path / "a.mp4", [card()] * 3, [0, 3600, 7200])
-    for _, _, rgb in read_frames(video, 25):
-        assert rgb.shape == (120, 160, 3) and rgb.dtype == np.uint8 and np.abs(corners(rgb) - CARD).max() < 25
+    for _, picture in read_frames(video, 25):
+        assert picture.rgb.shape == (120, 160, 3) and picture.rgb.dtype == np.uint8 and np.abs(corners(picture.rgb) - CARD).max() < 25
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
@@ -150,14 +155,16 @@ def test_a_camera_held_sideways_is_turned_upright(quarters, tmp_path):
     at = data.index(b"tkhd") + 4 + 40  # after version, times, id, duration, layer and volume
     data[at:at + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in matrix)
     video.write_bytes(data)
-    for _, _, rgb in read_frames(video, 25):
-        assert rgb.shape == (120, 160, 3) and np.abs(corners(rgb) - CARD).max() < 25
+    for _, picture in read_frames(video, 25):
+        assert (picture.height, picture.width) == (120, 160)
+        assert picture.rgb.shape == (120, 160, 3) and np.abs(corners(picture.rgb) - CARD).max() < 25
 
 
 def test_pixels_that_are_not_square_are_made_so(tmp_path):
     video = write_pictures(tmp_path / "a.mp4", [card(120, 80)] * 3, [0, 3600, 7200], pixels=Fraction(2))
-    for _, _, rgb in read_frames(video, 25):
-        assert rgb.shape == (120, 160, 3) and np.abs(corners(rgb) - CARD).max() < 25
+    for _, picture in read_frames(video, 25):
+        assert (picture.height, picture.width) == (120, 160)
+        assert picture.rgb.shape == (120, 160, 3) and np.abs(corners(picture.rgb) - CARD).max() < 25
 
 
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
@@ -166,7 +173,8 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
         video = write_pictures(tmp_path / f"{pictures}.mp4", [bars(1)] * pictures, [n * 3600 for n in range(pictures)])
         find = lambda rgb: (np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0))
         tracemalloc.start()
-        assert sum(1 for _ in face_rows(video, find, 25, 32)) == pictures
+        made = steadied(shots(read_frames(video, 25), Tracker(find), 25, 3, []), 25)
+        assert sum(1 for _ in made) == pictures
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 4 * bars(1).nbytes  # 360 pictures more
@@ -203,7 +211,7 @@ def test_landmarks_come_to_their_places_in_the_crop(size, roll, scale):
     y, x = np.mgrid[:600, :800] + 0.5  # middles of the pixels, as places
     width = max(0.5 * scale / size, 1)
     picture = sum(255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / 2 / width**2) for px, py in points)
-    crop = crop_face(np.repeat(picture.clip(0, 255)[..., None], 3, 2).astype(np.uint8), points, size)
+    crop = crop_face(shown(np.repeat(picture.clip(0, 255)[..., None], 3, 2).astype(np.uint8)), points, size)
     assert crop.shape == (size, size, 3)
     row, column = np.mgrid[:size, :size] + 0.5
     for px, py in TEMPLATE * size:  # the dot's centre of gravity
@@ -237,7 +245,7 @@ def test_eyes_of_drawn_people_are_level_and_at_fixed_places_and_scale(roll, scal
 
 
 def test_a_face_half_out_of_the_picture_is_black_where_the_picture_ends():
-    crop = crop_face(np.full((100, 100, 3), 200, np.uint8), (TEMPLATE - [0.5, 0]) * 100, 64)
+    crop = crop_face(shown(np.full((100, 100, 3), 200, np.uint8)), (TEMPLATE - [0.5, 0]) * 100, 64)
     assert (crop[:, :30] == 0).all() and (crop[2:-2, 34:-2] == 200).all()
 
 
@@ -308,7 +316,7 @@ def test_of_two_drawn_people_one_is_followed_through_an_absence(tmp_path, call):
     write_video(tmp_path / "videos" / "train_1.mp4", pictures)
     code, _, _ = call("face_detector", "--data-dir", tmp_path, *SMALL)
     table = pd.read_csv(tmp_path / "Cropped_Aligned" / "train_1" / "faces.csv")
-    assert code == 0 and list(table["found"]) == ["detected"] * 6 + ["missing"] * 26 + ["detected"] * 8
+    assert code == 0 and list(table["found"] == "missing") == [False] * 6 + [True] * 26 + [False] * 8
     assert table["x2"].max() < 200
 
 
@@ -346,7 +354,7 @@ def found_in(data, name="train_1"):
 
 def test_frames_without_a_face_are_black(data, call):
     code, out, _ = call("face_detector", "--data-dir", data)
-    assert code == 0 and "18 frames" in out and "11 detected" in out and "7 missing" in out
+    assert code == 0 and "18 frames" in out and "2 detected" in out and "9 tracked" in out and "7 missing" in out
     for k in range(18):
         crop = np.asarray(Image.open(data / "Cropped_Aligned" / "train_1" / f"{k:06d}.jpg"))
         assert crop.shape == (112, 112, 3) and (crop.max() > 100 if k in FACE_AT else crop.max() == 0)
@@ -355,7 +363,7 @@ def test_frames_without_a_face_are_black(data, call):
 def test_frame_retention_repeats_the_last_face_and_the_first_one_before_there_was_any(data, call):
     code, out, _ = call("face_detector_frameRetention", "--data-dir", data)
     crops = crops_of(data)
-    assert code == 0 and "11 detected" in out and "7 retained" in out
+    assert code == 0 and "2 detected" in out and "9 tracked" in out and "7 retained" in out
     assert crops[:4] == [crops[4]] * 4 and crops[10:13] == [crops[9]] * 3 and len(set(crops)) == 11
 
 
@@ -372,7 +380,7 @@ def test_faces_csv_has_a_row_per_frame(script, data, call):
     table = pd.read_csv(data / "Cropped_Aligned" / "train_1" / "faces.csv")
     word = "missing" if script == "face_detector" else "retained"
     assert list(table.columns) == COLUMNS and len(table) == len(crops_of(data)) == 18
-    assert list(table["found"]) == ["detected" if k in FACE_AT else word for k in range(18)]
+    assert list(table["found"]) == ["detected" if k in (4, 13) else "tracked" if k in FACE_AT else word for k in range(18)]
     assert np.allclose(table["time_s"], np.arange(18) / 25)
     faces, others = table.loc[FACE_AT], table.drop(FACE_AT)
     assert others[["x1", "y1", "x2", "y2", "score"]].isna().all(axis=None)
@@ -414,6 +422,7 @@ def test_a_video_of_another_rate_goes_through_the_whole_script(tmp_path, call, m
     write_pictures(tmp_path / "videos" / "train_1.mp4", [bars(n, 160) for n in range(30)], stamps)
     whole = np.array([[0, 0, 160, 160.0]]), TEMPLATE[None] * 160, np.ones(1)
     monkeypatch.setattr(FaceFinder, "__call__", lambda self, rgb: whole)
+    monkeypatch.setattr(FaceFinder, "refine", lambda self, picture, box: Face(whole[0][0], whole[1][0], 1.0))
     code, _, _ = call("face_detector", "--data-dir", tmp_path)
     crops = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "Cropped_Aligned" / "train_1").glob("*.jpg"))]
     assert code == 0 and [number_of(crop) for crop in crops] == on_show([Fraction(s, 90000) for s in stamps], 25)
@@ -546,7 +555,7 @@ def test_bad_videos_are_reported_each_and_the_good_one_is_done(data, call):
             line, = [line for line in out.splitlines() if line.startswith(f"bad_{kind}:")]
             assert "FAILED" in line and words in line and f"bad_{kind}" in line.split("FAILED")[1]
         assert len(crops_of(data)) == 18 and ("done before" in out) == (run == 2)
-        assert sorted(path.name for path in (data / "Cropped_Aligned").iterdir()) == ["settings.json", "train_1"]
+        assert nothing_left_but(data, "train_1")
 
 
 def test_too_small_a_picture_does_not_stop_the_detector(find):
@@ -575,44 +584,47 @@ def test_crops_of_another_video_are_not_taken_for_done(data, call):
     assert code == 1 and "18 crops" in out and "7 frames" in out
 
 
-def failing_after(calls, error):
-    """FaceFinder's own call, that fails with `error` after some calls."""
-    own, count = FaceFinder.__call__, iter(range(calls))
+def failing_after(looks, error):
+    """Tracker's own call, that fails with `error` after some calls."""
+    own, count = Tracker.__call__, iter(range(looks))
 
-    def find(self, rgb):
+    def look(self, pictures, times_s):
         if next(count, None) is None:
             raise error
-        return own(self, rgb)
-    return find
+        return own(self, pictures, times_s)
+    return look
 
 
 def nothing_left_but(data, *names):
-    return sorted(path.name for path in (data / "Cropped_Aligned").iterdir()) == sorted(["settings.json", *names])
+    """... but those recordings, whole, and nothing hidden."""
+    files = [file for name in names for file in (name, f"{name}.jpg")]
+    return sorted(path.name for path in (data / "Cropped_Aligned").iterdir()) == sorted(["settings.json", *files])
 
 
 def test_ctrl_c_leaves_nothing_half_done_and_the_next_run_goes_on(data, call, monkeypatch):
     shutil.copy(data / "videos" / "train_1.mp4", data / "videos" / "train_2.mp4")
     with monkeypatch.context() as patch:
-        patch.setattr(FaceFinder, "__call__", failing_after(18 + 9, KeyboardInterrupt()))
+        patch.setattr(Tracker, "__call__", failing_after(6 + 3, KeyboardInterrupt()))  # looks at 3 pictures of 18 each
         code, _, err = call("face_detector", "--data-dir", data)
-    assert code == 130 and err.count("\n") == 1 and "goes on" in err and nothing_left_but(data, "train_1")
+    assert code == 130 and err.count("\n") == 1 and "goes on" in err and not (data / "Cropped_Aligned" / "train_2").exists()
     code, out, _ = call("face_detector", "--data-dir", data)
     assert code == 0 and out.count("done before") == 1 and crops_of(data, "train_2") == crops_of(data, "train_1")
 
 
 def test_a_full_disk_ends_in_one_line_and_what_was_made_stays_whole(data, call, monkeypatch):
     shutil.copy(data / "videos" / "train_1.mp4", data / "videos" / "train_2.mp4")
-    own = Path.write_bytes
+    own = face_detector.Writer._write
 
-    def write_bytes(path, content):
-        if path.suffix == ".jpg" and "train_2" in str(path) and path.name == "000008.jpg":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return own(path, content)
+    def write(writer, shot, points):
+        if "train_2" in str(writer.folder) and shot.ks[0] == 8:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(writer.folder / "000008.jpg"))
+        return own(writer, shot, points)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", write_bytes)
+        patch.setattr(face_detector.Writer, "_write", write)
         code, _, err = call("face_detector", "--data-dir", data)
-    assert code == 1 and "No space left on device" in err and err.count("\n") == 1 and nothing_left_but(data, "train_1")
-    assert call("face_detector", "--data-dir", data)[0] == 0 and len(crops_of(data, "train_2")) == 18
+    assert code == 1 and "No space left on device" in err and err.count("\n") == 1
+    assert len(crops_of(data)) == 18 and not (data / "Cropped_Aligned" / "train_2").exists()
+    assert call("face_detector", "--data-dir", data)[0] == 0 and len(crops_of(data, "train_2")) == 18 and nothing_left_but(data, "train_1", "train_2")
 
 
 @pytest.mark.parametrize("half_done", ["black", "retained"])

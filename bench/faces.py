@@ -1,0 +1,192 @@
+"""How fast face crops are made, beside MTCNN on every picture and beside decoding alone; and how well they agree with MTCNN's.
+
+Draws a person of the demo, one minute; videos given are looped to a minute. Every picture counts (the frame rate is set to the
+video's), crops are written. Sides take turns and the best of the rounds counts. A ratio above 1: ours is faster.
+
+    python bench/faces.py                           5 minutes on 2 cores
+    python bench/faces.py clip.mp4 other.mpg
+    python bench/faces.py --fidelity clip.mp4       the second table alone
+"""
+import argparse
+import contextlib
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import av
+import cv2
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
+
+import face_detector
+from annotations import cores, picture_clock
+from config import Config, run_script
+from drawn_people import FRAME_RATE, Recording, write_video
+from face_detector import FaceFinder, Follower, Tracker, alignment, read_frames, shots, steadied
+
+CFG = Config(device="cpu")
+SLOW = 100  # pictures, evenly spread, on which the references that look at every one are timed
+
+
+# ---- videos ---------------------------------------------------------------------------------------------------------
+
+def loop_to(seconds, source, out):
+    """Writes a video of that length, the source's pictures again and again, as they are decoded."""
+    with av.open(str(source)) as container:
+        rate = container.streams.video[0].average_rate
+        pictures = [frame.to_ndarray(format="yuv420p") for frame in container.decode(video=0)]
+    with av.open(str(out), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = pictures[0].shape[1], pictures[0].shape[0] * 2 // 3, "yuv420p"
+        for n in range(round(seconds * rate)):
+            frame = av.VideoFrame.from_ndarray(pictures[n % len(pictures)], format="yuv420p")
+            frame.pts, frame.time_base = n, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def frame_rate_of(video):
+    """Pictures per second by which each is a frame of its own."""
+    clock = picture_clock(video)
+    return round(len(clock.times_s) / clock.end_s, 3)
+
+
+# ---- speed ----------------------------------------------------------------------------------------------------------
+
+def ours(video, folder, _):
+    """Crops by face_detector.py, in one process, as it is called for one recording."""
+    (folder / "videos").mkdir(parents=True)
+    (folder / "videos" / video.name).symlink_to(video)
+    with contextlib.redirect_stdout(io.StringIO()):
+        made = face_detector.main(["--data-dir", str(folder), "--frame-rate", str(frame_rate_of(video)), "--device", CFG.device, "--workers", "1"])
+    return sum(made.values())
+
+
+def detect_with(mtcnn):
+    """facenet-pytorch's own call on pictures that were decoded before: without crops, alignment or files."""
+    def detect(_video, _folder, pictures):
+        for rgb in pictures:
+            mtcnn.detect(rgb, landmarks=True)
+        return len(pictures)
+    return detect
+
+
+def decode(video, *_):
+    with av.open(str(video)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        return sum(1 for _ in container.decode(stream))
+
+
+def decode_rgb(video, *_):
+    capture, count = cv2.VideoCapture(str(video)), 0
+    while capture.read()[0]:
+        count += 1
+    return count
+
+
+SIDES = {"ours": ours,
+         "MTCNN.detect on every picture, its defaults": detect_with(MTCNN()),
+         f"MTCNN.detect on every picture, faces from {CFG.min_face_size} px": detect_with(MTCNN(keep_all=True, min_face_size=CFG.min_face_size)),
+         "decoding into colour pictures (OpenCV's read)": decode_rgb,
+         "decoding and nothing else (PyAV)": decode}
+
+
+def rates(video, scratch, sides=SIDES, rounds=3):
+    """Pictures per second of each of `sides`, the best of the rounds."""
+    every = max(1, decode(video) // SLOW)
+    pictures = [picture.rgb for number, (_, picture) in enumerate(read_frames(video, frame_rate_of(video))) if number % every == 0]
+    best = dict.fromkeys(sides, 0)
+    for turn in range(rounds):
+        for name in list(sides)[::(-1) ** turn]:
+            folder = Path(scratch, f"{video.stem} {turn} {name[:4]}")  # not deleted in between: file systems are slow after that
+            began = time.perf_counter()
+            count = sides[name](video, folder, pictures)
+            best[name] = max(best[name], count / (time.perf_counter() - began))
+    return best
+
+
+# ---- fidelity -------------------------------------------------------------------------------------------------------
+
+def full_detection(video, find, frame_rate):
+    """(box, landmarks) or None of every picture: all of MTCNN on each."""
+    follower = Follower()
+    for ks, picture in read_frames(video, frame_rate):
+        boxes, points, _ = find(picture.rgb)
+        row = follower.choose(boxes, ks[0] / frame_rate)
+        yield None if row is None else (boxes[row], points[row])
+
+
+def overlap(a, b):
+    """Intersection of two boxes over their union."""
+    inside = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+    return inside / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inside)
+
+
+def eyes_apart(points, reference):
+    """How far the eyes of the reference lie in a crop by `points` from where they lie in its own, in widths of the crop."""
+    (ours, ours_at), (its, its_at) = ((m[:, :2], m[:, 2]) for m in map(alignment, (points, reference)))
+    return np.hypot(*(reference[:2] @ (ours - its).T + ours_at - its_at).T).max()
+
+
+def fidelity(video, find, look_every=CFG.look_every):
+    """dict: pictures, share found alike, mean overlap of boxes, eye distances in the crop (median, 95th percentile), full detections used."""
+    rate = frame_rate_of(video)
+    made = list(steadied(shots(read_frames(video, rate), Tracker(find), rate, look_every, []), rate))
+    pairs = [(shot.face, points, full) for (shot, points), full in zip(made, full_detection(video, find, rate), strict=True)]
+    both = [pair for pair in pairs if pair[0] and pair[2]]
+    eyes = [eyes_apart(points, full[1]) for _, points, full in both] or [np.nan]
+    return {"pictures": len(pairs), "alike": np.mean([(face is None) == (full is None) for face, _, full in pairs]),
+            "overlap": np.mean([overlap(face.box, full[0]) for face, _, full in both] or [np.nan]),
+            "eyes": np.median(eyes), "eyes_95": np.quantile(eyes, 0.95),
+            "searched": np.mean([shot.how != "tracked" for shot, _ in made])}
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+def print_speed(videos):
+    for name, video in videos.items():
+        with face_detector.one_thread():
+            best = rates(video, video.parent)
+        print(f"\n{name}: {frame_rate_of(video):g} pictures/s, one minute\n{'':56}{'pictures/s':>11}{'ours is':>10}")
+        for side, rate in best.items():
+            print(f"{side:56}{rate:11.0f}" + ("" if side == "ours" else f"{best['ours'] / rate:8.2f} x"))
+
+
+def print_fidelity(videos):
+    print(f"\n{'beside all of MTCNN on every picture':38}{'pictures':>9}{'found alike':>12}{'IoU of boxes':>13}"
+          f"{'eyes apart':>11}{'(95 %)':>8}{'searched':>9}")
+    with face_detector.one_thread():
+        find = FaceFinder(CFG.min_face_size, CFG.face_score, torch.device(CFG.device))
+        for name, video in videos.items():
+            row = fidelity(video, find)
+            print(f"{name:38}{row['pictures']:9}{row['alike']:12.1%}{row['overlap']:13.3f}{row['eyes']:11.1%}{row['eyes_95']:8.1%}{row['searched']:9.1%}")
+    print("eyes apart: median distance of an eye from where it lies in MTCNN's own crop, in widths of the crop; searched: all of MTCNN was used")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", nargs="*", type=Path, help="videos, besides those that are drawn")
+    parser.add_argument("--fidelity", action="store_true", help="the table of agreement alone")
+    parser.add_argument("--people", type=int, default=3, help="drawn people to compare on [3]")
+    args = parser.parse_args(argv)
+    print(f"{cores()} cores, torch {torch.__version__}, OpenCV {cv2.__version__}, PyAV {av.__version__}")
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = {f"drawn person {number + 1}": Path(folder, f"drawn_{number + 1}.mp4") for number in range(args.people)}
+        for number, path in enumerate(drawn.values()):  # the demo's own
+            write_video(path, Recording.draw((0, number), (60 if number == 0 else 20) * FRAME_RATE).frames())
+        if not args.fidelity:
+            looped = {clip.name: Path(folder, f"loop_{clip.stem}.mp4") for clip in args.clips}
+            for clip, path in zip(args.clips, looped.values()):
+                loop_to(60, clip, path)
+            print_speed({"drawn person 1": drawn["drawn person 1"], **looped})
+        print_fidelity(drawn | {clip.name: clip for clip in args.clips})
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main, __file__))
