@@ -156,7 +156,7 @@ def extract(path, frames, folder, cfg, report):
         try:
             for k, segment in enumerate(windows(blocks, frames, rate / cfg.frame_rate, length, lead, SHORT_S * rate)):
                 if (name := f"{k:06d}.wav") not in whole:
-                    write_bytes(f"{part}/{name}", header + segment.astype("<i2").tobytes())
+                    write_bytes(f"{part}/{name}", header, np.asarray(segment, "<i2"))
                 report(1)
         except EOFError as error:
             raise UserError(f"{path}: {error}") from None

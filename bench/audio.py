@@ -3,6 +3,7 @@
 Draws people's voices, 44.1 kHz as in RECOLA. Sides take turns and the best of the rounds counts, so that a busy machine troubles
 both alike; files are written by all of them. The references do the first segments alone: theirs take equally long each. "files
 alone" reads and writes the same files in one process and does nothing else: what no way of doing it can be faster than.
+Whoever calls `measure` should import little at the top, as this file does: every worker imports the script that was started.
 
     python bench/audio.py                                   3 minutes on 2 cores
     python bench/audio.py --people 9 --minutes 5 --workers 2
@@ -16,21 +17,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import cv2
-import librosa
-import matplotlib
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
-from steps import compare
 
 import audio_extract
 import audio_melspec
 from annotations import cores
 from config import Config, write_bytes
-from drawn_people import FRAME_RATE, SOUND_RATE, Recording
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 
 CFG = Config()
 ORIGINAL_SEGMENTS, LIBROSA_SEGMENTS = 60, 400  # that the references do
@@ -40,6 +33,7 @@ ORIGINAL_SEGMENTS, LIBROSA_SEGMENTS = 60, 400  # that the references do
 
 def cut_with_librosa(data, count):
     """One librosa.load of one slice and one file per frame, resampled slice by slice."""
+    import librosa
     path = sorted((data / "audio").iterdir())[0]
     out = data / "reference"
     out.mkdir()
@@ -51,6 +45,9 @@ def cut_with_librosa(data, count):
 def draw_with_matplotlib(data, count):
     """The original's way: open each segment, its own transform, a figure of it, saved as a coloured JPEG. A figure as small as
     this favours it: it takes half as long as one of matplotlib's default size."""
+    import librosa
+    from matplotlib import pyplot
+    pyplot.switch_backend("Agg")
     out = data / "reference"
     out.mkdir()
     for path in some_segments(data, count):
@@ -65,6 +62,7 @@ def draw_with_matplotlib(data, count):
 
 def draw_with_librosa(data, count):
     """One segment, one spectrogram, one grey PNG at a time."""
+    import librosa
     out = data / "reference"
     out.mkdir()
     for path in some_segments(data, count):
@@ -93,6 +91,9 @@ def some_segments(data, count):
 
 def draw_voices(data, rate, people, minutes):
     """Writes the sound of drawn people, mono 16 bit at `rate` Hz, into data/audio."""
+    from scipy.signal import resample_poly
+
+    from drawn_people import FRAME_RATE, SOUND_RATE, Recording
     (data / "audio").mkdir(parents=True)
     for number in range(people):
         sound = Recording.draw((0, number), round(minutes * 60) * FRAME_RATE).sound
@@ -103,6 +104,7 @@ def draw_voices(data, rate, people, minutes):
 
 def rates(sides, data, made, rounds, counts):
     """Segments per second of each of `sides` (name -> work); counts: how many each does."""
+    from steps import compare
     best = compare(sides, data, made, rounds)
     return {name: counts[name] / best[name] for name in sides}
 

@@ -373,12 +373,13 @@ KILLED = """
 import os, signal, sys
 import audio_extract
 write, count, last = audio_extract.write_bytes, [0], int(sys.argv[1])
-def write_bytes(path, data):
+def write_bytes(path, *parts):
     count[0] += 1
     if count[0] == last:
+        data = b"".join(parts)
         write(path, data[:len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    write(path, data)
+    write(path, *parts)
 audio_extract.write_bytes = write_bytes
 audio_extract.main(sys.argv[2:])
 """
@@ -434,10 +435,10 @@ def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_goes_on(error, 
     sounding(tmp_path, train_1=noise(0.5), train_2=noise(0.5))
     whole, calls = audio_extract.write_bytes, iter(range(1000))
 
-    def write_bytes(path, data):
+    def write_bytes(path, *parts):
         if next(calls) == 20:
             raise error
-        whole(path, data)
+        whole(path, *parts)
     monkeypatch.setattr(audio_extract, "write_bytes", write_bytes)
     ended, _, err = call("audio_extract", "--data-dir", tmp_path)
     assert ended == code and err.count("\n") == 1

@@ -342,12 +342,13 @@ import audio_melspec
 audio_melspec.BLOCK = 4
 write, count, last = audio_melspec.write_bytes, [0], int(sys.argv[1])
 blocks = [0]
-def write_bytes(path, data):
+def write_bytes(path, *parts):
     count[0] += 1
     if count[0] == last:
+        data = b"".join(parts)
         write(path, data[:len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    write(path, data)
+    write(path, *parts)
 class File:
     def __init__(self, file):
         self.file = file
@@ -422,10 +423,10 @@ def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_goes_on(error, 
     segmented(tmp_path, train_1=[noise(20)] * 3, train_2=[noise(21)] * 3)
     whole, written = audio_melspec.write_bytes, iter(range(100))
 
-    def write_bytes(path, data):
+    def write_bytes(path, *parts):
         if next(written) == 4:
             raise error
-        whole(path, data)
+        whole(path, *parts)
     monkeypatch.setattr(audio_melspec, "write_bytes", write_bytes)
     ended, _, err = call("audio_melspec", "--data-dir", tmp_path)
     assert ended == code and err.count("\n") == 1

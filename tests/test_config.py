@@ -11,6 +11,7 @@ import sys
 import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import config
@@ -477,19 +478,24 @@ def test_a_full_disk_names_the_folder_and_keeps_its_half(tmp_path, capsys):
     assert (tmp_path / ".crops.part" / "0.txt").exists()
 
 
-def test_bytes_that_a_disk_takes_in_parts_are_written_whole(tmp_path, monkeypatch):
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:3]))
-    (tmp_path / "a").write_bytes(b"older and longer")
-    write_bytes(str(tmp_path / "a"), b"0123456789")
-    assert (tmp_path / "a").read_bytes() == b"0123456789"
+@pytest.mark.parametrize("at_once", [1, 3, 7, 100])
+def test_bytes_that_a_disk_takes_in_parts_are_written_whole(at_once, tmp_path, monkeypatch):
+    write, numbers = os.write, np.arange(4, dtype="<i2")
+    monkeypatch.setattr(os, "writev", lambda file, parts: write(file, b"".join(parts)[:at_once]))
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:at_once]))
+    (tmp_path / "a").write_bytes(b"older and longer" * 3)
+    write_bytes(str(tmp_path / "a"), b"01234", numbers, b"")
+    assert (tmp_path / "a").read_bytes() == b"01234" + numbers.tobytes()
+    monkeypatch.delattr(os, "writev")  # as on Windows
+    write_bytes(str(tmp_path / "a"), b"", numbers)
+    assert (tmp_path / "a").read_bytes() == numbers.tobytes()
 
-    def full_after(file, data, taken=[4]):  # noqa: B006
-        if not taken[0]:
-            raise full()
-        taken[0] -= 1
-        return write(file, data[:1])
-    monkeypatch.setattr(os, "write", full_after)
+
+def test_bytes_that_a_disk_has_no_room_for_name_their_file(tmp_path, monkeypatch):
+    def write(file, data):
+        raise full()
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "writev", lambda file, parts: 3)
     with pytest.raises(OSError, match="No space") as error:
         write_bytes(str(tmp_path / "b"), b"0123456789")
     assert error.value.filename == str(tmp_path / "b")
