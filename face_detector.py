@@ -15,8 +15,12 @@ import functools
 import gc
 import itertools
 import math
+import multiprocessing
+import queue
+import threading
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Client, Listener
 from typing import NamedTuple
 
 import av
@@ -26,6 +30,7 @@ import pandas as pd
 import torch
 from facenet_pytorch import MTCNN
 from torch.nn import functional
+from tqdm import tqdm
 
 from annotations import find_recordings, for_each, frame_count, keep_settings, open_media, picture_clock, shard_of
 from config import UserError, growing_folder, parse_config, run_script, torch_device, whole_file
@@ -49,6 +54,7 @@ SETTINGS = "face_size frame_rate min_face_size face_score look_every jpeg_qualit
 SHEET = 10, 6  # crops in a row and in a column of a contact sheet
 LOOK_GAPS = 0.1  # a recording needs a look if more of it than this is without a face ...
 LOOK_LOST = 0.02  # ... or if this share of its frames had to be searched for it
+FAILED = b"!"  # a NetServer's answer
 PATCH = 48  # pixels, the side of what MTCNN's output network sees
 BESIDE_S = 1.0  # a face beside the one followed is remembered this long: detectors miss one now and then
 GONE_S = 10.0  # a person out of sight for longer is given up, and the largest face is followed from there on
@@ -235,6 +241,92 @@ class FaceFinder:
             found = functional.linear(functional.prelu(x, net.prelu5.weight), *self.heads).double().cpu().numpy()
         found[:, 1] = 1 / (1 + np.exp(found[:, 0] - found[:, 1]))  # softmax of two
         return found[:, 1:]
+
+
+class RemoteFinder(FaceFinder):
+    """A FaceFinder whose networks run in a NetServer, together with those of other recordings."""
+
+    def __init__(self, min_face_size, face_score, address):
+        self.min_face_size, self.face_score = min_face_size, face_score
+        self.server = Client(address, authkey=multiprocessing.current_process().authkey)
+
+    def __call__(self, rgb):
+        found = self._ask(np.array(rgb.shape[:2], np.int32).tobytes() + rgb.tobytes())
+        return found[:, :4], found[:, 5:].reshape(-1, 5, 2), found[:, 4]
+
+    def output_net(self, patches):
+        return self._ask(patches.tobytes())
+
+    def _ask(self, question):
+        self.server.send_bytes(question)
+        answer = self.server.recv_bytes()
+        if answer == FAILED:
+            raise UserError("the networks failed on the device, for the reason given above: run the same again, with fewer --workers or --device cpu")
+        return np.frombuffer(answer).reshape(-1, 15).copy()
+
+
+class NetServer:
+    """Runs the networks of several RemoteFinders on one device: whatever has been asked meanwhile makes the next batch.
+
+    To be used in a `with` block; `address` is what a RemoteFinder needs. Bytes go to and fro, nothing is unpickled.
+    """
+
+    def __init__(self, find):
+        self.find, self.questions = find, queue.SimpleQueue()
+        self.listener = Listener(authkey=multiprocessing.current_process().authkey)
+        self.address = self.listener.address
+
+    def __enter__(self):
+        for work in (self._accept, self._answer):
+            threading.Thread(target=work, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.questions.put(None)
+        self.listener.close()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):  # when it is closed
+            while True:
+                threading.Thread(target=self._listen, args=[self.listener.accept()], daemon=True).start()
+
+    def _listen(self, client):
+        with contextlib.suppress(EOFError, OSError):  # when the worker ends
+            while True:
+                self.questions.put((client, client.recv_bytes()))
+
+    def _answer(self):
+        while asked := self._batch():
+            try:
+                for client, answer in self._answers(asked):
+                    asked.pop(client)
+                    self._send(client, answer)
+            except Exception as error:  # whatever CUDA has to say; the workers must not wait for ever
+                tqdm.write(f"{type(error).__name__}: {error}")
+                for client in asked:
+                    self._send(client, FAILED)
+
+    def _send(self, client, answer):
+        with contextlib.suppress(OSError):  # a worker that has ended
+            client.send_bytes(answer)
+
+    def _batch(self):
+        """Client -> question, of all that wait for an answer; empty at the end. A client asks one thing at a time."""
+        asked = [self.questions.get()]
+        while not self.questions.empty():
+            asked.append(self.questions.get())
+        return {} if None in asked else dict(asked)
+
+    def _answers(self, asked):
+        patches = {client: question for client, question in asked.items() if len(question) == PATCH * PATCH * 3}
+        pictures = {client: question for client, question in asked.items() if client not in patches}
+        if patches:
+            batch = np.frombuffer(bytearray().join(patches.values()), np.uint8).reshape(-1, PATCH, PATCH, 3)
+            yield from zip(patches, (found.tobytes() for found in self.find.output_net(batch)))
+        for client, question in pictures.items():
+            height, width = np.frombuffer(question, np.int32, 2)
+            boxes, points, scores = self.find(np.frombuffer(question, np.uint8, offset=8).reshape(height, width, 3))
+            yield client, np.concatenate([boxes, scores[:, None], points.reshape(-1, 10)], axis=1).tobytes()
 
 
 def _square(box, scale):
@@ -600,17 +692,29 @@ def about_frames(video, frame_rate):
 
 
 @functools.lru_cache(1)  # one per process, not per recording
-def finder(min_face_size, face_score, device):
+def finder(min_face_size, face_score, device, address=None):
+    """FaceFinder on a device, or one that asks the NetServer at `address`."""
     gc.freeze()  # or it looks through all of torch again and again
-    return FaceFinder(min_face_size, face_score, torch_device(device))
+    return RemoteFinder(min_face_size, face_score, address) if address else FaceFinder(min_face_size, face_score, torch_device(device))
 
 
-def make(name, report, videos, cfg, retain):
+@contextlib.contextmanager
+def shared_nets(cfg, recordings):
+    """Address of a NetServer, where several worker processes would each load their networks onto the same GPU; else None."""
+    device = torch_device(cfg.device)
+    if device.type == "cpu" or cfg.workers == 1 or recordings < 2:
+        yield None
+    else:
+        with NetServer(FaceFinder(cfg.min_face_size, cfg.face_score, device)) as server:
+            yield server.address
+
+
+def make(name, report, videos, cfg, retain, address=None):
     """Crops of one recording, unless they are there: a line on it; (its faces.csv, whether anything was done)."""
     folder = cfg.crops_dir / name
     before = finished_table(folder, videos[name], cfg.frame_rate)
     with one_thread():
-        find = finder(cfg.min_face_size, cfg.face_score, cfg.device)
+        find = finder(cfg.min_face_size, cfg.face_score, cfg.device, address)
         table = detect(videos[name], folder, find, cfg, report) if before is None else before
     table = fill_gaps(folder, table, cfg.face_size, retain)
     sheet = cfg.crops_dir / f"{name}.jpg"
@@ -626,10 +730,11 @@ def main(argv=None, script=__file__, doc=__doc__, retain=False):
     cfg = parse_config(argv, script, doc)
     videos = find_recordings([cfg.videos_dir], cfg.recordings, "put the raw videos there, one <id>.mp4 (or other) each")
     videos = shard_of(videos, cfg.shard)
-    torch_device(cfg.device)  # an error now rather than in every recording
+    torch_device(cfg.device)  # an error now rather than for every recording
     keep_settings(cfg.crops_dir, cfg, SETTINGS)
     sizes = {name: 0 if (cfg.crops_dir / name).exists() else about_frames(video, cfg.frame_rate) for name, video in videos.items()}
-    results = for_each(videos, functools.partial(make, videos=videos, cfg=cfg, retain=retain), sizes, cfg.workers)
+    with shared_nets(cfg, len(videos)) as address:
+        results = for_each(videos, functools.partial(make, videos=videos, cfg=cfg, retain=retain, address=address), sizes, cfg.workers)
     total = sum((Counter(table["found"]) for table, _ in results.values()), Counter())
     made = sum(new for _, new in results.values())
     print(summary({name: table for name, (table, _) in results.items()}, cfg.frame_rate))
