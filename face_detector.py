@@ -18,6 +18,7 @@ import math
 import multiprocessing
 import queue
 import threading
+from array import array
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client, Listener
@@ -47,6 +48,7 @@ STILL = 0.1  # a head is still whose landmarks move by less than this many dista
 STEADY_S = 0.12  # landmarks are averaged with those of less than this before and after, the nearer the more
 SAME_PLACE = 0.25  # ... unless they lie this many distances of the eyes away: the head moves fast, or it is another shot
 HOW = ["missing", "detected", "tracked"]
+ROW, NOBODY = 18, [math.nan] * 15  # numbers per picture in a Track; those of a picture without a face
 AHEAD = 8  # crops wait to be written while the next pictures are looked at
 CHECKPOINT = 1000  # frames after which a long recording notes how far it has come
 PROGRESS = ".progress.npz"
@@ -498,19 +500,45 @@ class Shot(NamedTuple):
     how: str
 
 
-def shots(pictures, tracker, frame_rate, look_every, known):
-    """Yields the Shot of every (ks, picture), and adds what it found out to `known`, a list of (ks, face, how).
+class Track:
+    """What is known of the pictures of a recording, in order: (ks, face, how) each, in 144 bytes."""
 
-    known: not empty in a run that goes on where one was stopped: its pictures are not looked at again. It grows by whole
+    def __init__(self, rows=()):
+        self.rows = array("d", np.ravel(rows))
+
+    def __len__(self):
+        return len(self.rows) // ROW
+
+    def __getitem__(self, number):
+        start, stop, how, *values = self.rows[number * ROW:(number + 1) * ROW]
+        face = Face(np.array(values[:4]), np.reshape(values[4:14], (5, 2)), values[14]) if how else None
+        return range(int(start), int(stop)), face, HOW[int(how)]
+
+    def append(self, look):
+        ks, face, how = look
+        self.rows.extend([ks.start, ks.stop, HOW.index(how)])
+        self.rows.extend([*face.box.tolist(), *face.points.ravel().tolist(), face.score] if face else NOBODY)
+
+    def array(self):
+        """All of it: (pictures, 18), first frame, the one after the last, how, box, landmarks, score."""
+        return np.array(self.rows).reshape(-1, ROW)
+
+
+def shots(pictures, tracker, frame_rate, look_every, track):
+    """Yields the Shot of every (ks, picture), and adds what it found out to a Track.
+
+    track: not empty in a run that goes on where one was stopped: its pictures are not looked at again. It grows by whole
     groups of pictures that were looked at together, so that the next run groups them alike.
     """
-    for (_, face, how), (ks, picture) in zip(tuple(known), pictures):  # in this order: zip takes a picture too many in the other
+    for number, (ks, picture) in zip(range(len(track)), pictures):  # in this order: zip takes a picture too many in the other
+        _, face, how = track[number]
         tracker.skip(picture, ks[0] / frame_rate, face)
         yield Shot(ks, picture, face, how)
     while group := list(itertools.islice(pictures, look_every)):
         looks = tracker([picture for _, picture in group], [ks[0] / frame_rate for ks, _ in group])
         made = [Shot(ks, picture, *look) for (ks, picture), look in zip(group, looks)]
-        known += [(shot.ks, shot.face, shot.how) for shot in made]
+        for shot in made:
+            track.append((shot.ks, shot.face, shot.how))
         yield from made
 
 
@@ -585,17 +613,17 @@ def detect(video, folder, find, cfg, report):
     with (growing_folder(folder, [str(video), state.st_size, state.st_mtime_ns, *settings]) as part,
           contextlib.closing(Writer(part, cfg.face_size, cfg.jpeg_quality)) as writer):
         tracker = Tracker(find)
-        known, written = read_progress(part, tracker.follower)
-        made = shots(read_frames(video, cfg.frame_rate), tracker, cfg.frame_rate, cfg.look_every, known)
+        track, written = read_progress(part, tracker.follower)
+        made = shots(read_frames(video, cfg.frame_rate), tracker, cfg.frame_rate, cfg.look_every, track)
         for shot, points in steadied(made, cfg.frame_rate):
             if shot.face and shot.ks[0] >= written:
                 writer.write(shot, points)
             report(len(shot.ks))
             if shot.ks.stop // CHECKPOINT > shot.ks.start // CHECKPOINT and shot.ks.stop > written:
                 writer.finish()
-                save_progress(part, known, shot.ks.stop, tracker.follower)
+                save_progress(part, track, shot.ks.stop, tracker.follower)
         writer.finish()
-        table = faces_table(known, cfg.frame_rate)
+        table = faces_table(track.array(), cfg.frame_rate)
         if (table["found"] == "unfilled").all():
             raise UserError(f"{video}: no face in any of its {len(table)} frames: if there are faces of less than "
                             f"{cfg.min_face_size} pixels, lower --min-face-size")
@@ -604,34 +632,28 @@ def detect(video, folder, find, cfg, report):
         return fill_gaps(part, table, cfg.face_size, retain=False)
 
 
-def faces_table(known, frame_rate):
-    """faces.csv as a table, its gaps not filled yet, from the (ks, face, how) of every picture."""
-    rows = [[how if face else "unfilled", *(face.box.round(1) if face else [np.nan] * 4), round(face.score, 4) if face else np.nan]
-            for ks, face, how in known for _ in ks]
-    table = pd.DataFrame(rows, columns=["found", "x1", "y1", "x2", "y2", "score"])
-    table.insert(0, "time_s", (np.arange(len(rows)) / frame_rate).round(4))
-    return table
+def faces_table(rows, frame_rate):
+    """faces.csv as a table, its gaps not filled yet, from a Track's array: a row per frame."""
+    rows = np.repeat(rows, (rows[:, 1] - rows[:, 0]).astype(int), axis=0)
+    found = np.array(["unfilled", *HOW[1:]], object)[rows[:, 2].astype(int)]
+    table = pd.DataFrame({"time_s": (np.arange(len(rows)) / frame_rate).round(4), "found": found})
+    return table.assign(**dict(zip(["x1", "y1", "x2", "y2"], rows[:, 3:7].round(1).T)), score=rows[:, -1].round(4))
 
 
-def save_progress(part, known, written, follower):
+def save_progress(part, track, written, follower):
     """Notes how far a recording has come: crops before frame `written` are there, and what is known of pictures and people."""
-    nobody = [np.nan] * 15
-    rows = np.array([[ks.start, ks.stop, HOW.index(how), *([*face.box, *face.points.ravel(), face.score] if face else nobody)]
-                     for ks, face, how in known])
     people = np.array([[*one.box, one.time_s] for one in follower.people]).reshape(-1, 5)
     with whole_file(part / PROGRESS) as file:
-        np.savez(file, rows=rows, written=written, people=people)
+        np.savez(file, track=track.array(), written=written, people=people)
 
 
 def read_progress(part, follower):
-    """(ks, face, how) of the first pictures, and the number of frames whose crops are written; `follower` is told who was there."""
+    """The Track of the first pictures, and the number of frames whose crops are written; `follower` is told who was there."""
     if not (part / PROGRESS).exists():
-        return [], 0
+        return Track(), 0
     with np.load(part / PROGRESS) as noted:
-        rows, written, people = noted["rows"], int(noted["written"]), noted["people"]
-    follower.people = [Seen(one[:4], float(one[4])) for one in people]
-    return [(range(int(row[0]), int(row[1])), Face(row[3:7], row[7:17].reshape(5, 2), float(row[17])) if row[2] else None, HOW[int(row[2])])
-            for row in rows], written
+        follower.people = [Seen(one[:4], float(one[4])) for one in noted["people"]]
+        return Track(noted["track"]), int(noted["written"])
 
 
 def _jpeg(bgr, quality):

@@ -27,7 +27,7 @@ import face_detector
 from annotations import cores, picture_clock
 from config import Config, run_script
 from drawn_people import FRAME_RATE, Recording, write_video
-from face_detector import FaceFinder, Follower, Tracker, alignment, read_frames, shots, steadied
+from face_detector import FaceFinder, Follower, Track, Tracker, alignment, read_frames, shots, steadied
 
 CFG = Config(device="cpu")
 SLOW = 100  # pictures, evenly spread, on which the references that look at every one are timed
@@ -137,7 +137,7 @@ def eyes_apart(points, reference):
 def fidelity(video, find, look_every=CFG.look_every):
     """dict: pictures, share found alike, mean overlap of boxes, eye distances in the crop (median, 95th percentile), full detections used."""
     rate = frame_rate_of(video)
-    made = list(steadied(shots(read_frames(video, rate), Tracker(find), rate, look_every, []), rate))
+    made = list(steadied(shots(read_frames(video, rate), Tracker(find), rate, look_every, Track()), rate))
     pairs = [(shot.face, points, full) for (shot, points), full in zip(made, full_detection(video, find, rate), strict=True)]
     both = [pair for pair in pairs if pair[0] and pair[2]]
     eyes = [eyes_apart(points, full[1]) for _, points, full in both] or [np.nan]

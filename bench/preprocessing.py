@@ -6,11 +6,12 @@ Draws people, runs step 1, 2 and 3 on them undisturbed, then again in the other 
     python bench/preprocessing.py --memory 60       peak memory of a video of 60 minutes, 5 minutes more
 """
 import argparse
+import contextlib
 import hashlib
 import itertools
 import os
 import random
-import resource
+import re
 import shutil
 import signal
 import subprocess
@@ -123,13 +124,33 @@ def memory(data, minutes):
         soundfile.write(wav, np.resize(sound, round(minutes * 60 * rate)), rate)
     for other in [path for folder in ("videos", "audio") for path in (data / folder).iterdir() if path.stem not in ("train_1", "train_2")]:
         other.unlink()
-    print(f"\n2 recordings of {minutes:g} minutes, default workers: peak memory of a process (there is one per core, and the one that waits)")
+    print(f"\n2 recordings of {minutes:g} minutes, default workers: peak memory of all processes of a script together")
     for script, folder in STEPS.items():
         shutil.rmtree(data / folder, ignore_errors=True)
-        seconds = finish(script, data)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-        rate = 2 * minutes * 60 * FRAME_RATE / seconds
-        print(f"  {script:20}{peak:6.2f} GB at most up to here, {seconds:6.0f} s, {rate:6.0f} frames/s", flush=True)
+        began, peak, process = time.perf_counter(), 0, start(script, data)
+        while process.poll() is None:
+            peak = max(peak, memory_of(process.pid))
+            time.sleep(0.5)
+        seconds, output = time.perf_counter() - began, process.communicate()[0]
+        if process.returncode:
+            raise UserError(f"{script} ended with exit code {process.returncode}: {output}")
+        print(f"  {script:20}{peak / 2**20:6.2f} GB{seconds:7.0f} s{2 * minutes * 60 * FRAME_RATE / seconds:7.0f} frames/s", flush=True)
+
+
+def memory_of(root):
+    """Kilobytes of a process and its descendants, what they share counted once (Linux's proportional set size)."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    family = {root}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    total = 0
+    for pid in family:
+        with contextlib.suppress(OSError):
+            total += int(re.search(r"Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text())[1])
+    return total
 
 
 def main(argv=None):
