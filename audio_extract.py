@@ -16,7 +16,7 @@ import soundfile
 from annotations import find_recordings, for_each, keep_settings, known_frames, open_media, picture_clock, shard_of
 from config import UserError, growing_folder, parse_config, run_script, write_bytes
 
-PIECE = 16384  # samples of a WAV read at a time
+PIECE = 65536  # samples of a WAV read at a time
 JUMP_S = 0.05  # time stamps of sound that are off by less are rounded; by more, sound is missing or there twice
 SETTINGS = "audio_rate segment_s segment_at frame_rate"  # what segments are made with
 WORTH_A_WORKER = 20000  # segments: what one process does in the second or two that another takes to start
@@ -91,6 +91,13 @@ def _resampled(container, rate):
     yield from (resampler.resample(None) if resampler else [])
 
 
+def counted(blocks, samples):
+    """Passes blocks on and adds their lengths up in samples[0]."""
+    for block in blocks:
+        samples[0] += len(block)
+        yield block
+
+
 def windows(blocks, frames, step, length, lead, allowed):
     """Yields the window (length,) int16 of every frame k: from sample round(k * step) - lead on, silent past the ends.
 
@@ -144,7 +151,7 @@ def wav_header(samples, rate):
 
 def extract(path, frames, folder, cfg, report):
     """Writes the segments of a recording; `folder` appears when all of them are there. Returns seconds of sound left over."""
-    rate, length = cfg.audio_rate, round(cfg.segment_s * cfg.audio_rate)
+    rate, length, step = cfg.audio_rate, round(cfg.segment_s * cfg.audio_rate), cfg.audio_rate / cfg.frame_rate
     lead = length // 2 if cfg.segment_at == "centred" else length
     start_s = picture_clock(path).start_s if path.parent == cfg.videos_dir else None
     header, state = wav_header(length, rate), path.stat()
@@ -152,15 +159,18 @@ def extract(path, frames, folder, cfg, report):
     with growing_folder(folder, [str(path), state.st_size, state.st_mtime_ns, frames, settings]) as part:
         # A file grows as it is written: one of the right size, in the half of the same work, is whole.
         whole = {file.name for file in os.scandir(part) if file.stat().st_size == len(header) + 2 * length}
-        blocks = read_sound(path, rate, start_s)
+        samples = [0]
+        blocks = counted(read_sound(path, rate, start_s), samples)
         try:
-            for k, segment in enumerate(windows(blocks, frames, rate / cfg.frame_rate, length, lead, SHORT_S * rate)):
+            for k, segment in enumerate(windows(blocks, frames, step, length, lead, SHORT_S * rate)):
                 if (name := f"{k:06d}.wav") not in whole:
                     write_bytes(f"{part}/{name}", header, np.asarray(segment, "<i2"))
                 report(1)
         except EOFError as error:
             raise UserError(f"{path}: {error}") from None
-        return sum(len(block) for block in blocks) / rate
+        for _ in blocks:  # to the end: damage there is said, too
+            pass
+        return max(0, samples[0] - (round((frames - 1) * step) - lead + length)) / rate
 
 
 def make(name, report, sounds, cfg):
