@@ -53,7 +53,7 @@ AHEAD = 8  # crops wait to be written while the next pictures are looked at
 CHECKPOINT = 1000  # frames after which a long recording notes how far it has come
 PROGRESS = ".progress.npz"
 SETTINGS = "face_size frame_rate min_face_size face_score look_every jpeg_quality"  # that crops depend on
-SHEET = 10, 6  # crops in a row and in a column of a contact sheet
+SHEET = 10, 6, 112  # crops in a row and in a column of a contact sheet, and their largest side in it
 LOOK_GAPS = 0.1  # a recording needs a look if more of it than this is without a face ...
 LOOK_LOST = 0.02  # ... or if this share of its frames had to be searched for it
 FAILED = b"!"  # a NetServer's answer
@@ -685,16 +685,19 @@ def finished_table(folder, video, frame_rate):
 
 def contact_sheet(folder, table, size):
     """JPEG of crops from end to end of a recording, each with its time; a red frame where no face was found, yellow where the last is repeated."""
-    count = min(SHEET[0] * SHEET[1], len(table))
-    sheet = np.full((SHEET[1] * (size + 16), SHEET[0] * (size + 4), 3), 32, np.uint8)
+    count, side = min(SHEET[0] * SHEET[1], len(table)), min(size, SHEET[2])
+    sheet = np.full((SHEET[1] * (side + 16), SHEET[0] * (side + 4), 3), 32, np.uint8)
     for cell, k in enumerate(np.linspace(0, len(table) - 1, count).round().astype(int)):
-        y, x = cell // SHEET[0] * (size + 16), cell % SHEET[0] * (size + 4)
-        sheet[y + 14:y + 14 + size, x + 2:x + 2 + size] = cv2.imread(str(folder / f"{k:06d}.jpg"))
+        y, x = cell // SHEET[0] * (side + 16), cell % SHEET[0] * (side + 4)
+        crop = cv2.imread(str(folder / f"{k:06d}.jpg"))
+        if crop is None:
+            raise UserError(f"{folder / f'{k:06d}.jpg'} is not a readable picture: delete {folder}/ to make it anew")
+        sheet[y + 14:y + 14 + side, x + 2:x + 2 + side] = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
         colour = {"missing": (60, 60, 255), "retained": (60, 220, 255)}.get(table["found"][k])
         if colour:
-            cv2.rectangle(sheet, (x, y + 12), (x + size + 3, y + size + 15), colour, 2)
+            cv2.rectangle(sheet, (x, y + 12), (x + side + 3, y + side + 15), colour, 2)
         cv2.putText(sheet, f"{table['time_s'][k]:.1f} s", (x + 3, y + 11), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (220, 220, 220), 1, cv2.LINE_AA)
-    return _jpeg(sheet[:(count - 1) // SHEET[0] * (size + 16) + size + 16], 90)
+    return _jpeg(sheet[:((count - 1) // SHEET[0] + 1) * (side + 16)], 90)
 
 
 def summary(tables, frame_rate):

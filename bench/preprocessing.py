@@ -3,7 +3,7 @@
 Draws people, runs step 1, 2 and 3 on them undisturbed, then again in the other ways, and compares every file that is made.
 
     python bench/preprocessing.py --kills 20        6 minutes on 2 cores
-    python bench/preprocessing.py --memory 60       peak memory of a video of 60 minutes, 5 minutes more
+    python bench/preprocessing.py --kills 0 --memory 60     peak memory with a video of 60 minutes, 5 minutes
 """
 import argparse
 import contextlib
@@ -113,18 +113,19 @@ def lengthen(source, out, minutes):
                     longer.mux(packet)
 
 
-def memory(data, minutes):
-    """Prints the peak memory of each step, with its default workers, on two recordings of that length."""
+def memory(data, minutes, recordings):
+    """Prints the peak memory of each step, with its default workers, on 1 to 3 recordings of that length."""
     shutil.rmtree(data / "Cropped_Aligned", ignore_errors=True)
-    for name in ("train_1", "train_2"):
+    names = [f"train_{number + 1}" for number in range(recordings)]
+    for name in names:
         video, wav = data / "videos" / f"{name}.mp4", data / "audio" / f"{name}.wav"
         lengthen(video, data / "long.mp4", minutes)
         (data / "long.mp4").replace(video)
         sound, rate = soundfile.read(wav, dtype="int16")
         soundfile.write(wav, np.resize(sound, round(minutes * 60 * rate)), rate)
-    for other in [path for folder in ("videos", "audio") for path in (data / folder).iterdir() if path.stem not in ("train_1", "train_2")]:
+    for other in [path for folder in ("videos", "audio") for path in (data / folder).iterdir() if path.stem not in names]:
         other.unlink()
-    print(f"\n2 recordings of {minutes:g} minutes, default workers: peak memory of all processes of a script together")
+    print(f"\n{recordings} x {minutes:g} minutes, default workers: peak memory of all processes of a script together")
     for script, folder in STEPS.items():
         shutil.rmtree(data / folder, ignore_errors=True)
         began, peak, process = time.perf_counter(), 0, start(script, data)
@@ -134,7 +135,7 @@ def memory(data, minutes):
         seconds, output = time.perf_counter() - began, process.communicate()[0]
         if process.returncode:
             raise UserError(f"{script} ended with exit code {process.returncode}: {output}")
-        print(f"  {script:20}{peak / 2**20:6.2f} GB{seconds:7.0f} s{2 * minutes * 60 * FRAME_RATE / seconds:7.0f} frames/s", flush=True)
+        print(f"  {script:20}{peak / 2**20:6.2f} GB{seconds:7.0f} s{recordings * minutes * 60 * FRAME_RATE / seconds:7.0f} frames/s", flush=True)
 
 
 def memory_of(root):
@@ -157,6 +158,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="of each script [20]; 0: no drill")
     parser.add_argument("--memory", type=float, default=0, metavar="MINUTES", help="length of the recordings to measure memory on; 0: do not [0]")
+    parser.add_argument("--recordings", type=int, choices=(1, 2, 3), default=1, help="of that length [1]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +167,7 @@ def main(argv=None):
         chance = random.Random(args.seed)
         good = [drill(script, data, args.kills, chance) for script in STEPS] if args.kills else []
         if args.memory:
-            memory(data, args.memory)
+            memory(data, args.memory, args.recordings)
     if not all(good):
         raise UserError("not all files were the same")
 
