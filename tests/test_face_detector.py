@@ -1,5 +1,8 @@
 """Steps 1 and 1 with frame retention: which picture is frame k, whose face, how it lies in the crop, what is left behind."""
+import contextlib
 import errno
+import itertools
+import multiprocessing
 import os
 import shutil
 import signal
@@ -22,9 +25,9 @@ from PIL import Image
 
 import face_detector
 import face_detector_frameRetention
-from config import field_notes, fields_of
+from config import field_notes, fields_of, run_script
 from drawn_people import FRAME_RATE, SOUND_RATE, Recording, write_video
-from face_detector import TEMPLATE, Face, FaceFinder, Follower, Picture, Tracker, alignment, crop_face, read_frames, shots, steadied
+from face_detector import TEMPLATE, Face, FaceFinder, Follower, Picture, Tracker, alignment, crop_face, read_frames, shots, steadied, steady
 
 BOTH = ["face_detector", "face_detector_frameRetention"]
 COLUMNS = ["time_s", "found", "x1", "y1", "x2", "y2", "score"]
@@ -167,6 +170,67 @@ def test_pixels_that_are_not_square_are_made_so(tmp_path):
         assert picture.rgb.shape == (120, 160, 3) and np.abs(corners(picture.rgb) - CARD).max() < 25
 
 
+def stored(rgb, pixels, **tags):
+    """A Picture of that content in the pixel format of a video."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24").reformat(format=pixels)
+    for name, value in tags.items():
+        setattr(frame, name, value)
+    return Picture(frame), frame
+
+
+def clouds(height, width, seed=0):
+    """A picture with every colour, and no edges."""
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).standard_normal((height, width, 3)), (0, 0), 6)
+    return cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+TAGS = [{}, {"colorspace": 1}, {"color_range": 2}, {"colorspace": 1, "color_range": 2}, {"colorspace": 5}, {"colorspace": 6}]  # 1: BT.709
+
+
+@pytest.mark.parametrize("tags", TAGS)
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "rgb24", "gray", "yuv420p10le"])
+def test_colours_are_those_of_ffmpeg_in_every_pixel_format(pixels, tags):
+    for height, width in ((96, 128), (95, 127)):
+        picture, frame = stored(clouds(height, width), pixels, **tags)
+        theirs = frame.to_ndarray(format="rgb24").astype(int)
+        assert picture.rgb.shape == (height, width, 3) and np.abs(picture.rgb - theirs).max() <= 4
+
+
+@pytest.mark.parametrize("kr, kb, colourspace", [(0.299, 0.114, 5), (0.299, 0.114, 6), (0.2126, 0.0722, 1)])
+@pytest.mark.parametrize("full", [False, True])
+def test_colours_follow_the_formulas_of_the_standards(kr, kb, colourspace, full):
+    """ITU-R BT.601 and BT.709, in the range of television and in the full one."""
+    for rgb in ([220, 40, 40], [40, 200, 40], [40, 40, 210], [128, 128, 128], [200, 160, 130]):
+        r, g, b = np.array(rgb) / 255
+        y = kr * r + (1 - kr - kb) * g + kb * b
+        colours = (b - y) / 2 / (1 - kb), (r - y) / 2 / (1 - kr)
+        y, *colours = [255 * y, *(128 + 255 * c for c in colours)] if full else [16 + 219 * y, *(128 + 224 * c for c in colours)]
+        planes = np.concatenate([np.full(64 * 64, round(y)), *(np.full(32 * 32, round(c)) for c in colours)]).astype(np.uint8)
+        frame = av.VideoFrame.from_ndarray(planes.reshape(96, 64), format="yuv420p")
+        frame.colorspace, frame.color_range = colourspace, 1 + full
+        assert np.abs(Picture(frame).rgb.astype(int) - rgb).max() <= 4
+        assert np.abs(Picture(frame).region(10, 10, 30, 30)[0].astype(int) - rgb).max() <= 4
+
+
+@pytest.mark.parametrize("pixels, tags", [*[("yuv420p", tags) for tags in TAGS], ("yuvj420p", {}), ("yuv444p", {}), ("rgb24", {})])
+@pytest.mark.parametrize("height, width", [(96, 128), (95, 127)])
+def test_a_region_is_the_same_part_of_the_whole_picture(pixels, tags, height, width):
+    rng = np.random.default_rng(height)
+    boxes = [(0, 0, width, height), (-20, -9, 500, 400), (-30, 10, -4, 20), (200, 300, 240, 320), (40, 40, 40, 40), (7.3, 5.9, 8.1, 6.2)]
+    boxes += [(x, y, x + w, y + h) for x, y, w, h in rng.uniform((-20, -20, 1, 1), (width, height, 90, 90), (40, 4))]
+    boxes += [tuple(map(int, one)) for one in boxes[-20:]]  # odd and even corners
+    whole = stored(clouds(height, width), pixels, **tags)[0].rgb
+    for x1, y1, x2, y2 in boxes:
+        picture = stored(clouds(height, width), pixels, **tags)[0]
+        part, (left, top) = picture.region(x1, y1, x2, y2)
+        assert np.array_equal(part, whole[top:top + part.shape[0], left:left + part.shape[1]])
+        if min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0):  # all of the box that is in the picture
+            assert left <= max(x1, 0) and top <= max(y1, 0)
+            assert left + part.shape[1] >= min(x2, width) and top + part.shape[0] >= min(y2, height)
+            assert part.shape[1] <= x2 - x1 + 4 and part.shape[0] <= y2 - y1 + 4  # and no more
+        assert part.shape[2] == 3 and picture.region(x1, y1, x2, y2)[1] == (left, top)
+
+
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
     peaks = []
     for pictures in (40, 400):
@@ -249,6 +313,68 @@ def test_a_face_half_out_of_the_picture_is_black_where_the_picture_ends():
     assert (crop[:, :30] == 0).all() and (crop[2:-2, 34:-2] == 200).all()
 
 
+def steady_in_loops(points, times_s):
+    """`steady` one picture after the other, as its docstring has it."""
+    middle, total, weight = len(points) // 2, np.zeros((5, 2)), 0.0
+    eyes = max(abs(points[middle][1] - points[middle][0]))
+    for side in (0, 1):  # the middle one and those before it, then those after it
+        for step in range(side, middle + 1):
+            pair = points[middle - step], points[middle + step]
+            if not all(np.mean([abs(one[i, j] - points[middle][i, j]) for i in range(5) for j in range(2)]) <= 0.25 * eyes for one in pair):
+                break
+            at = middle + step if side else middle - step
+            share = max(0, 1 - abs(times_s[at] - times_s[middle]) / 0.12)
+            total, weight = total + share * points[at], weight + share
+    return total / weight
+
+
+def landmarks_of(xs, noise=0, seed=0):
+    """Landmarks of faces 100 pixels wide at (x, 80): (n, 5, 2)."""
+    return TEMPLATE * 100 + np.stack([xs, np.full(len(xs), 80)], 1)[:, None] + noise * np.random.default_rng(seed).standard_normal((len(xs), 5, 2))
+
+
+TIMES_S = np.arange(7) / 25
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_steady_landmarks_are_those_of_a_naive_loop(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.choice([1, 3, 5, 7, 11]))
+    points = landmarks_of(np.cumsum(rng.normal(0, rng.choice([1, 5, 12]), n)), 1, seed)
+    points[rng.random(n) < 0.2 * (np.arange(n) != n // 2)] = np.nan
+    times_s = np.cumsum(rng.uniform(0.01, 0.06, n))
+    assert np.allclose(steady(points, times_s), steady_in_loops(points, times_s), atol=1e-9)
+
+
+def test_a_head_of_constant_speed_is_left_where_it_is():
+    for speed in (0, 0.5, 2, -3.7):
+        points = landmarks_of(speed * np.arange(7))
+        assert np.allclose(steady(points, TIMES_S), points[3], atol=1e-9)
+
+
+def test_noise_is_averaged_and_a_lone_face_is_left_as_it_is():
+    spread = [np.std([steady(landmarks_of(np.zeros(7), 1, seed)[one], TIMES_S[one])[0, 0] for seed in range(400)])
+              for one in (slice(0, 7), slice(3, 4))]
+    weights = np.array([0, 1, 2, 3, 2, 1, 0]) / 9
+    assert abs(spread[0] - np.sqrt((weights**2).sum())) < 0.05 and abs(spread[1] - 1) < 0.1
+    points = landmarks_of(np.zeros(7), 1)
+    points[[0, 1, 2, 4, 5, 6]] = np.nan
+    assert np.array_equal(steady(points, TIMES_S), points[3])
+
+
+@pytest.mark.parametrize("cut_at", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("there", [200, np.nan])
+def test_neighbours_across_a_cut_or_a_gap_have_no_influence(cut_at, there):
+    points = landmarks_of(np.zeros(7), 1)
+    after = points.copy()
+    other = slice(cut_at, None) if cut_at > 3 else slice(0, cut_at)  # the side of the cut on which the middle one is not
+    after[other] += there
+    elsewhere = after.copy()
+    elsewhere[other] += 1000
+    assert np.isfinite(steady(after, TIMES_S)).all() and np.array_equal(steady(after, TIMES_S), steady(elsewhere, TIMES_S))
+    assert np.abs(steady(after, TIMES_S) - points[3]).max() < 5
+
+
 # ---- whose face -----------------------------------------------------------------------------------------------------
 
 def box(x, width=60, y=100):
@@ -318,6 +444,326 @@ def test_of_two_drawn_people_one_is_followed_through_an_absence(tmp_path, call):
     table = pd.read_csv(tmp_path / "Cropped_Aligned" / "train_1" / "faces.csv")
     assert code == 0 and list(table["found"] == "missing") == [False] * 6 + [True] * 26 + [False] * 8
     assert table["x2"].max() < 200
+
+
+# ---- the tracker, on drawn people -----------------------------------------------------------------------------------
+
+def sitter(seed, frames):
+    """A drawn person who sits still, in the middle of the picture, and looks at the camera."""
+    drawn = Recording.draw(seed, frames)
+    motion = drawn.motion
+    motion.x[:], motion.y[:], motion.yaw[:], motion.pitch[:], motion.roll[:], motion.light[:] = 160, 120, 0, 0, 0, 1
+    motion.lids[:], motion.gaze_x[:], motion.gaze_y[:], motion.light_from[:] = 0, 0, 0, motion.light_from[0]
+    drawn.actions[:] = drawn.actions[:, :1]
+    return drawn
+
+
+def look_at(pictures, find, folder, look_every=3):
+    """Shots, and steady landmarks or None, of a video of `pictures`."""
+    write_video(folder / "look.mp4", pictures)
+    with face_detector.one_thread():
+        made = list(steadied(shots(read_frames(folder / "look.mp4", 25), Tracker(find), 25, look_every, []), 25))
+    assert [k for shot, _ in made for k in shot.ks] == list(range(len(made)))  # every frame is counted
+    assert all((shot.face is None) == (shot.how == "missing") == (points is None) for shot, points in made)
+    return [shot for shot, _ in made], [points for _, points in made]
+
+
+def detect_each(video, find):
+    """Face or None of every picture: all of MTCNN on each, without the Tracker."""
+    follower, faces = Follower(), []
+    with face_detector.one_thread():
+        for ks, picture in read_frames(video, 25):
+            boxes, points, scores = find(picture.rgb)
+            row = follower.choose(boxes, ks[0] / 25)
+            faces.append(None if row is None else Face(boxes[row], points[row], scores[row]))
+    return faces
+
+
+def middles(seen):
+    """Where each face is, (x, y); NaN where there is none: (n, 2)."""
+    return np.array([(one.face.box[:2] + one.face.box[2:]) / 2 if one.face else [np.nan] * 2 for one in seen])
+
+
+def is_found(seen):
+    return np.array([one.face is not None for one in seen])
+
+
+def off_head(seen, drawn):
+    """How far the middle of each box is from the middle of the drawn head, in widths of it (0.5: at its side); NaN where there is none."""
+    truth = np.stack([drawn.motion.x, drawn.motion.y], 1)[:len(seen)]
+    return np.hypot(*(middles(seen) - truth).T) / (2 * drawn.painter.look.scale * drawn.painter.look.width)
+
+
+@pytest.mark.parametrize("cut_at, seed", [(18, 0), (19, 1), (20, 2)])  # at every place among the pictures looked at together
+def test_after_a_cut_the_face_is_found_elsewhere_and_never_on_the_background(seed, cut_at, find, tmp_path):
+    one, other = sitter((62, seed), 20), sitter((62, seed), 18)
+    one.motion.x[:], other.motion.x[:], other.painter.room = 90, 210, Recording.draw((63, seed), 1).painter.room
+    seen, points = look_at([*one.frames()][:cut_at] + [*other.frames()], find, tmp_path)
+    x = middles(seen)[:, 0]
+    assert (np.abs(x[:cut_at] - 90) < 12).all()
+    later = x[cut_at:][~np.isnan(x[cut_at:])]
+    assert is_found(seen[cut_at + 12:]).all() and (np.abs(later - 210) < 12).all()  # within half a second; nothing else
+    assert all(abs(place[2, 0] - at) < 15 for place, at in zip(points, [90] * cut_at + [210] * 18) if place is not None)  # no nose in between
+
+
+@pytest.mark.parametrize("cut_at", [18, 19, 20])
+def test_after_a_cut_to_a_picture_without_a_face_it_is_missing_from_the_first_frame_on(cut_at, find, tmp_path):
+    one = sitter((62, cut_at), 36)
+    one.motion.x[cut_at:] = -300
+    seen, _ = look_at(one.frames(), find, tmp_path)
+    assert list(is_found(seen)) == [True] * cut_at + [False] * (36 - cut_at)
+
+
+def two_panels(left, right):
+    return [np.hstack([one[:, 60:260] for one in both]) for both in zip(left.frames(), right.frames())]
+
+
+@pytest.mark.parametrize("leaves, seed", [("at once", 0), ("walking", 1)])
+def test_somebody_who_came_in_later_is_not_taken_for_the_one_followed_who_leaves(leaves, seed, find, tmp_path):
+    """The second one comes in while the first is tracked: no full detection saw both before the first is gone."""
+    first, second = sitter((64, seed), 80), sitter((65, seed), 80)
+    second.motion.x[:] = np.interp(np.arange(80), [0, 10, 25, 80], [420, 420, 170, 160])
+    first.motion.x[:] = np.interp(np.arange(80), [0, 40, 55], [160, 160, -160]) if leaves == "walking" else np.where(np.arange(80) < 40, 160, -300)
+    seen, _ = look_at(two_panels(first, second), find, tmp_path)
+    x = middles(seen)[:, 0]
+    assert is_found(seen[:40]).all() and np.count_nonzero(is_found(seen[46:])) == 0
+    assert np.nanmax(x) < 120 and (leaves == "walking" or not is_found(seen[40:]).any())
+    assert [shot.how for shot in seen[:40]] == ["detected"] + ["tracked"] * 39
+
+
+def together(behind, before):
+    """Pictures of two people in one room, the second in front of the first."""
+    for k, (far, near) in enumerate(zip(behind.frames(), before.frames())):
+        cover = cv2.warpAffine(before.painter.outline, before.painter._canvas_to_picture(before.motion, k), (320, 240))[..., None]
+        yield (far * (1 - cover) + near * cover).astype(np.uint8)
+
+
+def test_somebody_who_passes_close_behind_is_not_followed(find, tmp_path):
+    first, passer = sitter((64, 0), 70), sitter((65, 0), 70)
+    first.motion.y[:], passer.motion.y[:], passer.painter.look.scale = 150, 70, 44
+    passer.motion.x[:] = np.interp(np.arange(70), [0, 5, 65], [420, 420, 20])
+    seen, _ = look_at(together(passer, first), find, tmp_path)
+    assert is_found(seen).all() and np.nanmax(off_head(seen, first)) < 0.2
+
+
+@pytest.mark.xfail(strict=True, reason="MTCNN's output network moves over to a face in front of the one tracked: MTCNN on each does not")
+def test_somebody_who_passes_in_front_is_not_followed(find, tmp_path):
+    first, passer = sitter((64, 2), 60), sitter((65, 2), 60)
+    passer.motion.x[:] = np.interp(np.arange(60), [0, 5, 55], [420, 420, -100])
+    seen, _ = look_at(together(first, passer), find, tmp_path)
+    full = detect_each(tmp_path / "look.mp4", find)
+    assert all(full[-5:]) and min(face.box[[0, 2]].mean() for face in full if face) > 120
+    assert is_found(seen[-5:]).all() and np.nanmin(middles(seen)[:, 0]) > 120
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_face_that_leaves_the_picture_and_returns_is_missing_exactly_meanwhile(seed, find, tmp_path):
+    drawn = sitter((66, seed), 100)
+    drawn.motion.x[:] = 160 + (-1)**seed * np.interp(np.arange(100), [0, 25, 40, 65, 80], [0, 0, 260, 260, 0])
+    seen, _ = look_at(drawn.frames(), find, tmp_path)
+    half = drawn.painter.look.scale * drawn.painter.look.width
+    inside = np.clip((np.minimum(drawn.motion.x + half, 320) - np.maximum(drawn.motion.x - half, 0)) / (2 * half), 0, 1)  # share of the face
+    found, border = is_found(seen), (inside > 0.25) & (inside < 0.8)
+    assert border.sum() <= 6 and np.array_equal(found[~border], inside[~border] > 0.5)
+    assert np.count_nonzero(np.diff(found)) == 2  # gone once and back once
+    back = int(np.flatnonzero(~found)[-1]) + 1
+    assert [seen[0].how, seen[back].how] == ["detected"] * 2 and sum(one.how == "detected" for one in seen) <= 4
+    assert np.nanmax(off_head(seen, drawn)) < 0.5
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("turn", [0.5, 1.57])  # radians: as far as drawn people turn, and to the profile
+def test_a_head_that_turns_away_and_back_is_followed_or_missing_and_nothing_else_is(turn, seed, find, tmp_path):
+    drawn = sitter((67, seed), 75)
+    drawn.motion.yaw[:] = (-1)**seed * turn * np.interp(np.arange(75), [0, 5, 25, 45, 65], [0, 0, 1, 1, 0])
+    seen, _ = look_at(drawn.frames(), find, tmp_path)
+    assert np.nanmax(off_head(seen, drawn)) < 0.3 and is_found(seen[:15] + seen[-8:]).all()
+    width = 2 * drawn.painter.look.scale * drawn.painter.look.width
+    assert all(0.7 < (one.face.box[2] - one.face.box[0]) / width < 1.3 for one in seen if one.face)
+    assert turn > 1 or is_found(seen).all()
+
+
+@pytest.mark.parametrize("speed", [6, 12])  # pixels per frame: a sixth of the face
+def test_a_face_blurred_by_its_motion_is_followed(speed, find, tmp_path):
+    drawn = sitter((68, 1), 40 * 4)
+    drawn.motion.x[:] = 160 + 90 * np.sin(np.arange(160) / 4 * speed / 90)
+    painted = iter(drawn.frames())
+    pictures = [np.mean([next(painted) for _ in range(4)], axis=0).astype(np.uint8) for _ in range(40)]  # the shutter is open all the time
+    seen, _ = look_at(pictures, find, tmp_path)
+    assert is_found(seen).all() and np.abs(middles(seen)[:, 0] - drawn.motion.x.reshape(40, 4).mean(1)).max() < 10
+    assert sum(one.how == "detected" for one in seen) == 1
+
+
+def test_a_face_far_too_small_is_missing_and_one_that_shrinks_is_lost(find, tmp_path):
+    """MTCNN's smallest face is a nominal one: it finds some of two thirds of that."""
+    drawn = sitter((69, 0), 50)
+    drawn.painter.look.scale = 18
+    assert not is_found(look_at(itertools.islice(drawn.frames(), 12), find, tmp_path)[0]).any()
+    pictures = []
+    for k in range(50):
+        drawn.painter.look.scale = np.interp(k, [0, 5, 40], [52, 52, 15])
+        pictures.append(drawn.painter.paint(drawn.actions, drawn.motion, k))
+    seen, _ = look_at(pictures, find, tmp_path)
+    assert is_found(seen[:20]).all() and not is_found(seen[-8:]).any()
+    assert min(max(one.face.box[2:] - one.face.box[:2]) for one in seen if one.face) > 0.5 * find.min_face_size
+
+
+@pytest.mark.xfail(strict=True, reason="the Tracker gives up faces below min_face_size which MTCNN finds: two full detections for every picture")
+def test_a_face_a_little_too_small_is_not_searched_for_in_every_picture_or_not_found(find, tmp_path):
+    drawn = sitter((69, 0), 20)
+    drawn.painter.look.scale = 32
+    seen, _ = look_at(drawn.frames(), find, tmp_path)
+    assert sum(one.how == "detected" for one in seen) < 5
+
+
+def backdrop(kind, seed):
+    """A picture without a face, with something to look at."""
+    rng = np.random.default_rng(seed)
+    if kind == "room":
+        return Recording.draw((70, seed), 1).painter.room.astype(np.uint8)
+    if kind == "ellipses":
+        picture = np.full((240, 320, 3), rng.integers(40, 200), np.uint8)
+        for _ in range(40):
+            cv2.ellipse(picture, rng.integers(0, 320, 2).tolist(), rng.integers(5, 60, 2).tolist(), float(rng.uniform(0, 180)), 0, 360,
+                        rng.integers(0, 255, 3).tolist(), -1, cv2.LINE_AA)
+        return picture
+    noise = cv2.GaussianBlur(rng.standard_normal((240, 320, 3)), (0, 0), kind)
+    return np.clip(128 + 50 * noise / noise.std(), 0, 255).astype(np.uint8)
+
+
+def put_on(box, pictures, find):
+    """What a Tracker that took `box` for the face makes of the pictures that follow."""
+    tracker, (x1, y1, x2, y2) = Tracker(find), box
+    face = Face(np.array(box), TEMPLATE * [x2 - x1, y2 - y1] + [x1, y1], 0.99)
+    tracker.follower.choose(face.box[None], 0)
+    tracker.skip(shown(pictures[0]), 0, face)
+    with face_detector.one_thread():
+        return [face for k in range(1, len(pictures), 3)
+                for face, _ in tracker([shown(one) for one in pictures[k:k + 3]], [(k + i) / 25 for i in range(len(pictures[k:k + 3]))])]
+
+
+@pytest.mark.parametrize("kind", ["room", "ellipses", 1, 3, 8])
+def test_a_tracker_on_the_background_loses_it_within_half_a_second(kind, find):
+    rng = np.random.default_rng(5)
+    for seed in range(3):
+        picture = backdrop(kind, seed)
+        noisy = [np.clip(picture + rng.normal(0, 2.5, picture.shape), 0, 255).astype(np.uint8) for _ in range(17)]
+        for side, x, y in rng.uniform((62, 0, 0), (140, 180, 100), (3, 3)):
+            faces = put_on([x, y, x + 0.8 * side, y + side], noisy, find)
+            assert not any(faces[12:])
+
+
+def test_a_tracker_on_the_background_beside_a_face_ends_on_nothing_or_on_the_face(find):
+    drawn = sitter((71, 0), 19)
+    drawn.motion.x[:] = 230
+    pictures = list(drawn.frames())
+    for side, x, y in np.random.default_rng(0).uniform((62, 0, 0), (110, 70, 100), (3, 3)):
+        faces = put_on([x, y, x + 0.8 * side, y + side], pictures, find)
+        assert all(abs(face.box[[0, 2]].mean() - 230) < 12 for face in faces[12:] if face)
+
+
+# ---- steady crops ---------------------------------------------------------------------------------------------------
+
+def jitter_px(points, drawn):
+    """How far the drawn landmarks move in a crop of 112 pixels from frame to frame, the one that moves most: (n - 1,)."""
+    places = []
+    for k, found in enumerate(points):
+        matrix = alignment(found) * 112
+        places.append((drawn.painter.landmarks(drawn.motion, k) + 0.5) @ matrix[:, :2].T + matrix[:, 2])
+    return np.hypot(*np.moveaxis(np.diff(places, axis=0), -1, 0)).max(1)
+
+
+@pytest.mark.parametrize("kind", ["clean", "noisy", "drifting"])
+def test_crops_of_a_still_head_are_still(kind, find, tmp_path):
+    """Mean and largest movement in 112 px: less than half a pixel and than one; and less than with MTCNN on each frame.
+
+    A drawn head that does not move is compressed to pictures that are the same to the last bit: so is what MTCNN finds.
+    """
+    drawn, rng = sitter((73, 0), 45), np.random.default_rng(0)
+    drawn.motion.x[:] = 150 + 0.37 * np.arange(45) * (kind == "drifting")
+    pictures = [np.clip(one + rng.normal(0, 6 * (kind == "noisy"), one.shape), 0, 255).astype(np.uint8) for one in drawn.frames()]
+    seen, points = look_at(pictures, find, tmp_path)
+    ours = jitter_px(points, drawn)[3:-3]
+    assert ours.mean() < 0.3 and ours.max() < 0.8
+    assert ours.mean() < jitter_px([one.face.points for one in seen], drawn)[3:-3].mean()  # averaging helps
+    if kind != "clean":
+        raw = jitter_px([face.points for face in detect_each(tmp_path / "look.mp4", find)], drawn)[3:-3]
+        assert ours.mean() < raw.mean() / 2 and ours.max() < raw.max() / 2
+
+
+def best_lag(found, truth):
+    """By how many frames `found` is behind `truth`, in the least-squares sense, and the error left: both (n,)."""
+    k, inner, left = np.arange(len(found)), slice(6, -6), {}
+    for lag in np.arange(-2, 2.01, 0.02):
+        late = np.stack([np.interp(k - lag, k, truth), np.ones(len(k))], 1)[inner]
+        left[lag] = np.sqrt(np.mean((found[inner] - late @ np.linalg.lstsq(late, found[inner], rcond=None)[0])**2))
+    return min(left, key=left.get), min(left.values())
+
+
+@pytest.mark.parametrize("period_s, width", [(2, 45), (0.6, 12)])
+def test_steady_landmarks_of_a_head_that_sways_are_not_late(period_s, width, find, tmp_path):
+    drawn, k = sitter((74, 0), 60), np.arange(60)
+    drawn.motion.x[:] = 160 + width * np.sin(2 * np.pi * k / 25 / period_s)
+    _, points = look_at(drawn.frames(), find, tmp_path)
+    found, truth = np.array([one[:2].mean(0) for one in points])[:, 0], np.array([drawn.painter.landmarks(drawn.motion, i)[:2, 0].mean() for i in k])
+    lag, error = best_lag(found, truth)
+    assert abs(lag) < 0.25 and error < 1  # frames of 40 ms, pixels
+
+
+def test_steady_landmarks_of_a_head_of_constant_speed_are_not_late(find, tmp_path):
+    """A constant delay shows as an offset that depends on the direction: half the difference between both, over the speed."""
+    offsets = []
+    for speed in (2.0, -2.0):
+        drawn, k = sitter((74, 1), 45), np.arange(45)
+        drawn.motion.x[:] = 160 + speed * (k - 22)
+        _, points = look_at(drawn.frames(), find, tmp_path)
+        truth = np.array([drawn.painter.landmarks(drawn.motion, i)[:2, 0].mean() for i in k])
+        offsets.append(np.mean(([one[:2, 0].mean() for one in points] - truth)[6:-6]))
+    assert abs(offsets[1] - offsets[0]) / 2 / 2.0 < 0.25  # frames of 40 ms
+
+
+# ---- beside all of MTCNN on each picture ----------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def beside(find, tmp_path_factory):
+    """A drawn person, lively and out of the picture for a while: looked at in every third picture, in each, and by all of MTCNN."""
+    folder, drawn = tmp_path_factory.mktemp("beside"), Recording.draw((81, 4), 100)
+    drawn.motion.x[40:60] = -300
+    third = look_at(drawn.frames(), find, folder)
+    return drawn, third, look_at(drawn.frames(), find, folder, 1), detect_each(folder / "look.mp4", find)
+
+
+def overlap(a, b):
+    """Shared area of two boxes over all of it, counted on a grid of a fifth of a pixel."""
+    grid = np.arange(0, 320, 0.2)
+    inside = [[(one[i] <= grid) & (grid < one[i + 2]) for i in (0, 1)] for one in (a, b)]
+    both, areas = [np.count_nonzero(inside[0][i] & inside[1][i]) for i in (0, 1)], [x.sum() * y.sum() for x, y in inside]
+    return np.prod(both) / (sum(areas) - np.prod(both))
+
+
+def eyes_in_crop(points, eyes):
+    """Where `eyes` lie in a crop by `points`, in widths of it: (2, 2)."""
+    return eyes @ alignment(points)[:, :2].T + alignment(points)[:, 2]
+
+
+@pytest.mark.parametrize("look_every", [3, 1])
+def test_tracked_faces_are_those_of_mtcnn_on_each_picture(look_every, beside):
+    drawn, *ways, full = beside
+    seen, points = ways[look_every == 1]
+    found = is_found(seen)
+    assert np.mean(found == [face is not None for face in full]) >= 0.99 and np.array_equal(found, drawn.motion.x > 0)
+    both = [(one.face, place, face) for one, place, face in zip(seen, points, full) if one.face and face]
+    assert np.mean([overlap(face.box, reference.box) for face, _, reference in both]) >= 0.9
+    away = [np.hypot(*(eyes_in_crop(place, face.points[:2]) - eyes_in_crop(face.points, face.points[:2])).T).max() for _, place, face in both]
+    assert np.median(away) < 0.03 and np.quantile(away, 0.95) < 0.06
+    assert sum(one.how == "detected" for one in seen) <= 4
+
+
+def test_a_look_at_every_third_picture_finds_the_same_frames_and_eyes_as_a_look_at_each(beside):
+    drawn, (third, places), (each, own), _ = beside
+    assert np.array_equal(is_found(third), is_found(each))
+    away = [np.hypot(*(eyes_in_crop(a, b[:2]) - eyes_in_crop(b, b[:2])).T).max() for a, b in zip(places, own) if a is not None]
+    assert np.median(away) < 0.01 and max(away) < 0.05  # of the crop's width
 
 
 # ---- the scripts ----------------------------------------------------------------------------------------------------
@@ -658,3 +1104,239 @@ def test_a_run_that_was_killed_leaves_nothing_that_is_taken_for_done(data, call)
     code, out, _ = call("face_detector", "--data-dir", data, *SMALL)
     assert code == 0 and "train_1: 18 frames" in out and "(done before)" in out
     assert nothing_left_but(data, "train_1", "train_2") and len(crops_of(data, "train_2")) == 50
+
+
+# ---- workers, shards, going on half-way -----------------------------------------------------------------------------
+
+def tree(data):
+    """Every file of the crops, hidden ones too: path -> bytes."""
+    root = data / "Cropped_Aligned"
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_workers_and_shards_write_the_same_bytes_as_one_run(tmp_path, call):
+    people = [Recording.draw((82, number), 24) for number in range(3)]
+    people[1].motion.x[8:14] = -300
+    for number, one in enumerate(people):
+        write_video(tmp_path / "one" / "videos" / f"train_{number}.mp4", one.frames())
+    ways = {"one": [["--workers", "1"]], "two": [["--workers", "2"]], "shards": [["--shard", f"{i}/2"] for i in (2, 1)]}
+    for name, runs in ways.items():
+        if name != "one":
+            shutil.copytree(tmp_path / "one" / "videos", tmp_path / name / "videos")
+        for words in runs:
+            assert call("face_detector", "--data-dir", tmp_path / name, *words, *SMALL)[0] == 0
+    one = tree(tmp_path / "one")
+    assert len(one) == 3 * (24 + 2) + 1 and tree(tmp_path / "two") == one and tree(tmp_path / "shards") == one
+
+
+CHECKPOINT = 20  # frames, in these tests
+
+
+def long_data(folder, seed=0, frames=200):
+    """A data folder with a video of a drawn person who is out of the picture for a while; painted once in a second."""
+    drawn = Recording.draw((83, seed), frames)
+    drawn.motion.x[70:95] = -300
+    write_video(folder / "videos" / "train_1.mp4", drawn.frames())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A data folder with the crops of a recording that was made in one run, with no checkpoint."""
+    data = long_data(tmp_path_factory.mktemp("unbroken"))
+    face_detector.main(["--data-dir", str(data), *SMALL])
+    return data
+
+
+def fresh_copy(unbroken, folder):
+    shutil.copytree(unbroken / "videos", folder / "videos")  # with the times of the files
+    return folder
+
+
+def run_with_checkpoints(data, killed_at=None):
+    """The script in a process of its own; killed_at: the name of a file when which is written it is to be killed."""
+    own = face_detector.whole_file
+
+    @contextlib.contextmanager
+    def whole_file(path):
+        with own(path) as part:
+            yield part
+            if path.name == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+    face_detector.CHECKPOINT, face_detector.whole_file = CHECKPOINT, whole_file
+    sys.stdout = sys.stderr = open(os.devnull, "w")
+    sys.exit(run_script(lambda argv: face_detector.main(["--data-dir", str(data), *SMALL]), "face_detector.py"))
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Starts run_with_checkpoints in processes that have torch from the first moment on."""
+    if sys.platform != "linux":
+        pytest.skip("needs processes that fork from a server")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["face_detector"])
+
+    def start(*args):
+        process = context.Process(target=run_with_checkpoints, args=args)
+        process.start()
+        return process
+    return start
+
+
+def written_by(part):
+    """The number of frames of a stopped recording whose crops were written before its last checkpoint."""
+    if not (part / face_detector.PROGRESS).exists():
+        return 0
+    with np.load(part / face_detector.PROGRESS) as noted:
+        return int(noted["written"])
+
+
+def test_runs_killed_at_any_moment_end_in_the_same_bytes_and_write_no_crop_twice(unbroken, tmp_path, forks):
+    data, rng, kills = fresh_copy(unbroken, tmp_path), np.random.default_rng(), 0
+    folder, part = data / "Cropped_Aligned" / "train_1", data / "Cropped_Aligned" / ".train_1.part"
+    times, limit = {}, time.monotonic() + 120  # crop -> when it was written, of those before the last checkpoint
+    while kills < 5 and not folder.exists() and time.monotonic() < limit:
+        stop_at = len(list(part.glob("0*.jpg"))) + rng.integers(1, 45)
+        process = forks(data)
+        while process.is_alive() and len(list(part.glob("0*.jpg"))) < stop_at and time.monotonic() < limit:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.join()
+        kills += 1
+        now = folder if folder.exists() else part
+        assert all((now / name).stat().st_mtime_ns == ns for name, ns in times.items())
+        times |= {path.name: path.stat().st_mtime_ns for path in part.glob("0*.jpg") if int(path.stem) < written_by(part)}
+    process = forks(data)
+    process.join()
+    assert process.exitcode == 0 and kills >= 3 and times and all((folder / name).stat().st_mtime_ns == ns for name, ns in times.items())
+    assert {path: content for path, content in tree(data).items() if "/." not in f"/{path}"} == tree(unbroken)
+
+
+@pytest.mark.xfail(strict=True, reason="whole_file's temporary file stays when it is killed, and counts as a crop: the folder is refused ever after")
+@pytest.mark.parametrize("killed_at", ["000075.jpg", "train_1.jpg"])
+def test_a_run_killed_while_it_filled_a_gap_or_made_the_sheet_leaves_nothing(killed_at, unbroken, tmp_path, forks, call):
+    data = fresh_copy(unbroken, tmp_path)
+    process = forks(data, killed_at)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    for _ in range(2):
+        assert call("face_detector", "--data-dir", data, *SMALL)[0] == 0 and tree(data) == tree(unbroken)
+
+
+def counting(looks):
+    """Tracker's own call, that notes in a list the times of the pictures it was asked about."""
+    own = Tracker.__call__
+
+    def look(self, pictures, times_s):
+        looks.extend(times_s)
+        return own(self, pictures, times_s)
+    return look
+
+
+@pytest.mark.parametrize("groups", [21, 30, 55])  # of 3 pictures, after which it is stopped: also where there is no face
+def test_pictures_before_a_checkpoint_are_not_looked_at_again(groups, unbroken, tmp_path, call, monkeypatch):
+    data, looks = fresh_copy(unbroken, tmp_path), []
+    monkeypatch.setattr(face_detector, "CHECKPOINT", CHECKPOINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "__call__", failing_after(groups, KeyboardInterrupt()))
+        assert call("face_detector", "--data-dir", data, *SMALL, "--workers", "1")[0] == 130
+    written = written_by(data / "Cropped_Aligned" / ".train_1.part")
+    monkeypatch.setattr(Tracker, "__call__", counting(looks))
+    assert call("face_detector", "--data-dir", data, *SMALL, "--workers", "1")[0] == 0
+    known = round(looks[0] * 25)
+    assert 3 * groups >= known >= written > 3 * groups - 2 * CHECKPOINT and known % 3 == 0
+    assert np.allclose(looks, np.arange(known, 200) / 25) and tree(data) == tree(unbroken)
+
+
+def test_the_half_of_another_video_or_of_other_settings_is_not_gone_on_with(unbroken, tmp_path, call, monkeypatch):
+    data = long_data(tmp_path / "data", seed=1)  # another person, as many frames
+    monkeypatch.setattr(face_detector, "CHECKPOINT", CHECKPOINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "__call__", failing_after(40, KeyboardInterrupt()))
+        assert call("face_detector", "--data-dir", data, *SMALL)[0] == 130
+    assert written_by(data / "Cropped_Aligned" / ".train_1.part") >= 80
+    shutil.copy2(unbroken / "videos" / "train_1.mp4", data / "videos" / "train_1.mp4")
+    assert call("face_detector", "--data-dir", data, *SMALL)[0] == 0 and tree(data) == tree(unbroken)
+
+
+def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
+    """All of it, networks, threads and files: in one process a short recording, and then one of eight times its length."""
+    pictures = list(sitter((84, 0), 10).frames())
+    for name, count in (("train_1", 100), ("train_2", 800)):
+        write_video(tmp_path / "videos" / f"{name}.mp4", itertools.islice(itertools.cycle(pictures), count))
+    code = ("import face_detector, resource, sys\n"
+            "for name in ('train_1', 'train_2'):\n"
+            "    face_detector.main(['--data-dir', sys.argv[1], '--recordings', name, '--workers', '1', '--face-size', '32'])\n"
+            "    print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n")
+    root = Path(face_detector.__file__).parent
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=root, stdout=subprocess.PIPE, text=True, check=True)
+    short, long = (int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("peak"))
+    assert long - short < 40_000  # kB; 700 pictures of this size are 160 MB
+
+
+# ---- contact sheets, and what needs a look --------------------------------------------------------------------------
+
+def frames_of_cells(data, name="train_1", size=112):
+    """Colour of the frame below every crop of a contact sheet of 18: (18, 3)."""
+    sheet = np.asarray(Image.open(data / "Cropped_Aligned" / f"{name}.jpg")).astype(int)
+    assert sheet.shape == (2 * (size + 16), 10 * (size + 4), 3)
+    return np.array([sheet[(k // 10 + 1) * (size + 16) - 1, k % 10 * (size + 4) + 20:(k % 10 + 1) * (size + 4) - 20].mean(0) for k in range(18)])
+
+
+def crops_in_sheet(data, name="train_1", size=112):
+    sheet = np.asarray(Image.open(data / "Cropped_Aligned" / f"{name}.jpg")).astype(int)
+    return [sheet[k // 10 * (size + 16) + 14:, k % 10 * (size + 4) + 2:][4:size - 4, 4:size - 4] for k in range(18)]
+
+
+def test_a_contact_sheet_shows_every_crop_and_a_red_frame_where_there_is_none(data, call):
+    call("face_detector", "--data-dir", data)
+    red = [(r > 180 and g < 120 and b < 120) for r, g, b in frames_of_cells(data)]
+    assert red == [k not in FACE_AT for k in range(18)]
+    for k, shown_there in enumerate(crops_in_sheet(data)):
+        crop = np.asarray(Image.open(data / "Cropped_Aligned" / "train_1" / f"{k:06d}.jpg")).astype(int)[4:108, 4:108]
+        assert np.abs(shown_there - crop).mean() < 4
+
+
+def test_a_contact_sheet_is_made_again_when_the_gaps_were_filled_anew_or_it_is_gone(data, call):
+    call("face_detector", "--data-dir", data)
+    sheet = data / "Cropped_Aligned" / "train_1.jpg"
+    red = sheet.read_bytes()
+    call("face_detector_frameRetention", "--data-dir", data)
+    yellow = sheet.read_bytes()
+    frames = frames_of_cells(data)
+    assert [r > 180 and g > 150 and b < 120 for r, g, b in frames] == [k not in FACE_AT for k in range(18)] and yellow != red
+    sheet.unlink()
+    call("face_detector_frameRetention", "--data-dir", data)
+    assert sheet.read_bytes() == yellow
+    call("face_detector", "--data-dir", data)
+    assert sheet.read_bytes() == red
+
+
+@pytest.mark.xfail(strict=True, reason="a sheet that is there is taken for one of the gaps as they are now")
+def test_a_run_stopped_before_it_made_the_sheet_is_finished_by_the_next(data, call, monkeypatch):
+    call("face_detector", "--data-dir", data)
+    red = (data / "Cropped_Aligned" / "train_1.jpg").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(face_detector, "contact_sheet", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert call("face_detector_frameRetention", "--data-dir", data)[0] == 130
+    assert call("face_detector_frameRetention", "--data-dir", data)[0] == 0
+    assert (data / "Cropped_Aligned" / "train_1.jpg").read_bytes() != red
+
+
+def test_a_recording_with_many_gaps_or_many_losses_is_to_be_looked_at():
+    cases = {"good": ["tracked"] * 199 + ["detected"], "tenth": ["tracked"] * 180 + ["missing"] * 20,
+             "gappy": ["tracked"] * 150 + ["missing"] * 50, "repeated": ["tracked"] * 150 + ["retained"] * 50,
+             "restless": ["detected", "tracked"] * 100}
+    header, *lines = face_detector.summary({name: pd.DataFrame({"found": found}) for name, found in cases.items()}, 25).splitlines()
+    assert [line.split()[0] for line in lines] == list(cases) and header.split()[0] == "recording"
+    assert ["look" in line for line in lines] == [False, False, True, True, True]
+    assert "25% without a face" in lines[2] and "25% without a face" in lines[3] and "2.0 s" in lines[2] and "lost and found 100 times" in lines[4]
+
+
+def test_the_summary_names_the_recording_that_needs_a_look(data, call):
+    write_video(data / "videos" / "train_2.mp4", sitter((12, 4), 18).frames())
+    code, out, _ = call("face_detector", "--data-dir", data)
+    table = [line for line in out.splitlines() if line.startswith("train_") and ":" not in line.split()[0]]
+    assert code == 0 and ["look" in line for line in table] == [True, False] and "39% without a face" in table[0]
