@@ -31,7 +31,7 @@ from config import UserError, parse_config, run_script, whole_file
 
 TARGETS = ["arousal", "valence"]
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)  # the next recording would end the same way
-WORTH_A_WORKER = 3000  # frames: a process takes seconds to start
+WORTH_A_WORKER = 10000  # frames: a process with torch takes seconds to start
 CLOCK_S = 0.002  # containers round time stamps to a millisecond, the first one too: stamps this close are the same
 
 
@@ -261,6 +261,15 @@ def picture_clock(video):
 def frame_count(end_s, frame_rate):
     """Number of frames k with k / frame_rate before `end_s`."""
     return math.ceil((end_s - CLOCK_S) * frame_rate)
+
+
+def about_frames(path, frame_rate):
+    """Number of frames by the length that a file's header states, for the time left alone: 0 where it says nothing."""
+    try:
+        with open_media(path) as container:
+            return round((container.duration or 0) / av.time_base * frame_rate)
+    except (UserError, OSError):
+        return 0  # whoever reads all of it says what is wrong
 
 
 def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):

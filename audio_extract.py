@@ -13,7 +13,7 @@ import av
 import numpy as np
 import soundfile
 
-from annotations import find_recordings, for_each, keep_settings, known_frames, open_media, picture_clock, shard_of
+from annotations import about_frames, find_recordings, for_each, keep_settings, known_frames, open_media, picture_clock, shard_of
 from config import UserError, growing_folder, parse_config, run_script, write_bytes
 
 PIECE = 65536  # samples of a WAV read at a time
@@ -131,15 +131,6 @@ def frames_of(name, path, cfg):
     if frames < 1:
         raise UserError(f"{source} holds no frames: replace it")
     return frames
-
-
-def about_frames(path, frame_rate):
-    """Number of frames by the length that a file's header states, for the time left alone: 0 where it says nothing."""
-    try:
-        with open_media(path) as container:
-            return round((container.duration or 0) / av.time_base * frame_rate)
-    except (UserError, OSError):
-        return 0  # whoever cuts it says what is wrong
 
 
 def wav_header(samples, rate):

@@ -266,7 +266,8 @@ def growing_folder(path, made_of, only=None):
             with whole_file(note) as file:
                 file.write_text(stamp)
         yield part
-        note.unlink()
+        for hidden in part.glob(".*"):  # the note, and what is left of files that a killed run was writing
+            hidden.unlink()
         (part / (only or "")).rename(path)
         if only:
             part.rmdir()

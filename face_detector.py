@@ -13,6 +13,7 @@ each exchanges what the other put into the frames without a face, and detects no
 import contextlib
 import functools
 import gc
+import glob
 import itertools
 import math
 import multiprocessing
@@ -33,8 +34,8 @@ from facenet_pytorch import MTCNN
 from torch.nn import functional
 from tqdm import tqdm
 
-from annotations import find_recordings, for_each, frame_count, keep_settings, open_media, picture_clock, shard_of
-from config import UserError, growing_folder, parse_config, run_script, torch_device, whole_file
+from annotations import about_frames, find_recordings, for_each, frame_count, keep_settings, open_media, picture_clock, shard_of
+from config import UserError, growing_folder, parse_config, run_script, torch_device, whole_file, write_bytes
 
 # Where the five landmarks go in a crop of side 1: left and right eye (the viewer's), nose, left and right mouth corner.
 # ArcFace's template (Deng et al., 2019), given there in pixels of a 112 px crop.
@@ -44,6 +45,8 @@ STRIDE_S = 0.5  # ... and as far again in each half second that it was out of si
 BT601 = (2, 5, 6)  # FFmpeg's numbers for "not said" (which it takes for the same), BT.470BG and SMPTE 170M
 FULL_RANGE = 2  # black is 0 and not 16
 DECODERS = 3  # threads that decode ahead: more need more memory and gain nothing
+JUMP = 0.25  # a face that goes this many distances of its eyes away from where its motion would take it may be another
+SMALLEST = 0.6  # MTCNN finds faces down to this share of the smallest size that it is told to look for
 STILL = 0.1  # a head is still whose landmarks move by less than this many distances of its eyes from one look to the next
 STEADY_S = 0.12  # landmarks are averaged with those of less than this before and after, the nearer the more
 SAME_PLACE = 0.25  # ... unless they lie this many distances of the eyes away: the head moves fast, or it is another shot
@@ -419,7 +422,7 @@ class Tracker:
 
     def __init__(self, find):
         self.find, self.follower = find, Follower()
-        self.face = self.before = None  # Face in the picture before, if any; (that picture, its time)
+        self.face = self.motion = self.before = None  # Face in the picture before, and how it got there, if known; (that picture, its time)
 
     def __call__(self, pictures, times_s):
         """[(Face, "detected" or "tracked"), or (None, "missing") where the person followed is not in sight] of pictures in order.
@@ -432,7 +435,8 @@ class Tracker:
             shares = np.arange(1, len(pictures) + 1) / len(pictures)
             faces = [Face(*[(1 - share) * a + share * b for a, b in zip(start, last)]) for share in shares]
             self.follower.moved(last.box, times_s[-1])
-            self.skip(pictures[-1], times_s[-1], last)
+            for picture, time_s, face in zip(pictures, times_s, faces):
+                self.skip(picture, time_s, face)
             return [(face, "tracked") for face in faces]
         if len(pictures) > 1 and not start and not len(self.find(pictures[-1].rgb)[0]):
             self.skip(pictures[-1], times_s[-1], None)
@@ -441,6 +445,7 @@ class Tracker:
 
     def skip(self, picture, time_s, face):
         """Goes on from `picture`, in which `face` is known."""
+        self.motion = face.points - self.face.points if face and self.face else None
         self.face, self.before = face, (picture, time_s)
 
     def _look(self, picture, time_s):
@@ -453,9 +458,15 @@ class Tracker:
         return face, how
 
     def _track(self, picture):
-        """The Face that was there a moment ago, or None."""
-        face = self.face and self.find.refine(picture, self.face.box)
-        return face if face and max(face.box[2:] - face.box[:2]) >= self.find.min_face_size else None
+        """The Face that was there a moment ago, or None where there is none, or perhaps another that came in front."""
+        box = self.face and self.face.box
+        if self.motion is not None and _moved(self.face, self.face._replace(points=self.face.points + self.motion)) > STILL:
+            box = box + np.tile(self.motion.mean(0), 2)  # it is fast, and will have gone on
+        face = self.face and self.find.refine(picture, box)
+        if not face or max(face.box[2:] - face.box[:2]) < SMALLEST * self.find.min_face_size:
+            return None
+        jumps = self.motion is not None and _moved(self.face._replace(points=self.face.points + self.motion), face) > JUMP
+        return None if jumps else face
 
     def _search(self, picture, time_s):
         if self.face:  # nobody looked who else is there: they are not to be taken for the one followed
@@ -554,15 +565,19 @@ def steadied(made, frame_rate):
             yield middle, steady(points, np.array([one.ks[0] for one in window]) / frame_rate) if middle.face else None
 
 
+def gaps_filled(table, retain):
+    """Whether every frame without a face has what `fill_gaps` puts there."""
+    return table["found"].isin([*HOW[1:], "retained" if retain else "missing"]).all()
+
+
 def fill_gaps(folder, table, size, retain):
     """Puts into every frame without a face a black image or, with `retain`, the last face seen (the first one, before).
 
     table: the recording's faces.csv; size: of its crops. Returns it with the word for what was done, or as it was if that was done before.
     """
-    word = "retained" if retain else "missing"
-    gaps = ~table["found"].isin(["detected", "tracked"])
-    if (table["found"][gaps] == word).all():
+    if gaps_filled(table, retain):
         return table
+    word, gaps = "retained" if retain else "missing", ~table["found"].isin(HOW[1:])
     _save_table(folder, table.assign(found=table["found"].mask(gaps, "unfilled")))  # if killed now, the next run fills them
     faces = np.flatnonzero(~gaps)
     black = _jpeg(np.zeros((size, size, 3), np.uint8), 95)
@@ -591,8 +606,7 @@ class Writer:
     def _write(self, shot, points):
         jpeg = _jpeg(crop_face(shot.picture, points, self.size)[..., ::-1], self.quality)
         for k in shot.ks:
-            with open(f"{self.folder}/{k:06d}.jpg", "wb", 0) as file:
-                file.write(jpeg)
+            write_bytes(f"{self.folder}/{k:06d}.jpg", jpeg)
 
     def finish(self):
         """Returns when everything is written."""
@@ -628,7 +642,6 @@ def detect(video, folder, find, cfg, report):
             raise UserError(f"{video}: no face in any of its {len(table)} frames: if there are faces of less than "
                             f"{cfg.min_face_size} pixels, lower --min-face-size")
         _save_table(part, table)
-        (part / PROGRESS).unlink(missing_ok=True)
         return fill_gaps(part, table, cfg.face_size, retain=False)
 
 
@@ -674,7 +687,7 @@ def finished_table(folder, video, frame_rate):
         table["found"]
     except (OSError, ValueError, KeyError):
         raise UserError(f"{folder}/ holds no readable faces.csv: delete that folder to make it anew") from None
-    crops, frames = len(list(folder.glob("*.jpg"))), frame_count(picture_clock(video).end_s, frame_rate)
+    crops, frames = len(list(folder.glob("[!.]*.jpg"))), frame_count(picture_clock(video).end_s, frame_rate)
     if not len(table) == crops == frames:
         raise UserError(f"{folder}/ holds {crops} crops and {len(table)} rows in faces.csv, and {video} {frames} frames: delete "
                         "that folder to make it anew")
@@ -715,15 +728,6 @@ def summary(tables, frame_rate):
 
 # ---- main -----------------------------------------------------------------------------------------------------------
 
-def about_frames(video, frame_rate):
-    """Number of frames by the length that a video's header states, for the time left alone: 0 where it says nothing."""
-    try:
-        with av.open(str(video)) as container:
-            return round((container.duration or 0) / av.time_base * frame_rate)
-    except (av.error.FFmpegError, OSError):
-        return 0  # whoever makes the crops says what is wrong
-
-
 @functools.lru_cache(1)  # one per process, not per recording
 def finder(min_face_size, face_score, device, address=None):
     """FaceFinder on a device, or one that asks the NetServer at `address`."""
@@ -749,9 +753,13 @@ def make(name, report, videos, cfg, retain, address=None):
     with one_thread():
         find = finder(cfg.min_face_size, cfg.face_score, cfg.device, address)
         table = detect(videos[name], folder, find, cfg, report) if before is None else before
-    table = fill_gaps(folder, table, cfg.face_size, retain)
     sheet = cfg.crops_dir / f"{name}.jpg"
-    if table is not before or not sheet.exists():
+    if table is not before or not gaps_filled(table, retain):
+        sheet.unlink(missing_ok=True)  # it shows what is to be changed
+    table = fill_gaps(folder, table, cfg.face_size, retain)
+    if not sheet.exists():
+        for left in (*folder.glob(".*"), *cfg.crops_dir.glob(f".{glob.escape(name)}.jpg.*")):
+            left.unlink()  # by a run that was killed
         with whole_file(sheet) as part:
             part.write_bytes(contact_sheet(folder, table, cfg.face_size))
     counts = Counter(table["found"])
@@ -762,12 +770,16 @@ def make(name, report, videos, cfg, retain, address=None):
 def main(argv=None, script=__file__, doc=__doc__, retain=False):
     cfg = parse_config(argv, script, doc)
     videos = find_recordings([cfg.videos_dir], cfg.recordings, "put the raw videos there, one <id>.mp4 (or other) each")
-    videos = shard_of(videos, cfg.shard)
     torch_device(cfg.device)  # an error now rather than for every recording
     keep_settings(cfg.crops_dir, cfg, SETTINGS)
-    sizes = {name: 0 if (cfg.crops_dir / name).exists() else about_frames(video, cfg.frame_rate) for name, video in videos.items()}
-    with shared_nets(cfg, len(videos)) as address:
-        results = for_each(videos, functools.partial(make, videos=videos, cfg=cfg, retain=retain, address=address), sizes, cfg.workers)
+    shard = shard_of(videos, cfg.shard)
+    if not shard:
+        print(f"shard {cfg.shard} holds none of the {len(videos)} recordings: nothing to do")
+        return Counter()
+    todo = [name for name in shard if not (cfg.crops_dir / name).exists()]
+    sizes = {name: about_frames(shard[name], cfg.frame_rate) for name in todo}
+    with shared_nets(cfg, len(todo)) as address:
+        results = for_each(shard, functools.partial(make, videos=shard, cfg=cfg, retain=retain, address=address), sizes, cfg.workers)
     total = sum((Counter(table["found"]) for table, _ in results.values()), Counter())
     made = sum(new for _, new in results.values())
     print(summary({name: table for name, (table, _) in results.items()}, cfg.frame_rate))
