@@ -21,7 +21,6 @@ import queue
 import threading
 from array import array
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client, Listener
 from typing import NamedTuple
 
@@ -52,7 +51,6 @@ STEADY_S = 0.12  # landmarks are averaged with those of less than this before an
 SAME_PLACE = 0.25  # ... unless they lie this many distances of the eyes away: the head moves fast, or it is another shot
 HOW = ["missing", "detected", "tracked"]
 ROW, NOBODY = 18, [math.nan] * 15  # numbers per picture in a Track; those of a picture without a face
-AHEAD = 8  # crops wait to be written while the next pictures are looked at
 CHECKPOINT = 1000  # frames after which a long recording notes how far it has come
 PROGRESS = ".progress.npz"
 SETTINGS = "face_size frame_rate min_face_size face_score look_every jpeg_quality"  # that crops depend on
@@ -427,11 +425,11 @@ class Tracker:
     def __call__(self, pictures, times_s):
         """[(Face, "detected" or "tracked"), or (None, "missing") where the person followed is not in sight] of pictures in order.
 
-        Where the face has hardly moved until the last of them, it is not looked for in those before: it lies in between. Where
-        there was none and nobody is in the last of them, nobody was in those before.
+        Where the face has hardly moved until the last of them, or has gone on as it went before, it is not looked for in those
+        before: it lies in between. Where there was none and nobody is in the last of them, nobody was in those before.
         """
-        start, last = self.face, self._track(pictures[-1])
-        if len(pictures) > 1 and last and _moved(start, last) < STILL:
+        start, last = self.face, self._track(pictures[-1], len(pictures))
+        if len(pictures) > 1 and last and min(_moved(start, last), _moved(self._ahead(len(pictures)), last)) < STILL:
             shares = np.arange(1, len(pictures) + 1) / len(pictures)
             faces = [Face(*[(1 - share) * a + share * b for a, b in zip(start, last)]) for share in shares]
             self.follower.moved(last.box, times_s[-1])
@@ -457,16 +455,22 @@ class Tracker:
         self.skip(picture, time_s, face)
         return face, how
 
-    def _track(self, picture):
-        """The Face that was there a moment ago, or None where there is none, or perhaps another that came in front."""
-        box = self.face and self.face.box
-        if self.motion is not None and _moved(self.face, self.face._replace(points=self.face.points + self.motion)) > STILL:
-            box = box + np.tile(self.motion.mean(0), 2)  # it is fast, and will have gone on
-        face = self.face and self.find.refine(picture, box)
+    def _ahead(self, pictures=1):
+        """The Face if it goes on as it went until now."""
+        if self.motion is None:
+            return self.face
+        motion = pictures * self.motion
+        return Face(self.face.box + np.tile(motion.mean(0), 2), self.face.points + motion, self.face.score)
+
+    def _track(self, picture, pictures=1):
+        """The Face that was there a moment, or some pictures, ago; None where there is none, or perhaps another that came in front."""
+        if not self.face:
+            return None
+        ahead, fast = self._ahead(pictures), _moved(self.face, self._ahead()) > STILL  # what is slower is hardly told from noise
+        face = self.find.refine(picture, (ahead if fast else self.face).box)
         if not face or max(face.box[2:] - face.box[:2]) < SMALLEST * self.find.min_face_size:
             return None
-        jumps = self.motion is not None and _moved(self.face._replace(points=self.face.points + self.motion), face) > JUMP
-        return None if jumps else face
+        return None if self.motion is not None and _moved(ahead, face) > JUMP * pictures else face
 
     def _search(self, picture, time_s):
         if self.face:  # nobody looked who else is there: they are not to be taken for the one followed
@@ -590,31 +594,11 @@ def fill_gaps(folder, table, size, retain):
     return table
 
 
-class Writer:
-    """Writes the crops of a recording, in a thread of its own."""
-
-    def __init__(self, folder, size, quality):
-        self.folder, self.size, self.quality = folder, size, quality
-        self.thread, self.waiting = ThreadPoolExecutor(1), deque()
-
-    def write(self, shot, points):
-        """Takes the Shot of a face, with its steady landmarks. Raises OSError if one before could not be written."""
-        self.waiting.append(self.thread.submit(self._write, shot, points))
-        if len(self.waiting) > AHEAD:
-            self.waiting.popleft().result()
-
-    def _write(self, shot, points):
-        jpeg = _jpeg(crop_face(shot.picture, points, self.size)[..., ::-1], self.quality)
-        for k in shot.ks:
-            write_bytes(f"{self.folder}/{k:06d}.jpg", jpeg)
-
-    def finish(self):
-        """Returns when everything is written."""
-        while self.waiting:
-            self.waiting.popleft().result()
-
-    def close(self):
-        self.thread.shutdown(cancel_futures=True)
+def write_crop(folder, shot, points, size, quality):
+    """Writes the crop of the face in a Shot, by its steady landmarks (5, 2), for all the frames that it stands for."""
+    jpeg = _jpeg(crop_face(shot.picture, points, size)[..., ::-1], quality)
+    for k in shot.ks:
+        write_bytes(f"{folder}/{k:06d}.jpg", jpeg)
 
 
 def detect(video, folder, find, cfg, report):
@@ -624,19 +608,16 @@ def detect(video, folder, find, cfg, report):
     damaged or no face is ever found.
     """
     state, settings = video.stat(), [getattr(cfg, name) for name in SETTINGS.split()]
-    with (growing_folder(folder, [str(video), state.st_size, state.st_mtime_ns, *settings]) as part,
-          contextlib.closing(Writer(part, cfg.face_size, cfg.jpeg_quality)) as writer):
+    with growing_folder(folder, [str(video), state.st_size, state.st_mtime_ns, *settings]) as part:
         tracker = Tracker(find)
         track, written = read_progress(part, tracker.follower)
         made = shots(read_frames(video, cfg.frame_rate), tracker, cfg.frame_rate, cfg.look_every, track)
         for shot, points in steadied(made, cfg.frame_rate):
             if shot.face and shot.ks[0] >= written:
-                writer.write(shot, points)
+                write_crop(part, shot, points, cfg.face_size, cfg.jpeg_quality)
             report(len(shot.ks))
             if shot.ks.stop // CHECKPOINT > shot.ks.start // CHECKPOINT and shot.ks.stop > written:
-                writer.finish()
                 save_progress(part, track, shot.ks.stop, tracker.follower)
-        writer.finish()
         table = faces_table(track.array(), cfg.frame_rate)
         if (table["found"] == "unfilled").all():
             raise UserError(f"{video}: no face in any of its {len(table)} frames: if there are faces of less than "

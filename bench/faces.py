@@ -104,7 +104,7 @@ def rates(video, scratch, sides=SIDES, rounds=3):
     best = dict.fromkeys(sides, 0)
     for turn in range(rounds):
         for name in list(sides)[::(-1) ** turn]:
-            folder = Path(scratch, f"{video.stem} {turn} {name[:4]}")  # not deleted in between: file systems are slow after that
+            folder = Path(tempfile.mkdtemp(dir=scratch), "data")  # not deleted in between: file systems are slow after that
             began = time.perf_counter()
             count = sides[name](video, folder, pictures)
             best[name] = max(best[name], count / (time.perf_counter() - began))
