@@ -21,6 +21,7 @@ import queue
 import threading
 from array import array
 from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client, Listener
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ STEADY_S = 0.12  # landmarks are averaged with those of less than this before an
 SAME_PLACE = 0.25  # ... unless they lie this many distances of the eyes away: the head moves fast, or it is another shot
 HOW = ["missing", "detected", "tracked"]
 ROW, NOBODY = 18, [math.nan] * 15  # numbers per picture in a Track; those of a picture without a face
+AHEAD = 8  # crops wait to be written while the next pictures are looked at
 CHECKPOINT = 1000  # frames after which a long recording notes how far it has come
 PROGRESS = ".progress.npz"
 SETTINGS = "face_size frame_rate min_face_size face_score look_every jpeg_quality"  # that crops depend on
@@ -594,11 +596,35 @@ def fill_gaps(folder, table, size, retain):
     return table
 
 
-def write_crop(folder, shot, points, size, quality):
-    """Writes the crop of the face in a Shot, by its steady landmarks (5, 2), for all the frames that it stands for."""
-    jpeg = _jpeg(crop_face(shot.picture, points, size)[..., ::-1], quality)
-    for k in shot.ks:
-        write_bytes(f"{folder}/{k:06d}.jpg", jpeg)
+class Writer:
+    """Writes the crops of a recording: in a thread of its own, but in workers, of which there is one for every core."""
+
+    def __init__(self, folder, size, quality):
+        self.folder, self.size, self.quality = folder, size, quality
+        self.thread = ThreadPoolExecutor(1) if multiprocessing.parent_process() is None else None
+        self.waiting = deque()
+
+    def write(self, shot, points):
+        """Takes the Shot of a face, with its steady landmarks (5, 2). Raises OSError if one, or one before, could not be written."""
+        if not self.thread:
+            return self._write(shot, points)
+        self.waiting.append(self.thread.submit(self._write, shot, points))
+        if len(self.waiting) > AHEAD:
+            self.waiting.popleft().result()
+
+    def _write(self, shot, points):
+        jpeg = _jpeg(crop_face(shot.picture, points, self.size)[..., ::-1], self.quality)
+        for k in shot.ks:
+            write_bytes(f"{self.folder}/{k:06d}.jpg", jpeg)
+
+    def finish(self):
+        """Returns when everything is written."""
+        while self.waiting:
+            self.waiting.popleft().result()
+
+    def close(self):
+        if self.thread:
+            self.thread.shutdown(cancel_futures=True)
 
 
 def detect(video, folder, find, cfg, report):
@@ -608,16 +634,19 @@ def detect(video, folder, find, cfg, report):
     damaged or no face is ever found.
     """
     state, settings = video.stat(), [getattr(cfg, name) for name in SETTINGS.split()]
-    with growing_folder(folder, [str(video), state.st_size, state.st_mtime_ns, *settings]) as part:
+    with (growing_folder(folder, [str(video), state.st_size, state.st_mtime_ns, *settings]) as part,
+          contextlib.closing(Writer(part, cfg.face_size, cfg.jpeg_quality)) as writer):
         tracker = Tracker(find)
         track, written = read_progress(part, tracker.follower)
         made = shots(read_frames(video, cfg.frame_rate), tracker, cfg.frame_rate, cfg.look_every, track)
         for shot, points in steadied(made, cfg.frame_rate):
             if shot.face and shot.ks[0] >= written:
-                write_crop(part, shot, points, cfg.face_size, cfg.jpeg_quality)
+                writer.write(shot, points)
             report(len(shot.ks))
             if shot.ks.stop // CHECKPOINT > shot.ks.start // CHECKPOINT and shot.ks.stop > written:
+                writer.finish()
                 save_progress(part, track, shot.ks.stop, tracker.follower)
+        writer.finish()
         table = faces_table(track.array(), cfg.frame_rate)
         if (table["found"] == "unfilled").all():
             raise UserError(f"{video}: no face in any of its {len(table)} frames: if there are faces of less than "
