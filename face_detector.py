@@ -476,9 +476,10 @@ class Tracker:
 
     def _search(self, picture, time_s):
         if self.face:  # nobody looked who else is there: they are not to be taken for the one followed
-            others = self.find(self.before[0].rgb)[0]
-            others = others[_widths_apart(others, self.face.box) > 0.5]
-            self.follower.choose(np.concatenate([self.face.box[None], others]), self.before[1])
+            seen = self.find(self.before[0].rgb)[0]
+            if not (_widths_apart(seen, self.face.box) <= STRIDE_WIDTHS).any():  # MTCNN does not see the one who was tracked
+                seen = np.concatenate([self.face.box[None], seen])
+            self.follower.choose(seen, self.before[1])
         boxes, points, scores = self.find(picture.rgb)
         chosen = self.follower.choose(boxes, time_s)
         if chosen is None:

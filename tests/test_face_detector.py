@@ -588,6 +588,14 @@ def test_a_face_that_leaves_the_picture_and_returns_is_missing_exactly_meanwhile
     assert np.nanmax(off_head(seen, drawn)) < 0.5
 
 
+def test_a_person_who_comes_back_fast_is_not_taken_for_somebody_else(find, tmp_path):
+    """A person of the demo: half in the picture again, the box that was tracked was a width away from where MTCNN saw the face."""
+    drawn = Recording.draw((0, 4), 750)
+    seen, _ = look_at(itertools.islice(drawn.frames(), 150), find, tmp_path)
+    full = np.array([face is not None for face in detect_each(tmp_path / "look.mp4", find)])
+    assert 20 < np.count_nonzero(~full) < 60 and np.mean(is_found(seen) == full) >= 0.99
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("turn", [0.5, 1.57])  # radians: as far as drawn people turn, and to the profile
 def test_a_head_that_turns_away_and_back_is_followed_or_missing_and_nothing_else_is(turn, seed, find, tmp_path):
