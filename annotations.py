@@ -2,7 +2,9 @@
 
 Reads   ratings_gold_standard/<id>.csv          RECOLA's form: arousal;valence in every row, no header
         videos/<id>.*, Cropped_Aligned/<id>/    where they are there: how many frames the rows must match
+        audio/<id>.*, videos/<id>.*             of recordings that nobody rated: whether there is sound
 Writes  Annotations/{Train_Set,Val_Set}/<id>.csv    header: image path,spec path,arousal,valence; line k = frame k
+        Annotations/Unlabelled_Set/<id>.csv         of pictures and sound that nobody rated: image path,spec path
 
     python annotations.py --data-dir data
 """
@@ -30,6 +32,8 @@ from tqdm import tqdm
 from config import UserError, parse_config, run_script, whole_file
 
 TARGETS = ["arousal", "valence"]
+RATED = ["Train_Set", "Val_Set"]
+UNLABELLED = "Unlabelled_Set"  # of recordings that nobody rated
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)  # the next recording would end the same way
 WORTH_A_WORKER = 10000  # frames: a process with torch takes seconds to start
 CLOCK_S = 0.002  # containers round time stamps to a millisecond, the first one too: stamps this close are the same
@@ -285,6 +289,20 @@ def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
     return None, None
 
 
+def has_sound(name, audio_dir, videos_dir, *made_dirs):
+    """Whether there is sound of a recording: what was made of it, in `made_dirs`, or its file in audio/, or its video's track.
+
+    Raises UserError if that file cannot be read.
+    """
+    if any(Path(folder, made).exists() for folder in made_dirs for made in (name, f"{name}.npy")):
+        return True
+    for path in (path for folder in (audio_dir, videos_dir) for path in Path(folder).glob(f"{glob.escape(name)}.*")):
+        if path.stem == name:  # the first alone: audio_extract.py reads no other
+            with open_media(path) as container:
+                return bool(container.streams.audio) and any(packet.size for packet in container.demux(audio=0))
+    return False
+
+
 def _lines(path):
     with open(path) as file:
         return sum(1 for _ in file)
@@ -327,8 +345,8 @@ def match_frames(gold, frames, source):
 
 
 def annotation_table(name, gold):
-    """The annotation CSV of a recording as text; paths follow from k."""
-    table = pd.DataFrame(gold, columns=TARGETS)
+    """The annotation CSV of a recording as text; paths follow from k. gold: (K, 2), or (K, 0) where nobody rated it."""
+    table = pd.DataFrame(gold, columns=TARGETS[:gold.shape[1]])
     table.insert(0, "spec path", [f"{name}/{k:06d}.png" for k in range(len(gold))])
     table.insert(0, "image path", [f"{name}/{k:06d}.jpg" for k in range(len(gold))])
     return table.to_csv(index=False, na_rep="nan", lineterminator="\n")
@@ -336,7 +354,7 @@ def annotation_table(name, gold):
 
 def partition_of(name, train_ids, val_ids):
     """Train_Set, Val_Set or None. Raises UserError if a recording is in both."""
-    sets = {"Train_Set": train_ids, "Val_Set": val_ids}
+    sets = dict(zip(RATED, (train_ids, val_ids)))
     inside = [folder for folder, patterns in sets.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
     if len(inside) > 1:
         raise UserError(f"{name} is in train_ids and in val_ids: a person must not be in both partitions")
@@ -359,53 +377,107 @@ def annotate(name, path, cfg):
         notes.append("a last rating without a frame was dropped")
     if invalid := np.count_nonzero(~valid_labels(kept).all(1)):
         notes.append(f"{invalid} rows have an invalid rating (NaN or outside [-1, 1]): kept, masked in loss and score")
-    out, table = cfg.annotations_dir / folder / f"{name}.csv", annotation_table(name, kept)
+    changed = write_table(cfg.annotations_dir / folder / f"{name}.csv", annotation_table(name, kept))
+    return f"{name}: {folder}, {'; '.join(notes)}{'' if changed else ' (unchanged)'}", changed
+
+
+def annotate_unrated(name, cfg):
+    """The same for a recording that nobody rated; where it is left out, None is returned in place of whether anything was written.
+
+    Raises UserError if train_ids or val_ids name it, if its pictures or its sound cannot be read, or if it is to be left out
+    and has a CSV from before.
+    """
+    if name in (*cfg.train_ids, *cfg.val_ids):
+        raise UserError(f"it has no ratings: {cfg.ratings_dir / name}.csv was expected, as train_ids or val_ids name it")
+    out, (frames, lack) = cfg.annotations_dir / UNLABELLED / f"{name}.csv", frames_unrated(name, cfg)
+    if lack and out.exists():
+        raise UserError(f"{lack}; but {out} is there from before: delete that file")
+    if lack:
+        return f"{name}: {lack}", None
+    changed = write_table(out, annotation_table(name, np.empty((frames, 0))))
+    return f"{name}: {UNLABELLED}, {frames} frames; no ratings ({cfg.ratings_dir / name}.csv){'' if changed else ' (unchanged)'}", changed
+
+
+def frames_unrated(name, cfg):
+    """(number of frames of a recording without ratings, ""), or (0, why it does not belong into Unlabelled_Set)."""
+    for table in (cfg.annotations_dir / partition / f"{name}.csv" for partition in RATED):
+        if table.exists():  # somebody's own, or made before the ratings were taken away
+            return 0, f"no {cfg.ratings_dir / name}.csv, but {table} is there and stays as it is (delete that file if nobody rated {name})"
+    frames, _ = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
+    frames = frames or len(list((cfg.crops_dir / name).glob("[!.]*.jpg")))  # crops of another program have no faces.csv
+    if not frames:
+        return 0, f"no ratings, and no pictures in {cfg.videos_dir / name}.* or {cfg.crops_dir / name}/: left out"
+    if not has_sound(name, cfg.audio_dir, cfg.videos_dir, cfg.segments_dir, cfg.specs_dir):
+        return 0, f"no ratings, and no sound in {cfg.audio_dir / name}.* or its video: left out"
+    return frames, ""
+
+
+def write_table(out, table):
+    """Writes an annotation CSV, unless it is there and the same. Returns whether it was written."""
     changed = not out.exists() or out.read_bytes() != table.encode()
     if changed:
         with whole_file(out) as part:
             part.write_bytes(table.encode())
-    return f"{name}: {folder}, {'; '.join(notes)}{'' if changed else ' (unchanged)'}", changed
+    return changed
 
 
 def refuse_moved(names, cfg):
-    """Raises UserError if a recording was annotated before for a partition that it is not in now: it would be in both."""
-    for folder in ("Train_Set", "Val_Set"):
+    """Raises UserError if a recording with ratings was annotated before for a set that it is not in now: it would be in both."""
+    for folder in (*RATED, UNLABELLED):
         for name in names:
             stale = cfg.annotations_dir / folder / f"{name}.csv"
             now = partition_of(name, cfg.train_ids, cfg.val_ids)
             if stale.exists() and now != folder:
-                raise UserError(f"{stale} is there from before, and train_ids and val_ids now put {name} into {now or 'neither'}: "
-                                f"delete it, or all of {cfg.annotations_dir}/, first")
+                why = f"{name} has ratings now" if folder == UNLABELLED else f"train_ids and val_ids now put {name} into {now or 'neither'}"
+                raise UserError(f"{stale} is there from before, and {why}: delete it, or all of {cfg.annotations_dir}/, first")
 
 
 def unrated(names, cfg):
-    """Recordings that should have ratings but are not in `names`: listed by their id, or with a video."""
+    """Recordings that are not in `names`: listed by their id, with a file in videos/ or audio/, or with crops."""
     listed = [name for name in (*cfg.train_ids, *cfg.val_ids) if not set(name) & set("*?[")]
-    videos = [path.stem for path in cfg.videos_dir.glob("[!.]*") if partition_of(path.stem, cfg.train_ids, cfg.val_ids)]
-    return sorted({*listed, *videos} - set(names), key=_natural)
+    files = [path for folder in (cfg.videos_dir, cfg.audio_dir) for path in folder.glob("[!.]*") if path.name != "settings.json"]
+    crops = [path for path in cfg.crops_dir.glob("[!.]*") if path.is_dir()]
+    return sorted({*listed, *(path.name if path.is_dir() else path.stem for path in files + crops)} - set(names), key=_natural)
+
+
+def choose(cfg):
+    """The recordings to work on: {id: file of ratings}, and the ids of those without ratings.
+
+    Raises UserError if there are no ratings at all, or if --recordings names what is not there.
+    """
+    missing = "put the gold standard there, one <id>.csv per recording"
+    ratings = find_recordings([cfg.ratings_dir], (), missing)
+    others = unrated(ratings, cfg)
+    if cfg.recordings:
+        wanted = [name for name in cfg.recordings if name not in others]
+        ratings = find_recordings([cfg.ratings_dir], wanted, missing) if wanted else {}
+    return ratings, [name for name in others if name in cfg.recordings or not cfg.recordings]
 
 
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
-    ratings = find_recordings([cfg.ratings_dir], cfg.recordings, "put the gold standard there, one <id>.csv per recording")
+    ratings, others = choose(cfg)
     refuse_moved(ratings, cfg)
     chosen = [name for name in ratings if partition_of(name, cfg.train_ids, cfg.val_ids)]
     for name in ratings:
         if name not in chosen:
             print(f"{name}: in neither train_ids nor val_ids, left out")
-    if not chosen:
+    if not chosen and not (cfg.recordings and others):
         raise UserError(f"none of the {len(ratings)} recordings in {cfg.ratings_dir}/ is in train_ids or val_ids: list their ids there")
-    for folder in (cfg.crops_dir, cfg.segments_dir, cfg.specs_dir, cfg.annotations_dir / "Train_Set", cfg.annotations_dir / "Val_Set"):
+    for folder in (cfg.crops_dir, cfg.segments_dir, cfg.specs_dir, *(cfg.annotations_dir / partition for partition in RATED)):
         folder.mkdir(parents=True, exist_ok=True)
 
     def work(name, report):
-        if name not in ratings:
-            raise UserError(f"it has no ratings: {cfg.ratings_dir / name}.csv was expected")
-        return annotate(name, ratings[name], cfg)
+        return annotate(name, ratings[name], cfg) if name in ratings else annotate_unrated(name, cfg)
 
-    written = for_each(chosen + ([] if cfg.recordings else unrated(ratings, cfg)), work)
+    results = for_each(chosen + others, work)
+    written = {name: changed for name, changed in results.items() if changed is not None}
+    if others:
+        unlabelled = sum(name in written for name in others)
+        print(f"{cfg.annotations_dir / UNLABELLED}: {unlabelled} of {len(others)} recordings without ratings"
+              + ("" if unlabelled == len(others) else "; the others are not in it, for the reasons given above"))
     print(f"{cfg.annotations_dir}: {sum(written.values())} of {len(written)} annotation files written"
-          + ("" if any(written.values()) else "; nothing to do, all were done before"))
+          + ("" if any(written.values()) or not written else "; nothing to do, all were done before"))
     return written
 
 

@@ -1,5 +1,6 @@
 """Step 0: gold standard -> annotation CSVs."""
 import errno
+import io
 import os
 import shutil
 import signal
@@ -11,13 +12,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 import annotations
-from annotations import _natural, find_recordings, for_each, keep_settings, match_frames, partition_of, read_gold, shard_of, valid_labels
+from annotations import (
+    _natural,
+    annotation_table,
+    find_recordings,
+    for_each,
+    keep_settings,
+    known_frames,
+    match_frames,
+    partition_of,
+    read_gold,
+    shard_of,
+    valid_labels,
+)
 from config import Config, UserError
-from drawn_people import write_video
+from drawn_people import SOUND_RATE, write_video
 
 
 def rated(folder, **texts):
@@ -36,6 +50,22 @@ def give_crops(folder, name, count):
     """What face_detector.py leaves to count frames by."""
     (folder / "Cropped_Aligned" / name).mkdir(parents=True)
     (folder / "Cropped_Aligned" / name / "faces.csv").write_text("time_s,found\n" + "0,detected\n" * count)
+
+
+def give_video(folder, name, count, sound=True):
+    """A video of count pictures, with a sound track or without."""
+    track = np.random.default_rng(0).uniform(-0.1, 0.1, count * SOUND_RATE // 25) if sound else None
+    write_video(folder / "videos" / f"{name}.mp4", [np.zeros((64, 64, 3), np.uint8)] * count, track)
+
+
+def give_sound(folder, name, samples=8000):
+    (folder / "audio").mkdir(exist_ok=True)
+    soundfile.write(folder / "audio" / f"{name}.wav", np.zeros(samples), 16000)
+
+
+def made_for(folder):
+    """The annotation files that are there, as "Train_Set/train_1"."""
+    return sorted(f"{path.parent.name}/{path.stem}" for path in folder.glob("Annotations/*/*"))
 
 
 def table(folder, partition, name):
@@ -207,13 +237,222 @@ def test_frames_are_counted_in_the_raw_videos(raw, call):
     assert "2 of 3 recordings failed (train_1, train_2)" in err and len(table(raw, "Val_Set", "dev_1")) == 60
 
 
-def test_a_video_without_ratings_is_reported_and_the_others_are_done(tmp_path, call):
-    picture = np.zeros((64, 64, 3), np.uint8)
+# ---- recordings that nobody rated -----------------------------------------------------------------------------------
+
+def test_a_video_with_a_sound_track_that_nobody_rated_is_unlabelled(tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5)), "other_1", 3)
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    assert (code, err) == (0, "") and made_for(tmp_path) == ["Train_Set/train_1", "Unlabelled_Set/other_1"]
+    assert (tmp_path / "Annotations" / "Unlabelled_Set" / "other_1.csv").read_bytes() == (
+        b"image path,spec path\nother_1/000000.jpg,other_1/000000.png\nother_1/000001.jpg,other_1/000001.png\n"
+        b"other_1/000002.jpg,other_1/000002.png\n")
+    assert f"other_1: Unlabelled_Set, 3 frames; no ratings ({tmp_path / 'ratings_gold_standard' / 'other_1.csv'})" in out
+    assert out.endswith(f"{tmp_path / 'Annotations' / 'Unlabelled_Set'}: 1 of 1 recordings without ratings\n"
+                        f"{tmp_path / 'Annotations'}: 2 of 2 annotation files written\n")
+
+
+def test_a_video_without_a_sound_track_and_a_sound_file_will_do(tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5)), "other_1", 4, sound=False)
+    give_sound(tmp_path, "other_1")
+    assert call("annotations", "--data-dir", tmp_path)[0] == 0
+    assert list(table(tmp_path, "Unlabelled_Set", "other_1").columns) == ["image path", "spec path"]
+    assert len(table(tmp_path, "Unlabelled_Set", "other_1")) == 4
+
+
+@pytest.mark.parametrize("made", ["specs/other_1/000000.png", "specs/other_1.npy", "audio_segments/other_1/000000.wav"])
+def test_what_was_made_of_raw_files_that_are_gone_will_do(made, tmp_path, call):
+    give_crops(rated(tmp_path, train_1=rows(5)), "other_1", 6)
+    (tmp_path / made).parent.mkdir(parents=True)
+    (tmp_path / made).write_text("")
+    assert call("annotations", "--data-dir", tmp_path)[0] == 0
+    assert table(tmp_path, "Unlabelled_Set", "other_1")["image path"].iloc[-1] == "other_1/000005.jpg"
+
+
+def test_crops_of_another_program_are_counted(tmp_path, call):
+    (rated(tmp_path, train_1=rows(5)) / "Cropped_Aligned" / "other_1").mkdir(parents=True)
+    for name in ("000000.jpg", "000001.jpg", ".000002.jpg", "notes.txt"):
+        (tmp_path / "Cropped_Aligned" / "other_1" / name).write_text("")
+    give_sound(tmp_path, "other_1")
+    assert call("annotations", "--data-dir", tmp_path)[0] == 0
+    assert len(table(tmp_path, "Unlabelled_Set", "other_1")) == 2
+
+
+def test_line_k_of_unlabelled_recordings_is_frame_k_as_that_of_rated_ones(made, call):
+    before = table(made, "Train_Set", "train_2")
+    (made / "ratings_gold_standard" / "train_2.csv").unlink()
+    shutil.rmtree(made / "Annotations")
+    assert call("annotations", "--data-dir", made)[0] == 0
+    after = table(made, "Unlabelled_Set", "train_2")
+    pd.testing.assert_frame_equal(after, before[["image path", "spec path"]])
+    for column, folder, ending in (("image path", "Cropped_Aligned", "jpg"), ("spec path", "specs", "png")):
+        there = sorted(str(path.relative_to(made / folder)) for path in (made / folder / "train_2").glob(f"*.{ending}"))
+        assert list(after[column]) == there
+
+
+@given(st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1), st.integers(1, 30))
+def test_the_lines_of_both_kinds_of_sets_name_the_same_pictures(name, frames):
+    with_ratings, without = (pd.read_csv(io.StringIO(annotation_table(name, np.zeros((frames, targets)))), na_filter=False) for targets in (2, 0))
+    assert len(without) == frames and without["image path"].iloc[-1] == f"{name}/{frames - 1:06d}.jpg"
+    pd.testing.assert_frame_equal(without, with_ratings.drop(columns=["arousal", "valence"]))
+
+
+def test_the_step_after_counts_frames_in_an_unlabelled_set_too(tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5)), "other_1", 4)
+    call("annotations", "--data-dir", tmp_path)
+    shutil.rmtree(tmp_path / "videos")
+    csv = tmp_path / "Annotations" / "Unlabelled_Set" / "other_1.csv"
+    assert known_frames("other_1", 25, tmp_path / "Cropped_Aligned", tmp_path / "videos", tmp_path / "Annotations") == (4, csv)
+
+
+@pytest.mark.parametrize("sound_file", ["nothing", "a wav of no samples", "a video without a track"])
+def test_recordings_without_sound_are_left_out_and_said_so(sound_file, tmp_path, call):
     for name in ("train_1", "train_2", "other_1"):
-        write_video(tmp_path / "videos" / f"{name}.mp4", [picture] * 5)
-    code, out, err = call("annotations", "--data-dir", rated(tmp_path, train_1=rows(5)))
-    assert code == 1 and "train_2: FAILED: it has no ratings" in out and "other_1" not in out + err  # nobody asked for other_1
-    assert len(table(tmp_path, "Train_Set", "train_1")) == 5
+        give_video(rated(tmp_path, train_1=rows(5)), name, 5, sound=False)
+    if sound_file == "a wav of no samples":
+        give_sound(tmp_path, "other_1", 0)
+    elif sound_file == "a video without a track":
+        (tmp_path / "audio").mkdir()
+        shutil.copy(tmp_path / "videos" / "other_1.mp4", tmp_path / "audio")
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    assert (code, err) == (0, "") and made_for(tmp_path) == ["Train_Set/train_1"]
+    for name in ("train_2", "other_1"):
+        assert f"{name}: no ratings, and no sound in {tmp_path / 'audio' / name}.* or its video: left out\n" in out
+    assert "Unlabelled_Set: 0 of 2 recordings without ratings; the others are not in it, for the reasons given above\n" in out
+    assert "1 of 1 annotation files written" in out and not (tmp_path / "Annotations" / "Unlabelled_Set").exists()
+
+
+def test_a_silent_file_in_audio_is_what_counts_and_not_the_video_s_own_track(tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5)), "other_1", 5)
+    give_sound(tmp_path, "other_1", 0)  # audio_extract.py reads this one
+    assert "no sound in" in call("annotations", "--data-dir", tmp_path)[1] and made_for(tmp_path) == ["Train_Set/train_1"]
+
+
+@pytest.mark.parametrize("crops", [None, 0])
+def test_sound_without_pictures_is_left_out_and_said_so(crops, tmp_path, call):
+    give_sound(rated(tmp_path, train_1=rows(5)), "other_1")
+    if crops is not None:
+        give_crops(tmp_path, "other_1", crops)
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 0 and made_for(tmp_path) == ["Train_Set/train_1"]
+    places = f"{tmp_path / 'videos' / 'other_1'}.* or {tmp_path / 'Cropped_Aligned' / 'other_1'}/"
+    assert f"other_1: no ratings, and no pictures in {places}: left out" in out
+
+
+def test_a_corpus_that_is_rated_throughout_has_no_unlabelled_set(raw, call):
+    (raw / "videos" / "settings.json").write_text("{}")
+    (raw / "videos" / ".other_1.mp4.part").write_text("half")
+    (raw / "Cropped_Aligned" / ".other_1.part").mkdir(parents=True)
+    (raw / "Cropped_Aligned" / "other_1.jpg").write_text("")
+    code, out, _ = call("annotations", "--data-dir", raw)
+    assert code == 0 and "Unlabelled" not in out and "other_1" not in out and not (raw / "Annotations" / "Unlabelled_Set").exists()
+
+
+@pytest.mark.parametrize("ratings", [rows(5), "what\n"], ids=["in neither partition", "damaged"])
+def test_ratings_that_are_not_used_do_not_make_a_recording_unlabelled(ratings, tmp_path, call):
+    rated(tmp_path, train_1=rows(5), **{"test_1" if ratings == rows(5) else "train_2": ratings})
+    for name in ("test_1", "train_2"):
+        give_video(tmp_path, name, 5)
+    call("annotations", "--data-dir", tmp_path)
+    assert made_for(tmp_path) == ["Train_Set/train_1", "Unlabelled_Set/" + ("train_2" if ratings == rows(5) else "test_1")]
+
+
+def test_a_recording_that_is_listed_by_its_id_must_have_ratings(tmp_path, call):
+    give_video(rated(tmp_path, P16=rows(5)), "P61", 5)
+    code, out, _ = call("annotations", "--data-dir", tmp_path, "--train-ids", "P16", "P61")
+    assert code == 1 and "P61: FAILED: it has no ratings" in out and made_for(tmp_path) == ["Train_Set/P16"]
+
+
+def test_a_second_run_writes_no_unlabelled_file_again(tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5)), "other_1", 5)
+    call("annotations", "--data-dir", tmp_path)
+    csv = tmp_path / "Annotations" / "Unlabelled_Set" / "other_1.csv"
+    before = csv.read_bytes()
+    os.utime(csv, (1, 1))
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 0 and "(unchanged)" in out and "0 of 2 annotation files written; nothing to do" in out
+    assert csv.stat().st_mtime == 1 and csv.read_bytes() == before
+    give_crops(tmp_path, "other_1", 7)  # they are what training sees
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 0 and "1 of 2 annotation files written" in out and len(table(tmp_path, "Unlabelled_Set", "other_1")) == 7
+
+
+def test_only_the_unlabelled_recordings_asked_for_are_done(tmp_path, call):
+    rated(tmp_path, train_1=rows(5), train_2=rows(5))
+    for name in ("other_1", "other_2"):
+        give_video(tmp_path, name, 5)
+    assert call("annotations", "--data-dir", tmp_path, "--recordings", "train_2")[0] == 0
+    assert made_for(tmp_path) == ["Train_Set/train_2"]
+    code, out, _ = call("annotations", "--data-dir", tmp_path, "--recordings", "other_2")
+    assert code == 0 and made_for(tmp_path) == ["Train_Set/train_2", "Unlabelled_Set/other_2"] and "1 of 1 annotation files written" in out
+    assert call("annotations", "--data-dir", tmp_path, "--recordings", "train_1", "other_1")[0] == 0
+    assert made_for(tmp_path) == ["Train_Set/train_1", "Train_Set/train_2", "Unlabelled_Set/other_1", "Unlabelled_Set/other_2"]
+    code, out, err = call("annotations", "--data-dir", tmp_path, "--recordings", "other_2", "other_9")
+    assert code == 1 and "no recording 'other_9'" in err and err.count("\n") == 1 and out == ""
+
+
+def test_an_unlabelled_recording_asked_for_that_is_left_out_is_not_said_to_be_done(tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5)), "other_1", 5, sound=False)
+    code, out, _ = call("annotations", "--data-dir", tmp_path, "--recordings", "other_1")
+    assert code == 0 and "no sound" in out and out.endswith("0 of 0 annotation files written\n")
+
+
+@pytest.mark.parametrize("name", ["train_2", "test_1"])
+def test_a_recording_that_gets_ratings_later_is_not_left_unlabelled(name, tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5)), name, 5)
+    assert call("annotations", "--data-dir", tmp_path)[0] == 0
+    csv = tmp_path / "Annotations" / "Unlabelled_Set" / f"{name}.csv"
+    code, out, err = call("annotations", "--data-dir", rated(tmp_path, **{name: rows(5)}))
+    assert code == 1 and f"{csv} is there from before, and {name} has ratings now: delete it" in err and err.count("\n") == 1 and out == ""
+    csv.unlink()
+    assert call("annotations", "--data-dir", tmp_path)[0] == 0
+    assert made_for(tmp_path) == ["Train_Set/train_1"] + ["Train_Set/train_2"] * (name == "train_2")
+
+
+def test_a_recording_with_ratings_in_its_annotation_file_alone_stays_as_it_is(tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5), train_2=rows(5)), "train_2", 5)
+    call("annotations", "--data-dir", tmp_path)
+    (tmp_path / "ratings_gold_standard" / "train_2.csv").unlink()
+    csv, other = (tmp_path / "Annotations" / folder / "train_2.csv" for folder in ("Train_Set", "Unlabelled_Set"))
+    before = csv.read_bytes()
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 0 and f"{csv} is there and stays as it is" in out and csv.read_bytes() == before and not other.exists()
+    other.parent.mkdir()
+    other.write_text("image path,spec path\n")
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    assert code == 1 and "train_2: FAILED" in out and f"but {other} is there from before: delete that file" in out
+    other.unlink(), csv.unlink()
+    assert call("annotations", "--data-dir", tmp_path)[0] == 0 and made_for(tmp_path) == ["Train_Set/train_1", "Unlabelled_Set/train_2"]
+
+
+def test_an_unlabelled_file_of_a_recording_that_lost_its_sound_is_reported(tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5)), "other_1", 5)
+    call("annotations", "--data-dir", tmp_path)
+    give_video(tmp_path, "other_1", 5, sound=False)
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    csv = tmp_path / "Annotations" / "Unlabelled_Set" / "other_1.csv"
+    assert code == 1 and "other_1: FAILED: no ratings, and no sound in" in out and f"{csv} is there from before: delete that file" in out
+    assert "1 of 2 recordings failed (other_1)" in err
+
+
+def test_damaged_pictures_or_sound_that_nobody_rated_are_reported_and_the_others_are_done(tmp_path, call):
+    rated(tmp_path, train_1=rows(5))
+    for name in ("other_1", "other_2", "other_3", "other_4"):
+        give_video(tmp_path, name, 100)
+    (tmp_path / "videos" / "other_1.mp4").write_bytes(b"")
+    os.truncate(tmp_path / "videos" / "other_2.mp4", 5000)
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "other_3.wav").write_bytes(bytes(range(256)) * 10)
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    assert code == 1 and err.count("\n") == 1 and "3 of 5 recordings failed (other_1, other_2, other_3)" in err
+    for file in ("videos/other_1.mp4", "videos/other_2.mp4", "audio/other_3.wav"):
+        assert f"{Path(file).stem}: FAILED: {tmp_path / file} cannot be read as video or sound" in out
+    assert made_for(tmp_path) == ["Train_Set/train_1", "Unlabelled_Set/other_4"]
+
+
+def test_without_any_ratings_nothing_is_made(tmp_path, call):
+    give_video(tmp_path, "other_1", 5)
+    code, _, err = call("annotations", "--data-dir", tmp_path, "--recordings", "other_1")
+    assert code == 1 and "put the gold standard there" in err and made_for(tmp_path) == []
 
 
 # ---- bad ratings ----------------------------------------------------------------------------------------------------
