@@ -89,6 +89,10 @@ class Config:
     stage: Literal["visual", "teacher", "student", "audio", "all"] = "all"  # what to train; all: visual, teacher, student
     target: Literal["arousal", "valence", "both"] = "arousal"  # the paper trains one model per dimension
     resume: bool = False  # go on from last.pt where a run was stopped
+    list: bool = False  # only list the runs that are there, with their state and best CCC
+    save_minutes: NotNegative = 10.0  # a checkpoint (last.pt) at least that often, beside the one after every epoch; 0: off
+    save_steps: Whole = 0  # a checkpoint every so many steps; 0: off
+    tensorboard: bool = False  # event files in the run's folder, too (needs the package tensorboard)
 
     # --- networks: mmpkd.py
     visual_backbone: Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn"] = "vgg19_bn"  # for the faces
@@ -104,12 +108,14 @@ class Config:
 
     # --- distillation: mmpkd.py
     teacher_checkpoint: str = ""  # teacher of the student; "": best.pt of the teacher's run with the same target
-    distill: Literal["cosine", "cosine_original"] = "cosine"  # what the student takes from the teacher
+    distill: str = "cosine"  # what the student takes over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc, or a sum: cosine:0.5+ccc:0.5
     distill_weight: Share = 0.5  # most weight that the teacher can have against the ratings
+    teacher_cache: Whole = 1  # 1: the teacher sees the pictures as they are, once; n: and n - 1 augmented views; 0: what the student sees, every step
     gate: Literal["adaptive", "original", "off"] = "adaptive"  # trust a worse teacher less | as the original code | never
 
     # --- training: mmpkd.py
     epochs: Count = 10  # passes over the training recordings
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the networks in training; auto: bfloat16 where a short trial is faster with it
     batch_size: Count = 8  # clips per gradient step
     learning_rate: Positive = 1e-4  # initial learning rate, of everything but the backbones
     visual_lr_scale: NotNegative = 0.1  # times learning_rate: the visual backbone's (paper: 1e-5 beside 1e-4)
@@ -280,7 +286,26 @@ def growing_folder(path, made_of, only=None):
         os.close(claim) if claim else None
 
 
-def _claim(part, path):
+@contextlib.contextmanager
+def claimed(folder, doing):
+    """Holds `folder` against other processes until the block ends. Raises UserError ("<folder> is being <doing> ...") if one holds it."""
+    claim = _claim(Path(folder), folder, doing)
+    try:
+        yield
+    finally:
+        os.close(claim) if claim else None
+
+
+def is_claimed(folder):
+    """Whether a process holds the folder."""
+    try:
+        with claimed(folder, ""):
+            return False
+    except UserError:
+        return Path(folder).exists()
+
+
+def _claim(part, path, doing="made"):
     """Holds the folder `part` against other processes: a descriptor to close, which the kernel does if we are killed."""
     if not fcntl:
         return None
@@ -292,7 +317,7 @@ def _claim(part, path):
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(claim)
-        raise UserError(f"{path} is being made by another process: wait for it, or stop it") from None
+        raise UserError(f"{path} is being {doing} by another process: wait for it, or stop it") from None
     except OSError:
         pass  # a file system without locks
     return claim

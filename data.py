@@ -11,6 +11,7 @@ import glob
 import hashlib
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from annotations import valid_labels
+from annotations import UNLABELLED, valid_labels
 from config import UserError, whole_file
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
@@ -36,32 +37,36 @@ class Recording:
     name: str
     gold: np.ndarray  # (N, K) float32, NaN where a rating is invalid
     paths: dict  # "frames" and "specs" -> list of N paths, of those that are pictures
-    arrays: dict = field(default_factory=dict)  # "frames" -> (N, 3, S, S), "specs" -> (N, 1, M, F) uint8, on disk
+    arrays: dict = field(default_factory=dict)  # on disk: "frames" -> (N, 3, S, S) and "specs" -> (N, 1, M, F) uint8; of a teacher with
+    # V views of the pictures, "taught" -> (V, N, D) float32
 
     def __len__(self):
         return len(self.gold)
 
 
 class Batch(NamedTuple):
-    """Clips, or one piece of a recording; pictures that were not asked for are None, the others uint8 until on_device."""
+    """Clips, or one piece of a recording; what was not asked for is None. Pictures are uint8 until on_device makes them float."""
     frames: torch.Tensor | None  # (B, T, 3, S, S)
     specs: torch.Tensor | None  # (B, T, 1, M, F)
     gold: torch.Tensor  # (B, T, K), NaN where invalid
+    taught: torch.Tensor | None = None  # (B, T, D) features of a frozen teacher
+    clips: tuple = ()  # (id of the recording, first frame) of every clip
 
 
 # ---- recordings -----------------------------------------------------------------------------------------------------
 
 def load_recordings(cfg, partition, inputs):
-    """Recordings of Train_Set or Val_Set, in the order of their names, with the pictures that `inputs` names.
+    """Recordings of Train_Set, Val_Set or Unlabelled_Set (which may be empty), in the order of their names, with the pictures
+    that `inputs` names.
 
     Raises UserError if an annotation file, a picture or a rating is missing or broken, naming the first.
     """
     folder = cfg.annotations_dir / partition
     tables = sorted(folder.glob("[!.]*.csv"))  # hidden files are leftovers of something that was killed
-    if not tables:
+    if not tables and partition != UNLABELLED:
         raise UserError(f"{folder}/ holds no annotation files: run annotations.py first")
     folders = {"frames": cfg.crops_dir, "specs": cfg.specs_dir}
-    recordings = [read_recording(path, cfg.targets, {name: folders[name] for name in inputs}) for path in tables]
+    recordings = [read_recording(path, cfg.targets, {name: folders[name] for name in inputs}, partition != UNLABELLED) for path in tables]
     unpacked = [(recording, name) for recording in recordings for name in inputs if name not in recording.arrays]
     with tqdm(total=sum(len(recording) for recording, _ in unpacked), unit=" pictures", disable=None, leave=False) as bar:
         for recording, name in unpacked:
@@ -70,18 +75,21 @@ def load_recordings(cfg, partition, inputs):
     return recordings
 
 
-def read_recording(path, targets, folders):
-    """A Recording from its annotation CSV; folders: {"frames": Cropped_Aligned, "specs": specs}, those that are needed."""
+def read_recording(path, targets, folders, rated=True):
+    """A Recording from its annotation CSV; folders: {"frames": Cropped_Aligned, "specs": specs}, those that are needed.
+
+    rated: whether it has ratings; else they are all NaN.
+    """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not an annotation file ({error}): run annotations.py") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for an index
         raise UserError(f"{path} has more columns in its rows than in its header {','.join(table.columns)}")
-    for column in ["image path", *targets]:
+    for column in ["image path", *targets * rated]:
         if column not in table or not len(table):
             raise UserError(f"{path} has no column {column!r} or no rows: 'image path,spec path,arousal,valence' was expected")
-    gold = read_labels(table[targets], path)
+    gold = read_labels(table[targets], path) if rated else np.full((len(table), len(targets)), np.nan, np.float32)
     images = table["image path"]
     specs = table["spec path"] if "spec path" in table else [os.path.splitext(image)[0] + ".png" for image in images]
     relative = {"frames": images, "specs": specs}
@@ -172,37 +180,61 @@ def read_picture(path, kind):
 def packed(paths, stem, kind, bar):
     """All pictures as one array on disk, opened for reading: (N, C, H, W) uint8. Made if there is none of these pictures."""
     states = "".join(f"{path} {state.st_size} {state.st_mtime_ns}\n" for path in paths for state in [path.stat()])
-    cache = stem.with_name(f"{stem.name}.{hashlib.sha1(states.encode()).hexdigest()[:16]}.npy")
-    try:
-        return np.load(cache, mmap_mode="r")
-    except (OSError, ValueError, EOFError):  # there is none, or not all of it
-        with whole_file(cache) as part:
-            _pack(paths, part, kind, bar)
+    cache = stem.with_name(f"{stem.name}.{digest(states)}.npy")
+    array = kept_array(cache, (len(paths),), lambda: _pictures(paths, kind, bar))
     for old in stem.parent.glob(f"{glob.escape(stem.name)}.*.npy"):
         if old != cache:
-            old.unlink()
-    return np.load(cache, mmap_mode="r")
+            old.unlink(missing_ok=True)  # another process may be as far as this one
+    return array
 
 
-def _pack(paths, out, kind, bar):
-    """Writes all pictures to an .npy file, one after the other. Not through a memory map: a full disk would kill the process."""
-    first = read_picture(paths[0], kind)
-    with open(out, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *first.shape)})
-        for path in paths:
-            picture = read_picture(path, kind)
-            if picture.shape != first.shape:
-                raise UserError(f"{path} is of size {picture.shape[1:]}, {paths[0]} of {first.shape[1:]}: delete "
-                                f"{path.parent}/ and run {MAKERS[kind]}")
-            file.write(picture.tobytes())
-            bar.update()
+def digest(text):
+    return hashlib.sha1(text.encode()).hexdigest()[:16]
+
+
+def kept_array(path, dimensions, pieces):
+    """The array at `path`, read in place. If there is none, or not all of it, it is made: pieces() yields arrays (n, ...), which one
+    after the other fill `dimensions` (a tuple of lengths).
+
+    Two processes may make it at once: the file is there whole or not at all. Not written through a memory map: a full disk
+    would kill the process.
+    """
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        with whole_file(path) as part, open(part, "wb") as file:
+            for number, piece in enumerate(pieces()):
+                if number == 0:
+                    header = {"descr": piece.dtype.str, "fortran_order": False, "shape": (*dimensions, *piece.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(piece.tobytes())
+    return np.load(path, mmap_mode="r")
+
+
+def _pictures(paths, kind, bar):
+    """Yields all pictures, each (1, C, H, W). Raises UserError if one is damaged or of another size than the first."""
+    shape = None
+    for path in paths:
+        picture = read_picture(path, kind)
+        shape = shape or picture.shape
+        if picture.shape != shape:
+            raise UserError(f"{path} is of size {picture.shape[1:]}, {paths[0]} of {shape[1:]}: delete {path.parent}/ and run {MAKERS[kind]}")
+        yield picture[None]
+        bar.update()
+
+
+def made_of(array):
+    """What tells an array on disk from one of other content, as text; "" of one in memory."""
+    file = getattr(array, "filename", None)
+    state = os.stat(file) if file else None
+    return f"{file} {state.st_size} {state.st_mtime_ns} {array.shape}" if file else ""
 
 
 def picture_shapes(recordings):
     """{"frames": (3, S, S), "specs": (1, M, F)} of what was loaded. Raises UserError if recordings differ."""
     shapes = {}
     for recording in recordings:
-        for name, array in recording.arrays.items():
+        for name, array in ((name, array) for name, array in recording.arrays.items() if name in MAKERS):
             if shapes.setdefault(name, array.shape[1:]) != array.shape[1:]:
                 raise UserError(f"{recording.name} has {name} of {array.shape[1:]}, other recordings of {shapes[name]}: make "
                                 f"them anew with one setting, {MAKERS[name]}")
@@ -226,46 +258,101 @@ def epoch_clips(lengths, clip_length, generator):
     return [clips[k] for k in torch.randperm(len(clips), generator=generator).tolist()]
 
 
-def training_batches(recordings, batch_size, clip_length, inputs, generator):
-    """Yields the Batches of an epoch of random clips; the last one may be smaller."""
-    clips = epoch_clips([len(recording) for recording in recordings], clip_length, generator)
-    for first in range(0, len(clips), batch_size):
-        yield _collate([(recordings[number], start, start + clip_length) for number, start in clips[first:first + batch_size]], inputs)
+class Clips:
+    """The random training clips of a run, in batches. Those of an epoch follow from the seed and its number: a run can go on anywhere.
+
+    Every batch is full, the last one filled up with clips of the epoch's beginning: CCC is a statistic of the whole batch,
+    which a few clips would make a poor one of, and several devices can share every batch evenly.
+    """
+
+    def __init__(self, recordings, batch_size, clip_length, inputs, seed):
+        """inputs: names of the pictures to read, and "taught" for the features of a teacher (Recording.arrays)."""
+        self.recordings, self.batch_size, self.clip_length, self.inputs, self.seed = recordings, batch_size, clip_length, inputs, seed
+        self.steps = math.ceil(sum(math.ceil(len(recording) / clip_length) for recording in recordings) / batch_size)  # of an epoch
+
+    def of_epoch(self, epoch):
+        """(recording, start, view) of all clips of an epoch, in order; view: a number from 0 to 1 that picks a view of its teacher."""
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        clips = epoch_clips([len(recording) for recording in self.recordings], self.clip_length, generator)
+        views = torch.rand(len(clips), generator=generator).tolist()
+        return [(*clips[k % len(clips)], views[k % len(clips)]) for k in range(self.steps * self.batch_size)]
+
+    def batches(self, epoch, first=0, share=(0, 1)):
+        """Yields the Batches of an epoch from step `first` on; share: (r, n) for the r-th of n equal parts of each."""
+        clips, part = self.of_epoch(epoch), self.batch_size // share[1]
+        for step in range(first, self.steps):
+            start = step * self.batch_size + share[0] * part
+            pieces = [(self.recordings[number], at, at + self.clip_length, view) for number, at, view in clips[start:start + part]]
+            yield _collate(pieces, self.inputs)
+
+
+def seed_of(*numbers):
+    """A seed that follows from whole numbers, unlike that of any others."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def ahead(batches, pin=False):
+    """The same Batches, each made by a thread while the one before is in use; pin: in memory that a GPU can fetch by itself."""
+    batches = iter(batches)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(_pinned, batches, pin)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(_pinned, batches, pin)
+            yield batch
+
+
+def _pinned(batches, pin):
+    batch = next(batches, None)
+    return batch if batch is None or not pin else batch._replace(**{
+        name: part.pin_memory() for name, part in batch._asdict().items() if torch.is_tensor(part)})
 
 
 def stream(recording, inputs, chunk=100):
     """Yields a whole recording in order, as Batches of one piece (B = 1) of up to `chunk` frames."""
     for start in range(0, len(recording), chunk):
-        yield _collate([(recording, start, min(start + chunk, len(recording)))], inputs)
+        yield _collate([(recording, start, min(start + chunk, len(recording)), 0.0)], inputs)
 
 
 def _collate(pieces, inputs):
-    pictures = {name: torch.from_numpy(np.stack([recording.arrays[name][start:end] for recording, start, end in pieces]))
+    """A Batch of (recording, start, end, view)."""
+    pictures = {name: torch.from_numpy(np.stack([recording.arrays[name][start:end] for recording, start, end, _ in pieces]))
                 for name in ("frames", "specs") if name in inputs}
-    gold = torch.from_numpy(np.stack([recording.gold[start:end] for recording, start, end in pieces]))
-    return Batch(pictures.get("frames"), pictures.get("specs"), gold)
+    gold = torch.from_numpy(np.stack([recording.gold[start:end] for recording, start, end, _ in pieces]))
+    taught = torch.from_numpy(np.stack([recording.arrays["taught"][int(view * len(recording.arrays["taught"])), start:end]
+                                        for recording, start, end, view in pieces])) if "taught" in inputs else None
+    return Batch(pictures.get("frames"), pictures.get("specs"), gold, taught, tuple((recording.name, start) for recording, start, _, _ in pieces))
 
 
-def on_device(batch, device):
-    """The batch on the device, its pictures as float in [0, 1]."""
-    moved = [part if part is None else part.to(device, non_blocking=True) for part in batch]
-    return Batch(*[part / 255 if part is not None and part.dtype == torch.uint8 else part for part in moved])
+def on_device(batch, device, changes=None):
+    """The batch on the device, its pictures as float in [0, 1], its crops augmented by `changes` (draw_changes)."""
+    frames, specs, gold, taught = (part if part is None else part.to(device, non_blocking=True) for part in batch[:4])
+    if frames is not None:
+        frames = augment(frames, *changes) if changes else _as_float(frames)
+    return Batch(frames, _as_float(specs), gold, taught, batch.clips)
 
 
-def augment(frames, generator):
-    """Crops flipped, shifted and lit at random, the same over a clip: (B, T, 3, S, S) in [0, 1] -> the same.
+def _as_float(pictures):
+    return pictures / 255 if pictures is not None and pictures.dtype == torch.uint8 else pictures
 
-    generator: on the CPU, so that a seed gives the same clips on every device.
+
+def draw_changes(clips, side, generator):
+    """What augmentation does to each of `clips` clips of crops of `side` pixels: a flip, a shift and a change of light.
+
+    -> (source (clips, side^2) long: the pixel that each pixel becomes, light (clips,)). generator: on the CPU, so that a
+    seed gives the same on every device.
     """
-    clips, side = len(frames), frames.shape[-1]
     draw = torch.rand(4, clips, generator=generator)
     reach = int(side * SHIFT)
     down, right = ((draw[:2] * (2 * reach + 1)).floor().long() - reach)[:, :, None]
     rows = (torch.arange(side) + down).clamp(0, side - 1)  # the border is repeated
     columns = (torch.arange(side) + right).clamp(0, side - 1)
     columns = torch.where(draw[2, :, None] < 0.5, columns, columns.flip(1))
-    light = 1 + LIGHT * (2 * draw[3] - 1)
-    rows, columns, light = (part.to(frames.device) for part in (rows, columns, light))
-    clip = torch.arange(clips, device=frames.device)[:, None, None]
-    moved = frames.permute(0, 3, 4, 1, 2)[clip, rows[:, :, None], columns[:, None, :]].permute(0, 3, 4, 1, 2)
-    return (moved * light[:, None, None, None, None]).clamp(0, 1)
+    return (rows[:, :, None] * side + columns[:, None, :]).flatten(1), 1 + LIGHT * (2 * draw[3] - 1)
+
+
+def augment(frames, source, light):
+    """Crops changed as draw_changes drew it, the same over a clip: (B, T, 3, S, S) uint8, or float in [0, 1] -> float in [0, 1]."""
+    source, light = source.to(frames.device, non_blocking=True), light.to(frames.device, non_blocking=True)
+    pixels = frames.flatten(3)
+    moved = pixels.gather(3, source[:, None, None].expand(pixels.shape)).unflatten(3, frames.shape[3:])  # while a pixel is one byte
+    return (_as_float(moved) * light[:, None, None, None, None]).clamp_max_(1)

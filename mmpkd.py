@@ -1,4 +1,4 @@
-"""The Visual, Teacher and Student Training Calls: one loop, one predictor.
+"""The Visual, Teacher and Student Training Calls: objectives, predictor, scores, runs. The loop is in training.py.
 
     python mmpkd.py --stage visual      the visual-only baseline: lower bound
     python mmpkd.py --stage teacher     face and voice: upper bound
@@ -10,17 +10,19 @@ Reads   Annotations/{Train_Set,Val_Set}/*.csv, Cropped_Aligned/, and specs/ for 
 Writes  runs/<stage>_<target>[_<distill>]/      config.json, log.jsonl (a line per epoch), last.pt, best.pt (the epoch
                                                 with the best validation CCC), predictions/{train,val}/<id>.csv
 """
+import contextlib
 import dataclasses
-import io
-import json
+import hashlib
+import importlib.util
 import math
-import time
-from collections import defaultdict
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from annotations import TARGETS, find_recordings
@@ -28,59 +30,90 @@ from config import (
     Config,
     SettingsError,
     UserError,
+    claimed,
     field_notes,
     fields_of,
+    is_claimed,
     parse_config,
     read_settings,
     run_script,
     save_settings,
-    torch_device,
     whole_file,
     whole_folder,
 )
-from data import augment, load_recordings, on_device, picture_shapes, stream, training_batches
-from losses import DISTILL, ccc, ccc_loss
-from models_kd import MODELS, build_model
+from data import Clips, digest, draw_changes, kept_array, load_recordings, made_of, on_device, picture_shapes, seed_of, stream
+from losses import DISTILL, ccc, ccc_loss, parse_distill
+from models_kd import HINT, MODELS, build_model
+from training import (
+    Training,
+    choose_precision,
+    first_goes_first,
+    forward,
+    joined,
+    load_checkpoint,
+    read_log,
+    train,
+    wait_for_others,
+    whole_batch,
+    world,
+)
 
 AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
 CLOCK_S = 0.001  # time_s is rounded to a tenth of this
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
-MAY_CHANGE = {"data_dir", "runs_dir", "resume", "device"}  # settings that a resumed run need not share with its beginning
+MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "tensorboard"}  # when a run is resumed
 
 
 # ---- objectives: (model, batch) -> loss, parts of it ----------------------------------------------------------------
-
-def forward(model, batch, **state):
-    """Output of a model on a batch: it is fed what its `inputs` name, and nothing else. state: hidden=, to go on from."""
-    return model(*[getattr(batch, name) for name in model.inputs], **state)
-
 
 def task_loss(output, gold):
     """1 - CCC of each target over all frames of a batch: Output, (B, T, K) -> (K,)."""
     return ccc_loss(output.pred.flatten(0, 1), gold.flatten(0, 1))
 
 
+def of_whole_batch(output):
+    """An Output for the clips of all devices that share the batch."""
+    return output._replace(pred=whole_batch(output.pred), feat=whole_batch(output.feat))
+
+
 def task_objective(model, batch):
     """The ratings alone, for visual, audio and teacher."""
-    loss = task_loss(forward(model, batch), batch.gold).mean()
+    loss = task_loss(of_whole_batch(forward(model, batch)), whole_batch(batch.gold)).mean()
     return loss, {"task": loss}
 
 
-def distill_objective(teacher, distill, gate, weight):
+class Distillation:
     """The ratings and a frozen teacher, weighed by a gate: the objective of a student."""
-    compare, weigh = DISTILL[distill], GATES[gate]
 
-    def objective(model, batch):
+    def __init__(self, teacher, methods, gate, weight):
+        """methods: {name in losses.DISTILL: weight in their sum}; weight: most that the teacher can have against the ratings."""
+        self.teacher, self.methods, self.gate, self.weight = teacher, methods, GATES[gate], weight
+        self.adapters = nn.ModuleDict({name: nn.Linear(HINT, HINT) for name in methods if DISTILL[name].mapped})
+        self.adapters.to(next(teacher.parameters()).device)
+
+    def __call__(self, model, batch):
         with torch.no_grad():
-            taught = forward(teacher, batch)
-            teacher_loss = task_loss(taught, batch.gold).mean()
-        learned = forward(model, batch)
-        task = task_loss(learned, batch.gold).mean()
-        hint = compare(learned.feat.flatten(0, 1), taught.feat.flatten(0, 1))
-        beta = weigh(teacher_loss, weight)
-        return (1 - beta) * task + beta * hint, {"task": task, "hint": hint, "beta": beta, "teacher": teacher_loss}
+            taught, gold = of_whole_batch(self.teach(batch)), whole_batch(batch.gold)
+            teacher_loss = task_loss(taught, gold).mean()
+        learned = of_whole_batch(forward(model, batch))
+        task = task_loss(learned, gold).mean()
+        hints = {name: self.compare(name, learned, taught) for name in self.methods}
+        hint = sum(weight * hints[name] for name, weight in self.methods.items())
+        beta = self.gate(teacher_loss, self.weight)
+        each = hints if len(hints) > 1 else {}
+        return (1 - beta) * task + beta * hint, {"task": task, "hint": hint, **each, "beta": beta, "teacher": teacher_loss}
 
-    return objective
+    def teach(self, batch):
+        """The teacher's Output on a batch: from its features of single frames where they were kept, else from the pictures."""
+        if batch.taught is None:
+            return forward(self.teacher, batch)
+        return self.teacher.follow(*batch.taught.chunk(len(self.teacher.inputs), 2))
+
+    def compare(self, name, learned, taught):
+        """A method's loss between two Outputs, over all frames of the batch."""
+        method = DISTILL[name]
+        student, teacher = (getattr(output, method.of).flatten(0, 1) for output in (learned, taught))
+        return method.compare(self.adapters[name](student) if method.mapped else student, teacher)
 
 
 def adaptive_gate(teacher_loss, weight):
@@ -150,29 +183,7 @@ def prediction_table(recording, pred, targets, frame_rate):
     return pd.DataFrame(columns)
 
 
-# ---- checkpoints ----------------------------------------------------------------------------------------------------
-
-def save_checkpoint(path, state):
-    """Writes tensors and plain Python, whole or not at all."""
-    buffer = io.BytesIO()  # torch.save meets a full disk half-way with a RuntimeError that says nothing
-    torch.save(state, buffer)
-    with whole_file(path) as part:
-        part.write_bytes(buffer.getbuffer())
-
-
-def load_checkpoint(path):
-    """What save_checkpoint wrote. Raises UserError if the file is missing or is not a whole checkpoint of mmpkd.py."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        wrong = not isinstance(state, dict) or {"stage", "config", "targets", "shapes", "model"} - set(state)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: a checkpoint of mmpkd.py was expected") from None
-    except Exception:  # the unpickler raises many kinds
-        wrong = True
-    if wrong:
-        raise UserError(f"{path} is not a checkpoint of mmpkd.py, or it is damaged: delete {Path(path).parent}/ and train again")
-    return state
-
+# ---- models that are there --------------------------------------------------------------------------------------------
 
 def load_model(path):
     """(model in evaluation mode, its checkpoint): the network as it was built and trained, whatever config.py says now."""
@@ -198,114 +209,31 @@ def load_teacher(path, targets, shapes, device):
     return teacher.to(device).requires_grad_(False)
 
 
-class Training:
-    """All that changes while a run trains, and so all that last.pt holds."""
+def keep_features(teacher, recordings, name, cfg, device):
+    """Gives every recording what the teacher makes of its single frames, "taught" (V, N, D): computed once, kept in cache/.
 
-    def __init__(self, model, cfg):
-        self.model = model
-        self.optimizer = make_optimizer(model, cfg)
-        self.scheduler = make_scheduler(self.optimizer, cfg)
-        self.generator = torch.Generator().manual_seed(cfg.seed)  # of clips and augmentation
-        self.epoch, self.best, self.stale = 0, -math.inf, 0
-
-    def end_epoch(self, value):
-        """Counts an epoch whose validation CCC is `value`: True if it is the best so far."""
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(value)
-        elif self.scheduler:
-            self.scheduler.step()
-        improved = value > self.best
-        self.epoch, self.best, self.stale = self.epoch + 1, value if improved else self.best, 0 if improved else self.stale + 1
-        return improved
-
-    def state(self):
-        """Tensors and plain Python."""
-        return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-                "generator": self.generator.get_state(), "torch": torch.get_rng_state(), "epoch": self.epoch, "best": self.best,
-                "stale": self.stale}
-
-    def load(self, state):
-        """Goes on from what state() gave, model included."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch"])
-        self.epoch, self.best, self.stale = state["epoch"], state["best"], state["stale"]
-
-
-def make_optimizer(model, cfg):
-    """SGD or Adam over three groups: the visual backbone, the audio backbone, and all the rest."""
-    scales = {"visual.": cfg.visual_lr_scale, "audio.": cfg.audio_lr_scale, "": 1.0}
-    groups = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        groups[next(prefix for prefix in scales if name.startswith(prefix))].append(parameter)
-    groups = [{"params": groups[prefix], "lr": cfg.learning_rate * scales[prefix]} for prefix in scales if prefix in groups]
-    if cfg.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, weight_decay=cfg.weight_decay)
-    return torch.optim.AdamW(groups, weight_decay=cfg.weight_decay)
-
-
-def make_scheduler(optimizer, cfg):
-    """What changes the learning rate after each epoch, or None."""
-    if cfg.scheduler == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, cfg.epochs)
-    if cfg.scheduler == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=2)
-    return None
-
-
-# ---- training -------------------------------------------------------------------------------------------------------
-
-def train_epoch(training, objective, batches, device, cfg):
-    """One pass over the training clips: mean of every part of the loss. Raises UserError when the loss is not finite."""
-    training.model.train()
-    totals, steps = defaultdict(float), 0
-    for batch in batches:
-        batch = on_device(batch, device)
-        if cfg.augment and batch.frames is not None:
-            batch = batch._replace(frames=augment(batch.frames, training.generator))
-        loss, parts = objective(training.model, batch)
-        parts = {"loss": loss, **parts}
-        training.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(training.model.parameters(), cfg.max_grad_norm or math.inf)
-        if not torch.isfinite(loss + norm):  # before the step: its weights would be saved as last.pt
-            named = ", ".join(f"{name} {float(part.detach()):g}" for name, part in {**parts, "gradient": norm}.items())
-            raise UserError(f"the loss or its gradient is not finite ({named}) in epoch {training.epoch + 1}: delete the run's folder "
-                            "and train with a lower --learning-rate; the checkpoints of the epochs before are whole")
-        training.optimizer.step()
-        steps += 1
-        for name, part in parts.items():
-            totals[name] += float(part.detach())
-    return {name: total / steps for name, total in totals.items()}
-
-
-def train(training, objective, sets, folder, cfg, device):
-    """The loop: epochs of training and validation, until they are over or patience is; keeps best.pt and last.pt.
-
-    sets: {"train": recordings, "val": recordings}.
+    name: tells this teacher from others. V = cfg.teacher_cache views: the pictures as they are, and others augmented, each by
+    one draw for the whole recording. What follows along the frames depends on the clip and is left to every step, so that on
+    pictures as they are this teacher is the live one.
     """
-    about = {"stage": cfg.stage, "config": settings_of(cfg), "targets": cfg.targets,
-             "shapes": {name: shape for name, shape in picture_shapes(sets["train"]).items() if name in training.model.inputs}}
-    clips = sum(math.ceil(len(recording) / cfg.clip_length) for recording in sets["train"])
-    while training.epoch < cfg.epochs and not 0 < cfg.patience <= training.stale:
-        began = time.perf_counter()
-        batches = training_batches(sets["train"], cfg.batch_size, cfg.clip_length, trained_on(cfg.stage), training.generator)
-        title = f"{folder.name} epoch {training.epoch + 1}/{cfg.epochs}"
-        parts = train_epoch(training, objective, tqdm(batches, title, math.ceil(clips / cfg.batch_size), leave=False, disable=None), device, cfg)
-        scores = score(predictions(training.model, sets["val"], cfg), cfg.targets)
-        improved = training.end_epoch(float(np.mean([scores[target]["mean"] for target in cfg.targets])))
-        state = about | {"model": training.model.state_dict(), "epoch": training.epoch, "val": scores}
-        if improved:
-            save_checkpoint(folder / "best.pt", state)
-        note_epoch(folder, title, {"epoch": training.epoch, "seconds": round(time.perf_counter() - began, 2), **parts,
-                                   "val": {target: {key: scores[target][key] for key in ("mean", "concatenated")} for target in cfg.targets},
-                                   "best": improved})
-        save_checkpoint(folder / "last.pt", state | training.state())
-    if training.epoch < cfg.epochs:
-        print(f"{folder.name}: stopped early, after {training.stale} epochs without a better validation CCC (patience {cfg.patience})")
+    with tqdm(total=sum(map(len, recordings)) * cfg.teacher_cache, unit=" frames", disable=None if world()[0] == 0 else True, leave=False) as bar:
+        for number, recording in enumerate(recordings):
+            bar.set_description(f"teacher's view of {recording.name}")
+            generators = [torch.Generator().manual_seed(seed_of(cfg.seed, number, view)) for view in range(1, cfg.teacher_cache)]
+            views = [None, *(draw_changes(1, recording.arrays["frames"].shape[-1], generator) for generator in generators)]
+            key = digest(repr([cfg.teacher_cache, cfg.seed * (cfg.teacher_cache > 1), *(made_of(recording.arrays[kind]) for kind in teacher.inputs)]))
+            recording.arrays["taught"] = kept_array(cfg.cache_dir / f"teacher.{name}" / f"{recording.name}.{key}.npy",
+                                                    (len(views), len(recording)), partial(features, teacher, recording, views, device, bar.update))
+
+
+@torch.no_grad()
+def features(teacher, recording, views, device, report):
+    """Yields the features of single frames of a recording, piece by piece, view by view: (n, D) float32."""
+    for changes in views:
+        for batch in stream(recording, teacher.inputs):
+            batch = on_device(batch, device, changes)
+            yield torch.cat(teacher.encode(*[getattr(batch, name) for name in teacher.inputs]), 2)[0].float().cpu().numpy()
+            report(batch.gold.shape[1])
 
 
 def trained_on(stage):
@@ -319,20 +247,11 @@ def predictions(model, recordings, cfg):
     return {recording.name: prediction_table(recording, preds[recording.name], cfg.targets, cfg.frame_rate) for recording in recordings}
 
 
-def note_epoch(folder, title, entry):
-    """One printed line and one JSON line."""
-    with open(folder / "log.jsonl", "a") as log:
-        log.write(json.dumps(entry) + "\n")
-    parts = " ".join(f"{name} {value:.3f}" for name, value in entry.items() if isinstance(value, float) and name != "seconds")
-    ccc_ = ", ".join(f"{target} {value['mean']:.3f} ({value['concatenated']:.3f})" for target, value in entry["val"].items())
-    tqdm.write(f"{title}  {parts}  validation CCC {ccc_}  {entry['seconds']:.0f} s{'  best so far' * entry['best']}")
-
-
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 def run_folder(cfg):
     """runs/<stage>_<target>[_<distill>]"""
-    return cfg.run_root / "_".join([cfg.stage, cfg.target] + [cfg.distill] * (cfg.stage == "student"))
+    return cfg.run_root / "_".join([cfg.stage, cfg.target] + [cfg.distill.replace(":", "")] * (cfg.stage == "student"))  # Windows knows no colons
 
 
 def settings_of(cfg):
@@ -346,15 +265,20 @@ def settings_of(cfg):
 
 
 def state_of_run(folder, cfg):
-    """"new", "stopped" or "finished". Raises UserError if the folder holds a run of other settings, or if a stopped one
-    is there and --resume was not given."""
+    """"new", "stopped" or "finished". Raises UserError if a process is training it, if it is of other settings, or if it is stopped
+    and --resume was not given."""
+    if is_claimed(folder):
+        raise UserError(f"{folder}/ is being trained by another process: wait for it, or stop it")
     if not (folder / "last.pt").exists():
         return "new"
-    check_same(folder, read_settings(folder / "config.json"), settings_of(cfg))
-    if (folder / "predictions").exists():
+    before = read_settings(folder / "config.json")
+    check_same(folder, before, settings_of(cfg))
+    finished = (folder / "predictions").exists()
+    if finished and cfg.epochs <= before.get("epochs", 0):
         return "finished"
     if not cfg.resume:
-        raise UserError(f"{folder}/ holds a run that was stopped: go on with --resume, or delete the folder")
+        raise UserError(f"{folder}/ holds a run that was " + (f"finished after {before['epochs']} epochs: for {cfg.epochs}, go on with --resume"
+                                                              if finished else "stopped: go on with --resume") + ", or delete the folder")
     return "stopped"
 
 
@@ -377,46 +301,99 @@ def resume(training, folder, shapes, cfg):
                         "and train again") from None
 
 
-def run(cfg):
+def run(cfg, device):
     """One training call: trains cfg.stage, keeps the best epoch's predictions, returns its scores on Val_Set."""
-    folder = run_folder(cfg)
-    state = state_of_run(folder, cfg)
+    folder, state = run_folder(cfg), state_of_run(run_folder(cfg), cfg)
+    wait_for_others()
     if state == "finished":
         print(f"{folder}: finished before, nothing to do")
         return score(read_predictions(folder, "val", cfg.frame_rate), cfg.targets)
-    device = torch_device(cfg.device)
-    sets = {name: load_recordings(cfg, partition, trained_on(cfg.stage)) for name, partition in PARTITIONS.items()}
+    with first_goes_first():
+        sets = {name: load_recordings(cfg, partition, trained_on(cfg.stage)) for name, partition in PARTITIONS.items()}
     check_sets(sets, cfg)
     shapes = picture_shapes(sets["train"] + sets["val"])
-    objective = task_objective
-    if cfg.stage == "student":
-        teacher = load_teacher(teacher_path(cfg), cfg.targets, shapes, device)
-        objective = distill_objective(teacher, cfg.distill, cfg.gate, cfg.distill_weight)
+    objective = student_objective(sets["train"], shapes, cfg, device) if cfg.stage == "student" else task_objective
+    clips = Clips(sets["train"], cfg.batch_size, cfg.clip_length, read_in_training(cfg), cfg.seed)
+    with held(folder):
+        training = begin(folder, state, objective, shapes, clips, cfg, device)
+        train(training, objective, clips, lambda model: score(predictions(model, sets["val"], cfg), cfg.targets), folder, about(cfg, shapes))
+        scores = finish(folder, sets, cfg, device) if world()[0] == 0 else None
+    wait_for_others()
+    return scores
 
+
+def about(cfg, shapes):
+    """What a checkpoint says of its model, so that it can be built again."""
+    return {"stage": cfg.stage, "config": settings_of(cfg), "targets": cfg.targets,
+            "shapes": {name: shape for name, shape in shapes.items() if name in MODELS[cfg.stage].inputs}}
+
+
+@contextlib.contextmanager
+def held(folder):
+    """The run's folder, which belongs to this process, or to the first of several, until the block ends."""
+    if world()[0]:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with claimed(folder, "trained"):
+        yield
+
+
+def begin(folder, state, objective, shapes, clips, cfg, device):
+    """The Training of a run that is "new" or "stopped", and its folder made ready for it."""
     torch.manual_seed(cfg.seed)
-    training = Training(build_model(cfg.stage, cfg, shapes).to(device), cfg)
+    training = Training(build_model(cfg.stage, cfg, shapes).to(device), cfg, getattr(objective, "adapters", None))
     if state == "stopped":
         resume(training, folder, shapes, cfg)
-    begin_log(folder, training.epoch)
-    save_settings(cfg, folder / "config.json")
-    print(f"{folder}: {cfg.stage} for {cfg.target} on {device}, {sum(map(len, sets['train']))} frames of {len(sets['train'])} "
-          f"recordings, {sum(p.numel() for p in training.model.parameters()):,} weights"
-          + (f", from epoch {training.epoch + 1}" if training.epoch else ""))
-    train(training, objective, sets, folder, cfg, device)
-    return finish(folder, sets, cfg, device)
+        reason = f"as before; from epoch {training.epoch + 1}, step {training.step + 1}"
+    else:
+        training.precision, reason = choose_precision(cfg.precision, training.model, shapes, device)
+    if world()[0] == 0:
+        begin_folder(folder, training.epoch, cfg)
+    print(f"{folder}: {cfg.stage} for {cfg.target} on {device}{f' x {world()[1]}' * (world()[1] > 1)} in {training.precision} ({reason}), "
+          f"{sum(map(len, clips.recordings))} frames of {len(clips.recordings)} recordings, {clips.steps} steps an epoch, "
+          f"{sum(parameter.numel() for parameter in training.model.parameters()):,} weights")
+    return training
+
+
+def read_in_training(cfg):
+    """What the steps of a stage read: pictures, or what is kept of a student's teacher."""
+    return ("frames", "taught") if cfg.stage == "student" and cfg.teacher_cache else trained_on(cfg.stage)
+
+
+def student_objective(recordings, shapes, cfg, device):
+    """The Distillation of a student; where its teacher's features are to be kept, the recordings get them."""
+    path = teacher_path(cfg)
+    teacher = load_teacher(path, cfg.targets, shapes, device)
+    if cfg.teacher_cache:
+        with first_goes_first():
+            keep_features(teacher, recordings, hashlib.sha1(Path(path).read_bytes()).hexdigest()[:16], cfg, device)
+    return Distillation(teacher, methods_of(cfg), cfg.gate, cfg.distill_weight)
 
 
 def check_before(runs):
     """Raises what the first minute can tell, before hours of work: settings of runs that are there, files that are not."""
     for cfg in runs:
+        if cfg.stage == "student":
+            methods_of(cfg)
         if state_of_run(run_folder(cfg), cfg) == "finished":
             continue
+        if cfg.tensorboard and not importlib.util.find_spec("tensorboard"):
+            raise SettingsError("tensorboard: the package tensorboard is not installed: pip install tensorboard, or leave the setting out")
         if cfg.stage == "student" and (cfg.teacher_checkpoint or len(runs) == 1):
             teacher_path(cfg)
         for name in ("visual_weights", "audio_weights"):
             file = getattr(cfg, name)
             if file not in ("", "imagenet") and name in settings_of(cfg) and not Path(file).is_file():
                 raise SettingsError(f"{name}: {file} is not there: a file of weights was expected")
+
+
+def methods_of(cfg):
+    """{distillation method: weight}. Raises SettingsError if one is unknown."""
+    try:
+        return parse_distill(cfg.distill)
+    except ValueError as error:
+        raise SettingsError(f"distill: {error}") from None
 
 
 def check_sets(sets, cfg):
@@ -436,13 +413,17 @@ def check_sets(sets, cfg):
             raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}")
 
 
-def begin_log(folder, epoch):
-    """Makes the run's folder, and its log end with `epoch`: lines after it were of an epoch that was not kept."""
-    folder.mkdir(parents=True, exist_ok=True)
+def begin_folder(folder, epoch, cfg):
+    """A run's folder as it is after `epoch` epochs: log lines of later ones, and what a killed process was writing, go."""
+    for leftover in folder.glob(".*"):
+        if leftover.is_file():
+            leftover.unlink()
+    shutil.rmtree(folder / "predictions", ignore_errors=True)  # of a run that goes on for more epochs; best.pt tells them again
     log = folder / "log.jsonl"
     lines = log.read_text().splitlines(keepends=True)[:epoch] if log.exists() else []
     with whole_file(log) as part:
         part.write_text("".join(lines))
+    save_settings(cfg, folder / "config.json")
 
 
 def finish(folder, sets, cfg, device):
@@ -524,14 +505,31 @@ def gap_closed(visual, teacher, student):
     return f"{(student - visual) / (teacher - visual):.0%}" if teacher > visual else "no gap"
 
 
+def list_runs(root):
+    """The runs in a folder as text: a line each, with its state and its best validation CCC, mean over recordings and targets."""
+    lines = [f"{'run':40} {'state':24} {'epochs':>9} {'best CCC':>9} {'of epoch':>9}"]
+    for folder in sorted(path for path in Path(root).glob("[!.]*") if (path / "config.json").exists()):
+        entries, epochs = read_log(folder), read_settings(folder / "config.json").get("epochs", 0)
+        state = ("running" if is_claimed(folder) else "finished" if (folder / "predictions").exists()
+                 else "stopped, --resume" if (folder / "last.pt").exists() else "nothing saved yet")
+        values = [float(np.mean([val["mean"] for val in entry["val"].values()])) for entry in entries]
+        best = f"{max(values):9.3f} {1 + int(np.argmax(values)):9}" if values else ""
+        lines.append(f"{folder.name:40} {state:24} {f'{len(entries)}/{epochs}':>9} {best}")
+    return "\n".join(lines) if len(lines) > 1 else f"{root}/ holds no runs: mmpkd.py trains them"
+
+
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
+    if cfg.list:
+        print(list_runs(cfg.run_root))
+        return None
     stages = list(ROLES) if cfg.stage == "all" else [cfg.stage]
     runs = [dataclasses.replace(cfg, stage=stage) for stage in stages]
     check_before(runs)
-    scores = {one.stage: run(one) for one in runs}
-    if cfg.stage == "all":
-        print(comparison(scores, cfg.targets))
+    with joined(cfg) as device:
+        scores = {one.stage: run(one, device) for one in runs}
+        if cfg.stage == "all" and world()[0] == 0:
+            print(comparison(scores, cfg.targets))
     return scores
 
 

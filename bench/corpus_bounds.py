@@ -20,21 +20,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import av
 import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
 import mmpkd
+from annotations import annotation_table
 from audio_extract import windows
-from audio_melspec import log_mel, to_grey
+from audio_melspec import look_of, put_together, spectrograms
 from config import Config, whole_file
-from data import Recording, picture_shapes
+from data import Clips, Recording, picture_shapes
 from demo import FACES, NETWORKS, SPECS
 from drawn_people import FRAME_RATE, SOUND_RATE, World
 from drawn_people import Recording as Drawn
-from face_detector import crop_face
+from face_detector import Picture, crop_face
 from models_kd import build_model
+from training import Training
 
 RATED, ORACLE = 12, 60  # people
 # What is trained, on the faces or voices of how many people, for how many steps: until its CCC on the others rises no more
@@ -50,24 +53,41 @@ def draw(cache, seed, number, seconds, world, cfg):
         cv2.setNumThreads(1)
         drawn = Drawn.draw((seed, number), round(seconds * FRAME_RATE), world)
         with whole_file(path) as part:
-            np.savez(part, frames=_crops(drawn, cfg.face_size), specs=_specs(drawn.sound, len(drawn.motion.x), cfg), gold=drawn.gold[:-1])
+            np.savez(part, frames=crops_of(drawn, cfg.face_size), specs=specs_of(drawn.sound, len(drawn.motion.x), cfg), gold=drawn.gold[:-1])
     return path
 
 
-def _crops(drawn, size):
+def crops_of(drawn, size):
+    """Faces cropped at the landmarks they were drawn at, black while out of the picture: (N, 3, size, size) uint8."""
     there = drawn.in_picture()
-    crops = [crop_face(rgb, drawn.painter.landmarks(drawn.motion, k), size) if there[k] else np.zeros((size, size, 3), np.uint8)
-             for k, rgb in enumerate(drawn.frames())]
+    pictures = (Picture(av.VideoFrame.from_ndarray(rgb, format="rgb24")) for rgb in drawn.frames())
+    crops = [crop_face(picture, drawn.painter.landmarks(drawn.motion, k), size) if there[k] else np.zeros((size, size, 3), np.uint8)
+             for k, picture in enumerate(pictures)]
     return np.stack(crops).transpose(0, 3, 1, 2)
 
 
-def _specs(sound, frames, cfg):
+def specs_of(sound, frames, cfg):
+    """The spectrogram of every frame: (N, 1, M, F) uint8."""
     length = round(cfg.segment_s * SOUND_RATE)
     blocks = iter([np.round(sound * 32767).astype(np.int16)])
     cut = list(windows(blocks, frames, SOUND_RATE / FRAME_RATE, length, length // 2, SOUND_RATE))
-    pieces = [log_mel(np.stack(cut[k:k + 64]) / np.float32(32768), SOUND_RATE, cfg.n_fft, cfg.hop_length, cfg.n_mels)
-              for k in range(0, frames, 64)]
-    return to_grey(np.concatenate(pieces), cfg.db_min, cfg.db_max)[:, None]
+    steps = np.full(frames, SOUND_RATE // FRAME_RATE)
+    return spectrograms(*put_together(cut, steps), look_of(cfg))[:, None]
+
+
+def write_pictures(folder, partitions, seconds, cfg):
+    """Draws people, {id: partition}, and writes their crops, spectrograms and annotations as the preprocessing does."""
+    for number, (name, partition) in enumerate(partitions.items()):
+        drawn = Drawn.draw((0, number), round(seconds * FRAME_RATE))
+        for kind, arrays, ending in (("Cropped_Aligned", crops_of(drawn, cfg.face_size), "jpg"),
+                                     ("specs", specs_of(drawn.sound, len(drawn.motion.x), cfg), "png")):
+            out = Path(folder, kind, name)
+            out.mkdir(parents=True)
+            for k, picture in enumerate(arrays):
+                cv2.imwrite(str(out / f"{k:06d}.{ending}"), picture.transpose(1, 2, 0)[..., ::-1])
+        table = Path(folder, "Annotations", partition, f"{name}.csv")
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(annotation_table(name, drawn.gold[:-1]))
 
 
 def people(paths):
@@ -87,9 +107,11 @@ def bound(job):
     sets = {"train": people(train), "val": people(val)}
     frames_per_step = cfg.batch_size * cfg.clip_length
     cfg = replace(cfg, stage=stage, epochs=round(steps * frames_per_step / sum(map(len, sets["train"]))))
-    model = build_model(stage, cfg, picture_shapes(sets["train"]))
+    shapes = picture_shapes(sets["train"])
+    clips = Clips(sets["train"], cfg.batch_size, cfg.clip_length, mmpkd.trained_on(stage), cfg.seed)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
-        mmpkd.train(mmpkd.Training(model, cfg), mmpkd.task_objective, sets, Path(folder), cfg, torch.device("cpu"))
+        train(Training(build_model(stage, cfg, shapes), cfg), mmpkd.task_objective, clips,
+              lambda model: mmpkd.score(mmpkd.predictions(model, sets["val"], cfg), cfg.targets), Path(folder), mmpkd.about(cfg, shapes))
         best, _ = mmpkd.load_model(Path(folder, "best.pt"))
     return mmpkd.score(mmpkd.predictions(best, sets["val"], cfg), cfg.targets)
 

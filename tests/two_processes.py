@@ -1,0 +1,46 @@
+"""One training step of every stage, for torchrun: saves gradients, weights and statistics after it. `python` alone runs it in one process.
+
+    torchrun --nproc_per_node=2 tests/two_processes.py OUT
+"""
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
+
+import torch
+from conftest import SHAPES, STAGES, easy_set, tiny_config
+
+import mmpkd
+from data import Clips
+from models_kd import build_model
+from training import Training, joined, train_step, world
+
+torch.set_num_threads(1)
+
+
+def step_of(stage, methods):
+    """{name: gradient, weight or statistic} after a step on a batch of 4 clips. No dropout: that is every process' own."""
+    cfg = tiny_config(stage=stage, batch_size=4, dropout=0.0, max_grad_norm=0.5, learning_rate=0.01, visual_lr_scale=1.0, optimizer="sgd")
+    torch.manual_seed(0)
+    model = build_model(stage, cfg, SHAPES)
+    objective = mmpkd.task_objective
+    if stage == "student":
+        objective = mmpkd.Distillation(build_model("teacher", cfg, SHAPES).eval().requires_grad_(False), methods, "adaptive", 0.5)
+    clips = Clips([easy_set("a", 60, 0), easy_set("b", 50, 1)], cfg.batch_size, cfg.clip_length, mmpkd.trained_on(stage), 0)
+    training = Training(model, cfg, getattr(objective, "adapters", None))
+    training.model.train()
+    train_step(training, objective, next(clips.batches(0, 0, world())))
+    adapted = dict(training.adapters.named_parameters())
+    gradients = {f"gradient of {name}": parameter.grad for name, parameter in {**dict(training.model.named_parameters()), **adapted}.items()}
+    return gradients | training.model.state_dict() | {"loss": training.sums["loss"]}
+
+
+def main(out):
+    with joined(tiny_config(batch_size=4)):
+        results = {stage: step_of(stage, {"cosine": 0.5, "fitnets": 0.5, "ccc": 1.0}) for stage in STAGES}
+        if world()[0] == 0:
+            torch.save(results | {"processes": torch.tensor(world()[1])}, out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

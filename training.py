@@ -1,0 +1,539 @@
+"""The training engine: steps, checkpoints, being stopped and going on, many devices. What is trained is mmpkd.py's affair.
+
+Every random number of a step follows from (seed, epoch, step) alone, so a checkpoint holds no generator's state: weights,
+optimizer and two counters say how a run goes on. On a CPU a run that was killed and resumed ends in the same bits.
+"""
+import contextlib
+import copy
+import io
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections import defaultdict
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm import tqdm
+
+from config import SettingsError, UserError, torch_device, whole_file
+from data import ahead, draw_changes, on_device, seed_of
+
+CHECK_EVERY = 20  # steps after which a GPU is asked whether its losses were finite: asking makes it wait
+DRAW_EVERY_S = 15  # curves.png is drawn again after so long
+PROBE_GAIN = 1.2  # bfloat16 must be so many times faster than float32 to be taken
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+def save_checkpoint(path, state):
+    """Writes tensors and plain Python, whole or not at all."""
+    buffer = io.BytesIO()  # torch.save meets a full disk half-way with a RuntimeError that says nothing
+    torch.save(state, buffer)
+    with whole_file(path) as part:
+        part.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(path):
+    """What save_checkpoint wrote. Raises UserError if the file is missing or is not a whole checkpoint of mmpkd.py."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        wrong = not isinstance(state, dict) or {"stage", "config", "targets", "shapes", "model"} - set(state)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: a checkpoint of mmpkd.py was expected") from None
+    except Exception:  # the unpickler raises many kinds
+        wrong = True
+    if wrong:
+        raise UserError(f"{path} is not a checkpoint of mmpkd.py, or it is damaged: delete {Path(path).parent}/ and train again")
+    return state
+
+
+class Training:
+    """All that changes while a run trains, and so all that last.pt holds."""
+
+    def __init__(self, model, cfg, adapters=None):
+        """adapters: nn.Module of layers that are trained along with the model and thrown away with the objective they belong to."""
+        self.model, self.adapters, self.cfg = share_statistics(model), adapters or nn.ModuleDict(), cfg
+        self.device = next(model.parameters()).device
+        self.net = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False) if world()[1] > 1 else model
+        self.optimizer = make_optimizer(model, self.adapters, cfg)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, mode="max", factor=0.5, patience=2)
+        self.precision = "float32"
+        self.epoch, self.step, self.best, self.stale = 0, 0, -math.inf, 0  # step: within the epoch
+        self.sums = {}  # of the parts of the loss over the steps of the epoch
+        self.unchecked = []  # (names, values, clips) of steps whose loss nobody has looked at
+        self._set_rates()
+
+    def end_epoch(self, value):
+        """Counts an epoch whose validation CCC is `value`: True if it is the best so far."""
+        if self.cfg.scheduler == "plateau":
+            self.plateau.step(value)
+        improved = value > self.best
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        self.best, self.stale = (value, 0) if improved else (self.best, self.stale + 1)
+        self._set_rates()
+        return improved
+
+    def _set_rates(self):
+        """The learning rates of this epoch, where they follow from its number: half a cosine over all epochs."""
+        if self.cfg.scheduler == "cosine":
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["first_lr"] * (1 + math.cos(math.pi * min(1, self.epoch / self.cfg.epochs))) / 2
+
+    def note(self, parts, clips):
+        """Adds the parts of a step's loss, {name: scalar tensor}, to those of its epoch, without waiting for the device."""
+        values = torch.stack([part.detach().double() for part in parts.values()])
+        self.unchecked.append((list(parts), values, clips))
+        for name, value in zip(parts, values.unbind()):
+            self.sums[name] = self.sums.get(name, 0) + value
+
+    def check(self):
+        """Raises UserError if the loss of a step since the last call was not finite, with its parts and its clips."""
+        values = torch.stack([values for _, values, _ in self.unchecked]).cpu() if self.unchecked else torch.zeros(0, 1)
+        for (names, _, clips), row in zip(self.unchecked, values):
+            if not row.isfinite().all():
+                named = ", ".join(f"{name} {value:g}" for name, value in zip(names, row.tolist()))
+                length = self.cfg.clip_length
+                raise UserError(
+                    f"the loss or its gradient is not finite ({named}) in epoch {self.epoch + 1}, of the frames "
+                    + ", ".join(f"{name} {start}-{start + length - 1}" for name, start in clips)
+                    + ": look at their pictures and ratings, or delete the run's folder and train with a lower --learning-rate; the "
+                    "checkpoints from before are whole")
+        self.unchecked = []
+
+    def means(self):
+        """Mean of every part of the loss over the steps of this epoch: {name: float}."""
+        return {name: float(value) / self.step for name, value in self.sums.items()}
+
+    def state(self):
+        """Tensors and plain Python."""
+        self.check()
+        return {"optimizer": self.optimizer.state_dict(), "adapters": self.adapters.state_dict(),
+                "plateau": {key: value for key, value in self.plateau.state_dict().items() if key in ("best", "num_bad_epochs", "last_epoch")},
+                "precision": self.precision, "epoch": self.epoch, "step": self.step, "best": self.best, "stale": self.stale,
+                "sums": {name: float(value) for name, value in self.sums.items()}}
+
+    def load(self, state):
+        """Goes on from what state() gave, model included."""
+        self.model.load_state_dict(state["model"])
+        self.adapters.load_state_dict(state["adapters"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.plateau.load_state_dict(state["plateau"])
+        self.precision, self.sums = state["precision"], dict(state["sums"])
+        self.epoch, self.step, self.best, self.stale = (state[name] for name in ("epoch", "step", "best", "stale"))
+        self._set_rates()
+
+
+def make_optimizer(model, adapters, cfg):
+    """SGD or Adam over three groups: the visual backbone, the audio backbone, and all the rest."""
+    scales = {"visual.": cfg.visual_lr_scale, "audio.": cfg.audio_lr_scale, "": 1.0}
+    groups = defaultdict(list)
+    for name, parameter in [*model.named_parameters(), *adapters.named_parameters("adapters")]:
+        groups[next(prefix for prefix in scales if name.startswith(prefix))].append(parameter)
+    groups = [{"params": groups[prefix], "lr": cfg.learning_rate * scales[prefix], "first_lr": cfg.learning_rate * scales[prefix]}
+              for prefix in scales if prefix in groups]
+    if cfg.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=cfg.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, weight_decay=cfg.weight_decay, fused=True)
+
+
+# ---- steps ----------------------------------------------------------------------------------------------------------
+
+def forward(model, batch, **state):
+    """Output of a model on a batch: it is fed what its `inputs` name, and nothing else. state: hidden=, to go on from.
+
+    A model in training computes in the precision of its run; what comes out is float32.
+    """
+    bare = getattr(model, "module", model)
+    with torch.autocast(batch.gold.device.type, torch.bfloat16, enabled=bare.training and getattr(bare, "in_bfloat16", False)):
+        output = model(*[getattr(batch, name) for name in bare.inputs], **state)
+    return output._replace(pred=output.pred.float(), feat=output.feat.float())
+
+
+def train_step(training, objective, batch):
+    """One gradient step on a batch as the sampler gave it. Raises UserError when the loss is not finite (on a GPU a few steps late)."""
+    cfg = training.cfg
+    torch.manual_seed(seed_of(cfg.seed, training.epoch, training.step, world()[0]))  # dropout is each process' own
+    changes = changes_of(training, batch) if cfg.augment and batch.frames is not None else None
+    loss, parts = objective(training.net, on_device(batch, training.device, changes))
+    training.optimizer.zero_grad()
+    loss.backward()
+    parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    training.note({"loss": loss, **parts, "gradient": norm}, batch.clips)
+    if training.device.type == "cpu" or training.step % CHECK_EVERY == CHECK_EVERY - 1:
+        training.check()  # on a CPU before the step: what is not finite never reaches the weights
+    if cfg.max_grad_norm:
+        nn.utils.clip_grads_with_norm_(parameters, cfg.max_grad_norm, norm)
+    training.optimizer.step()
+    training.step += 1
+
+
+def changes_of(training, batch):
+    """The augmentation of this process' share of the step's batch: as if one process had drawn it all."""
+    (rank, size), clips = world(), len(batch.frames)
+    generator = torch.Generator().manual_seed(seed_of(training.cfg.seed, training.epoch, training.step))
+    return [part[rank * clips:(rank + 1) * clips] for part in draw_changes(clips * size, batch.frames.shape[-1], generator)]
+
+
+def train_epoch(training, objective, clips, after_step=lambda: None):
+    """The rest of an epoch from the step it is at on: mean of every part of the loss."""
+    training.model.train()
+    training.model.in_bfloat16 = training.precision == "bfloat16"
+    for batch in ahead(clips.batches(training.epoch, training.step, world()), training.device.type == "cuda"):
+        train_step(training, objective, batch)
+        after_step()
+    training.check()
+    return training.means()
+
+
+def train(training, objective, clips, evaluate, folder, about):
+    """The loop: epochs of training and validation, until they are over or patience is; keeps best.pt, last.pt, the log, curves.png.
+
+    objective(model, batch) -> loss, {name: part of it}; clips: data.Clips; evaluate(model) -> scores of mmpkd.score; about: what
+    the checkpoints say of the model. Raises Stopped when the process is asked to stop, after saving.
+    """
+    cfg, saved = training.cfg, [time.monotonic()]
+    run = Folder(folder, about, training, cfg.tensorboard)
+
+    def after_step():
+        due = cfg.save_minutes and time.monotonic() - saved[0] > 60 * cfg.save_minutes or cfg.save_steps and training.step % cfg.save_steps == 0
+        bar.update()
+        if (due or asked.signal) and world()[0] == 0:
+            run.save_last()
+            saved[0] = time.monotonic()
+        if asked.signal and world()[0] == 0:  # the others end with it: their next exchange fails
+            raise asked.stopped(training, clips.steps)
+
+    with asked_to_stop() as asked, progress(training, clips.steps) as bar:
+        while training.epoch < cfg.epochs and not 0 < cfg.patience <= training.stale:
+            bar.set_description(f"{folder.name} epoch {training.epoch + 1}/{cfg.epochs}")
+            began = time.perf_counter()
+            parts = train_epoch(training, objective, clips, after_step)
+            try:
+                with asked.at_once():
+                    scores = evaluate(training.model) if world()[0] == 0 else None
+            except Stopped:
+                run.save_last()
+                raise asked.stopped(training, clips.steps) from None
+            run.end_epoch(parts, scores, time.perf_counter() - began)
+            saved[0] = time.monotonic()
+    run.draw(last=True)
+    if training.epoch < cfg.epochs:
+        print(f"{folder.name}: stopped early, after {training.stale} epochs without a better validation CCC (patience {cfg.patience})")
+
+
+def progress(training, steps):
+    """Bar over the steps of all epochs, so that it tells when the run ends."""
+    done = training.epoch * steps + training.step
+    return tqdm(initial=done, total=training.cfg.epochs * steps, unit=" steps", disable=None if world()[0] == 0 else True, leave=False)
+
+
+class Folder:
+    """What a run writes while it trains. Only the first of several processes does."""
+
+    def __init__(self, folder, about, training, tensorboard):
+        self.folder, self.about, self.training = folder, about, training
+        self.drawn = -math.inf
+        self.board = None
+        if tensorboard and world()[0] == 0:
+            from torch.utils.tensorboard import SummaryWriter  # here: it need not be installed
+            self.board = SummaryWriter(folder)
+
+    def save_last(self):
+        """last.pt, to go on from at this very step."""
+        save_checkpoint(self.folder / "last.pt", self.about | {"model": self.training.model.state_dict()} | self.training.state())
+
+    def end_epoch(self, parts, scores, seconds):
+        """best.pt, a line, a line of log.jsonl, last.pt: in this order, so that an epoch whose end was cut short is done again."""
+        training = self.training
+        value = float(np.mean([scores[target]["mean"] for target in self.about["targets"]])) if scores else math.nan
+        improved = training.end_epoch(from_first(value, training.device))
+        if scores is None:
+            return
+        if improved:
+            save_checkpoint(self.folder / "best.pt", self.about | {"model": training.model.state_dict(), "epoch": training.epoch, "val": scores})
+        val = {target: {key: scores[target][key] for key in ("mean", "concatenated")} for target in self.about["targets"]}
+        entry = {"epoch": training.epoch, "seconds": round(seconds, 2), **parts, "val": val, "best": improved}
+        with open(self.folder / "log.jsonl", "a") as log:
+            log.write(json.dumps(entry) + "\n")
+        self.save_last()
+        shown = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
+        ccc_ = ", ".join(f"{target} {value['mean']:.3f} ({value['concatenated']:.3f})" for target, value in val.items())
+        tqdm.write(f"{self.folder.name} epoch {training.epoch}/{training.cfg.epochs}  {shown}  validation CCC {ccc_}  {seconds:.0f} s"
+                   + "  best so far" * improved)
+        self._to_board(parts, val)
+        self.draw()
+
+    def _to_board(self, parts, val):
+        if self.board:
+            for name, value in {**parts, **{f"validation CCC/{target}": value["mean"] for target, value in val.items()}}.items():
+                self.board.add_scalar(name, value, self.training.epoch)
+            self.board.flush()
+
+    def draw(self, last=False):
+        """curves.png, if it has not been drawn just now."""
+        if world()[0] == 0 and (last or time.monotonic() - self.drawn > DRAW_EVERY_S):
+            draw_curves(self.folder)
+            self.drawn = time.monotonic()
+
+
+def read_log(folder):
+    """The lines of a run's log.jsonl; a last one that was cut short is left out."""
+    log, entries = Path(folder, "log.jsonl"), []
+    for line in log.read_text().splitlines() if log.exists() else []:
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
+
+
+def draw_curves(folder):
+    """curves.png in a run's folder: the parts of the loss, the CCC of training batches and of validation, the gate, by epoch."""
+    from matplotlib.figure import Figure  # here: it takes a second, and without pyplot no display is asked for
+    entries = read_log(folder)
+    epochs = [entry["epoch"] for entry in entries]
+    series = {name: [entry.get(name, math.nan) for entry in entries] for name in entries[0] if isinstance(entries[0][name], float)} if entries else {}
+    figure = Figure((12, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for name, values in series.items():
+        if name not in ("seconds", "beta", "gradient"):
+            panels[0].plot(epochs, values, ".-", label=name)
+    if "task" in series:
+        panels[1].plot(epochs, [1 - value for value in series["task"]], ".--", color="grey", label="training batches")
+    for target in entries[0]["val"] if entries else ():
+        panels[1].plot(epochs, [entry["val"][target]["mean"] for entry in entries], ".-", label=f"validation, {target}")
+    for name in ("beta", "gradient"):
+        if name in series:
+            panels[2].plot(epochs, series[name], ".-", label={"beta": "gate: weight of the teacher", "gradient": "norm of the gradient"}[name])
+    for panel, title in zip(panels, ["parts of the loss", "CCC", "gate and gradient"]):
+        panel.set(title=title, xlabel="epoch")
+        if panel.lines:
+            panel.legend(fontsize=8)
+    figure.suptitle(Path(folder).name)
+    with whole_file(Path(folder, "curves.png")) as part:
+        figure.savefig(part, dpi=100)
+
+
+# ---- precision ------------------------------------------------------------------------------------------------------
+
+def choose_precision(wanted, model, shapes, device):
+    """"float32" or "bfloat16", and a word on why: wanted, or, where that is "auto", what a short trial on this device finds faster."""
+    if wanted != "auto":
+        return wanted, "as set"
+    if not computes_bfloat16(device):
+        return "float32", f"this {device.type} does not compute in bfloat16"
+    times = {name: math.inf for name in ("float32", "bfloat16")}
+    trial = copy.deepcopy(model).train()  # its statistics would learn from the noise
+    noise = [torch.rand(2, 4, *shapes[name], device=device) for name in model.inputs]
+    for _ in range(3):  # the first one warms up
+        for name in times:
+            times[name] = min(times[name], _seconds_of_a_step(trial, noise, name, device))
+    gain = times["float32"] / times["bfloat16"]
+    return "bfloat16" if gain >= PROBE_GAIN else "float32", f"in a short trial bfloat16 was {gain:.1f} x as fast"
+
+
+def computes_bfloat16(device):
+    """Whether the device has instructions for bfloat16: others imitate it, slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
+
+
+def _seconds_of_a_step(model, inputs, precision, device):
+    began = time.perf_counter()
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        output = model(*inputs)
+    output.pred.float().square().mean().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+# ---- being stopped --------------------------------------------------------------------------------------------------
+
+class Stopped(UserError):
+    """The process was asked to stop, and the run is saved: exit code 128 + the signal, as a shell says it."""
+
+    def __init__(self, message, number):
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class AskedToStop:
+    """What SIGTERM (a cluster's preemption) and the first Ctrl-C do to a run: it is saved after the step it is in. A second
+    Ctrl-C ends it at once."""
+
+    def __init__(self):
+        self.signal, self.now = None, False
+
+    def __call__(self, number, frame):
+        if self.signal == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.signal = number
+        if self.now:
+            raise Stopped("", number)
+
+    @contextlib.contextmanager
+    def at_once(self):
+        """In the block nothing of the run changes: it need not end before the run is stopped."""
+        if world()[0]:  # it waits for the first process, and ends with it
+            yield
+            return
+        if self.signal:
+            raise Stopped("", self.signal)
+        self.now = True
+        try:
+            yield
+        finally:
+            self.now = False
+
+    def stopped(self, training, steps):
+        """The error to end with."""
+        return Stopped(f"stopped by {signal.Signals(self.signal).name} and saved in epoch {training.epoch + 1}, after step {training.step} of "
+                       f"{steps}: the same command with --resume goes on from there", self.signal)
+
+
+@contextlib.contextmanager
+def asked_to_stop():
+    """An AskedToStop that listens until the block ends."""
+    asked, signals = AskedToStop(), [signal.SIGTERM, signal.SIGINT]
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can hear signals
+        yield asked
+        return
+    before = [signal.signal(number, asked) for number in signals]
+    try:
+        yield asked
+    except RuntimeError:
+        if asked.signal and world()[0]:  # the first process has saved and gone
+            raise Stopped("stopped", asked.signal) from None
+        raise
+    finally:
+        for number, handler in zip(signals, before):
+            signal.signal(number, handler)
+
+
+# ---- many devices ---------------------------------------------------------------------------------------------------
+
+def world():
+    """(number of this process, how many there are): (0, 1) unless torchrun started several."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+@contextlib.contextmanager
+def joined(cfg):
+    """The device of this process, which has joined the others that torchrun started, if it did. Only the first one prints.
+
+    Raises SettingsError if a batch cannot be shared evenly.
+    """
+    local, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = torch_device(cfg.device)
+    if size == 1:
+        yield device
+        return
+    if cfg.batch_size % size:
+        raise SettingsError(f"batch_size {cfg.batch_size} cannot be shared evenly by the {size} processes of torchrun")
+    if device == torch.device("cuda"):
+        device = torch_device(f"cuda:{local}")
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))  # the others wait for the validation
+    try:
+        with contextlib.ExitStack() as stack:
+            if world()[0]:
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            yield device
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def first_goes_first():
+    """The block, in the first process before the others: what it writes, they find."""
+    if world()[0]:
+        dist.barrier()
+    yield
+    if world()[0] == 0 and world()[1] > 1:
+        dist.barrier()
+
+
+def wait_for_others():
+    """Goes on when all processes are here."""
+    if world()[1] > 1:
+        dist.barrier()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; backwards the same, as every process goes on with it."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Sum.forward(ctx, gradient)
+
+
+def whole_batch(tensor):
+    """The rows of all processes' equal shares of a batch, in order, with gradients: (B / n, ...) -> (B, ...).
+
+    CCC is a statistic of the whole batch: every process computes the loss of all of it. As DistributedDataParallel takes the
+    mean of their gradients, which _Sum adds up, each weight gets the gradient that one process would give it.
+    """
+    rank, size = world()
+    if size == 1:
+        return tensor
+    nothing = torch.zeros_like(tensor)
+    return _Sum.apply(torch.cat([nothing] * rank + [tensor] + [nothing] * (size - rank - 1)))
+
+
+def from_first(value, device):
+    """A float as the first process has it."""
+    if world()[1] == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return float(shared)
+
+
+class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm whose statistics are those of all processes' equal shares: nn.SyncBatchNorm does that on GPUs alone."""
+
+    def _check_input_dim(self, pictures):
+        pass
+
+    def forward(self, x):
+        """(N, C, ...) -> the same."""
+        if not self.training:
+            return super().forward(x)
+        dims, size = [0, *range(2, x.ndim)], world()[1]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        mean = _Sum.apply(x.mean(dims)) / size
+        centred = x - mean.view(shape)
+        var = _Sum.apply(centred.square().mean(dims)) / size
+        with torch.no_grad():
+            count = x.numel() / x.shape[1] * size
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        return centred * (var + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)
+
+
+def share_statistics(model):
+    """The model itself; where several processes train it, its batch norms take the statistics of the whole batch."""
+    if world()[1] > 1 and next(model.parameters()).is_cuda:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if world()[1] > 1:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.__class__ = SharedBatchNorm  # parameters, statistics and their names stay as they are
+    return model
+
