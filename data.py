@@ -355,4 +355,4 @@ def augment(frames, source, light):
     source, light = source.to(frames.device, non_blocking=True), light.to(frames.device, non_blocking=True)
     pixels = frames.flatten(3)
     moved = pixels.gather(3, source[:, None, None].expand(pixels.shape)).unflatten(3, frames.shape[3:])  # while a pixel is one byte
-    return (_as_float(moved) * light[:, None, None, None, None]).clamp_max_(1)
+    return (moved * (light / 255 if frames.dtype == torch.uint8 else light)[:, None, None, None, None]).clamp_max_(1)

@@ -61,7 +61,7 @@ class Training:
         """adapters: nn.Module of layers that are trained along with the model and thrown away with the objective they belong to."""
         self.model, self.adapters, self.cfg = share_statistics(model), adapters or nn.ModuleDict(), cfg
         self.device = next(model.parameters()).device
-        self.net = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False) if world()[1] > 1 else model
+        self.net = nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False) if world()[1] > 1 else model
         self.optimizer = make_optimizer(model, self.adapters, cfg)
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, mode="max", factor=0.5, patience=2)
         self.precision = "float32"
@@ -327,7 +327,7 @@ def choose_precision(wanted, model, shapes, device):
     if wanted != "auto":
         return wanted, "as set"
     if not computes_bfloat16(device):
-        return "float32", f"this {device.type} does not compute in bfloat16"
+        return "float32", "this processor does not compute in bfloat16"
     times = {name: math.inf for name in ("float32", "bfloat16")}
     trial = copy.deepcopy(model).train()  # its statistics would learn from the noise
     noise = [torch.rand(2, 4, *shapes[name], device=device) for name in model.inputs]

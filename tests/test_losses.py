@@ -1,16 +1,18 @@
-"""losses.py against other routes: torchmetrics, naive loops, closed forms."""
+"""losses.py against other routes: torchmetrics, POT, naive loops, closed forms."""
 import math
+import typing
 import warnings
 
 import numpy as np
+import ot as pot
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import concordance_corrcoef
 
-import losses
-from losses import DISTILL, ccc, ccc_loss, cosine, cosine_original
+from config import KINDS, Config
+from losses import DISTILL, ccc, ccc_distill, ccc_loss, cosine, cosine_original, fitnets, ot, parse_distill, rkd, sp
 
 series = st.integers(2, 40).flatmap(lambda n: st.tuples(*[st.lists(st.floats(-1, 1), min_size=n, max_size=n)] * 2))
 
@@ -166,25 +168,366 @@ def test_cosine_and_the_originals_differ_where_frames_differ_in_length():
     assert float(cosine_original(student, teacher)) == pytest.approx(1 - 1 / 101)  # the loud frame is everything
 
 
+def features(n, student=6, teacher=9, seed=0):
+    """Student (n, student) and teacher (n, teacher) in double precision, unlike each other in every respect."""
+    gen = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(n, size, generator=gen, dtype=torch.float64) + 0.3 for size in (student, teacher))
+
+
+def smooth_l1(a, b):
+    return (a - b) ** 2 / 2 if abs(a - b) < 1 else abs(a - b) - 0.5
+
+
+def test_fitnets_is_the_mean_squared_difference_of_a_naive_loop():
+    student, teacher = features(7, 5, 5)
+    naive = sum((s - t) ** 2 for row_s, row_t in zip(student.tolist(), teacher.tolist()) for s, t in zip(row_s, row_t)) / (7 * 5)
+    assert float(fitnets(student, teacher)) == pytest.approx(naive)
+
+
+def test_sp_is_that_of_naive_loops():
+    student, teacher = features(8)
+
+    def gram(rows):
+        dots = [[sum(a * b for a, b in zip(one, other)) for other in rows] for one in rows]
+        return [[dot / math.sqrt(sum(d * d for d in row)) for dot in row] for row in dots]
+
+    gram_s, gram_t = gram(student.tolist()), gram(teacher.tolist())
+    naive = sum((gram_s[i][j] - gram_t[i][j]) ** 2 for i in range(8) for j in range(8)) / 8 ** 2
+    assert float(sp(student, teacher)) == pytest.approx(naive)
+
+
+# ---- rkd ------------------------------------------------------------------------------------------------------------
+
+def naive_distances(rows):
+    """Over the mean of those that are not 0."""
+    distances = [[math.dist(one, other) for other in rows] for one in rows]
+    positive = [d for row in distances for d in row if d > 0]
+    return [[d * len(positive) / sum(positive) for d in row] for row in distances]
+
+
+def naive_angle(rows, i, j, k):
+    """Cosine of the angle at i between j and k; 0 where one of them is i or its duplicate."""
+    to_j, to_k = ([b - a for a, b in zip(rows[i], rows[other])] for other in (j, k))
+    lengths = math.hypot(*to_j) * math.hypot(*to_k)
+    return sum(a * b for a, b in zip(to_j, to_k)) / lengths if lengths else 0.0
+
+
+def naive_rkd(student, teacher, kept):
+    """Double loop over the distances of all frames, triple loop over the angles of those in `kept`."""
+    distances_s, distances_t = naive_distances(student), naive_distances(teacher)
+    n = len(student)
+    distance = sum(smooth_l1(distances_s[i][j], distances_t[i][j]) for i in range(n) for j in range(n)) / n ** 2
+    angle = sum(smooth_l1(naive_angle(student, i, j, k), naive_angle(teacher, i, j, k))
+                for i in kept for j in kept for k in kept) / len(kept) ** 3
+    return 25 * distance + 50 * angle
+
+
+@pytest.mark.parametrize("n, repeats", [(2, 1), (9, 1), (9, 3), (30, 1), (32, 4)])
+def test_rkd_is_that_of_naive_loops_with_and_without_duplicate_frames(n, repeats):
+    student, teacher = features(n)
+    student = student[torch.arange(n) // repeats * repeats]  # as a face that stands still; the voice does not
+    assert len(student.unique(dim=0)) == -(-n // repeats)
+    assert float(rkd(student, teacher)) == pytest.approx(naive_rkd(student.tolist(), teacher.tolist(), range(n)))
+    assert float(rkd(teacher, student)) == pytest.approx(naive_rkd(teacher.tolist(), student.tolist(), range(n)))
+
+
+def test_rkd_takes_angles_of_64_evenly_spaced_frames_and_distances_of_all():
+    student, teacher = features(100, 2, 2)
+    kept = [math.floor(k * 100 / 64) for k in range(64)]
+    assert float(rkd(student, teacher)) == pytest.approx(naive_rkd(student.tolist(), teacher.tolist(), kept))
+
+
+def test_rkd_hardly_changes_when_duplicates_become_near_duplicates():
+    """And its gradient does not become larger: to the direction between two almost equal frames it would have no bound."""
+    student, teacher = (x.float().repeat_interleave(2, dim=0) for x in features(20))
+    values, gradients = [], []
+    for jitter in (0, 1e-6, 1e-5, 1e-4):
+        moved = (student + jitter * torch.randn(student.shape, generator=torch.Generator().manual_seed(1))).requires_grad_()
+        loss = rkd(moved, teacher)
+        loss.backward()
+        values.append(float(loss.detach()))
+        gradients.append(float(moved.grad.norm()))
+    assert values == pytest.approx([values[0]] * 4, rel=1e-3)
+    assert gradients == pytest.approx([gradients[0]] * 4, rel=0.05) and gradients[0] > 0
+
+
+def test_rkd_in_single_precision_survives_features_far_from_zero():
+    student, teacher = features(40)
+    for offset in (10, 1000):
+        assert float(rkd(student.float() + offset, teacher.float() - offset)) == pytest.approx(float(rkd(student, teacher)), rel=1e-3)
+
+
+# ---- ot -------------------------------------------------------------------------------------------------------------
+
+def naive_descriptions(student, teacher):
+    """Cosines of each frame to the 30 that the teacher finds least like it: (N, min(N, 30)) of student and of teacher."""
+    n = len(student)
+    cosines_s, cosines_t = ([[naive_cosine(one, other) for other in rows] for one in rows] for rows in (student, teacher))
+    anchors = [sorted(range(n), key=lambda j: cosines_t[i][j])[:30] for i in range(n)]  # noqa: B023
+    return [np.array([[cosines[i][j] for j in anchors[i]] for i in range(n)]) for cosines in (cosines_s, cosines_t)]
+
+
+def pot_entropic(x, y, epsilon=0.01):
+    """<plan, cost> + epsilon KL(plan | uniform) of POT's optimal plan."""
+    weights = [np.full(len(points), 1 / len(points)) for points in (x, y)]
+    cost = pot.dist(x, y, metric="sqeuclidean") / 2
+    plan = pot.sinkhorn(*weights, cost, epsilon, method="sinkhorn_epsilon_scaling", numItermax=2000, stopThr=1e-7, warn=False)
+    assert all(np.abs(len(x) * plan.sum(axis) - 1).max() < 1e-4 for axis in (0, 1))  # far enough, where it stops at its last step
+    share = plan * len(x) * len(y)
+    return float((plan * cost).sum() + epsilon * (plan * np.log(np.maximum(share, 1e-300))).sum())
+
+
+def pot_divergence(student, teacher):
+    x, y = naive_descriptions(student.tolist(), teacher.tolist())
+    return pot_entropic(x, y) - (pot_entropic(x, x) + pot_entropic(y, y)) / 2
+
+
+def clips(n, noise, teacher=20, student=20):
+    """A teacher that moves slowly through four clips, and a student that sees the same with some noise."""
+    gen = torch.Generator().manual_seed(7)
+    places = torch.randn(4, 1, teacher, generator=gen) + 0.2 * torch.randn(4, -(-n // 4), teacher, generator=gen).cumsum(1)
+    teacher = places.flatten(0, 1)[:n]
+    return teacher[:, :student] + noise * torch.randn(n, student, generator=gen), teacher
+
+
+@pytest.mark.parametrize("n", [2, 20, 60, 128])
+@pytest.mark.parametrize("pair", [lambda n: clips(n, 0.1), lambda n: clips(n, 1), lambda n: clips(n, 0.5, 12, 5),
+                                  lambda n: [x.float() for x in features(n, 4, 40)]], ids=["close", "far", "sizes", "unrelated"])
+def test_ot_is_the_debiased_sinkhorn_divergence_that_pot_finds(n, pair):
+    student, teacher = pair(n)
+    expected = pot_divergence(student.double(), teacher.double())
+    assert expected > 1e-5
+    assert float(ot(student, teacher)) == pytest.approx(expected, abs=1e-4, rel=1e-4)
+
+
+def test_ot_uses_128_evenly_spaced_frames_of_more():
+    student, teacher = clips(300, 0.5)
+    kept = [math.floor(k * 300 / 128) for k in range(128)]
+    assert float(ot(student, teacher)) == float(ot(student[kept], teacher[kept])) > 0
+    assert float(ot(student[:128], teacher[:128])) != pytest.approx(float(ot(student, teacher)), rel=1e-2)
+
+
+@pytest.mark.parametrize("n, noise", [(3, 0.3), (40, 0.3), (40, 2)])
+def test_the_gradient_of_ot_is_the_finite_difference_of_what_pot_finds(n, noise):
+    student, teacher = (x.double() for x in clips(n, noise))
+    student.requires_grad_()
+    gradient, = torch.autograd.grad(ot(student, teacher), student)
+    steepest, student = gradient / gradient.norm(), student.detach()
+    other = torch.randn(student.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    for direction in (steepest, other / other.norm()):
+        up, down = (pot_divergence(student + step * direction, teacher) for step in (1e-3, -1e-3))
+        assert float((gradient * direction).sum()) == pytest.approx((up - down) / 2e-3, rel=1e-2, abs=1e-3 * float(gradient.norm()))
+
+
+def test_ot_stays_finite_and_bounded_where_the_student_has_collapsed_or_lies_on_a_line():
+    _, teacher = clips(128, 1)
+    line = torch.linspace(-1, 1, 128)[:, None]
+    for student in (torch.ones(128, 20), line * torch.ones(20), line * torch.ones(20) + 1e-4 * torch.randn(128, 20)):
+        student = student.clone().requires_grad_()
+        loss = ot(student, teacher)
+        loss.backward()
+        assert 0 < float(loss.detach()) <= 60  # 30 cosines, each at most 2 apart: 30 x 2^2 / 2
+        assert torch.isfinite(student.grad).all()
+
+
+# ---- ccc as a distillation loss -------------------------------------------------------------------------------------
+
+def test_ccc_distill_is_one_minus_the_mean_ccc_over_targets_of_torchmetrics():
+    student, teacher = features(50, 3, 3)
+    student = student + teacher  # so that they agree, more or less
+    means = [float(concordance_corrcoef(s - s.mean(), t - t.mean())) for s, t in zip(student.T, teacher.T)]  # see above
+    assert float(ccc_distill(student - student.mean(0), teacher - teacher.mean(0))) == pytest.approx(1 - sum(means) / 3)
+    naive = [naive_ccc(s.tolist(), t.tolist()) for s, t in zip(student.T, teacher.T + 1)]
+    assert float(ccc_distill(student, teacher + 1)) == pytest.approx(1 - sum(naive) / 3)
+    assert 0.1 < sum(naive) / 3 < 0.9
+
+
+# ---- what each loss does not see, and what it does --------------------------------------------------------------------
+
+def rotation(size, seed=9):
+    return torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))).Q
+
+
+def to_student(change):
+    """A change of the student's features as one of a pair."""
+    return lambda s, t: (change(s), t)
+
+
+def shuffled(s, t):
+    order = torch.randperm(len(s), generator=torch.Generator().manual_seed(10))
+    return s[order], t[order]
+
+
+CHANGES = {
+    "frames shuffled": shuffled,
+    "student scaled": to_student(lambda s: 3 * s),
+    "student shifted": to_student(lambda s: s + 0.5),
+    "student rotated": to_student(lambda s: s @ rotation(s.shape[1])),
+    "both rotated": lambda s, t: (s @ rotation(s.shape[1]), t @ rotation(t.shape[1])),
+    "frames scaled": to_student(lambda s: s * torch.linspace(0.5, 2, len(s), dtype=s.dtype)[:, None]),
+    "both shifted": lambda s, t: (s + 0.5, t + 0.5),
+}
+UNSEEN = {
+    "cosine": {"frames shuffled", "student scaled", "both rotated", "frames scaled"},
+    "cosine_original": {"frames shuffled", "student scaled", "both rotated"},
+    "fitnets": {"frames shuffled", "both rotated", "both shifted"},
+    "sp": {"frames shuffled", "student scaled", "student rotated", "both rotated"},
+    "rkd": {"frames shuffled", "student scaled", "student shifted", "student rotated", "both rotated", "both shifted"},
+    "ot": {"frames shuffled", "student scaled", "student rotated", "both rotated", "frames scaled"},
+    "ccc": {"frames shuffled", "both shifted"},
+}
+
+
 @pytest.mark.parametrize("name", DISTILL)
-def test_every_loss_of_the_table_keeps_its_contract(name):
-    """A scalar >= 0 with a gradient for the student, 0 where it follows its teacher; a shape that would broadcast raises."""
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_loss_does_not_see(name, change):
+    """... the changes that its paper makes it blind to, and sees every other."""
+    student, teacher = features(40, 6, 6)
+    student = student + teacher
+    before, after = float(DISTILL[name](student, teacher)), float(DISTILL[name](*CHANGES[change](student, teacher)))
+    if change in UNSEEN[name]:
+        assert after == pytest.approx(before, rel=1e-5)
+    else:
+        assert after != pytest.approx(before, rel=1e-3)
+
+
+# ---- what all losses of the table have in common --------------------------------------------------------------------
+
+RELATIONAL = {"sp", "rkd", "ot"}  # they compare frames with frames: the number of features need not be the same
+
+
+@pytest.mark.parametrize("name", DISTILL)
+@pytest.mark.parametrize("n", [2, 20, 40, 200])
+def test_every_loss_of_the_table_keeps_its_contract(name, n):
+    """A scalar >= 0 with a gradient for the student, 0 where it follows its teacher."""
     torch.manual_seed(5)
-    student = torch.randn(20, 8, requires_grad=True)
-    loss = DISTILL[name](student, torch.randn(20, 8))
+    student = torch.randn(n, 8, requires_grad=True)
+    loss = DISTILL[name](student, torch.randn(n, 8))
     loss.backward()
     assert loss.shape == () and loss > 0 and torch.isfinite(student.grad).all() and student.grad.abs().sum() > 0
     same = DISTILL[name](student, student.detach().clone())
     assert 0 <= float(same.detach()) < 1e-6
-    assert torch.isfinite(DISTILL[name](torch.zeros(20, 8), torch.zeros(20, 8)))
-    for shape in [(20, 1), (1, 8), (19, 8)]:
-        with pytest.raises(ValueError, match="one shape"):
-            DISTILL[name](student, torch.zeros(shape))
 
 
-def test_the_table_is_what_the_setting_offers():
-    from typing import get_args
+@pytest.mark.parametrize("name", DISTILL)
+def test_a_step_down_the_gradient_makes_every_loss_smaller(name):
+    torch.manual_seed(6)
+    student, teacher = torch.randn(50, 8, requires_grad=True), torch.randn(50, 8)
+    loss = DISTILL[name](student, teacher)
+    gradient, = torch.autograd.grad(loss, student)
+    after = DISTILL[name](student.detach() - 1e-2 * gradient / gradient.norm(), teacher)
+    assert float(after) == pytest.approx(float(loss.detach()) - 1e-2 * float(gradient.norm()), abs=2e-3 * float(gradient.norm()))
 
-    from config import KINDS
-    assert set(DISTILL) == set(get_args(KINDS["distill"]))
-    assert all(getattr(losses, name) is loss for name, loss in DISTILL.items())
+
+@pytest.mark.parametrize("name", DISTILL)
+def test_duplicate_and_constant_and_absent_features_give_bounded_losses_and_gradients(name):
+    torch.manual_seed(7)
+    varied, row = torch.randn(40, 8), torch.randn(1, 8)
+    twice = varied[:10].repeat_interleave(4, dim=0)
+    for student, teacher in [(twice, varied), (varied, twice), (twice, twice.flip(0)), (twice[:2], varied[:2]), (row.repeat(40, 1), varied),
+                             (varied, row.repeat(40, 1)), (row.repeat(40, 1), row.repeat(40, 1)), (row, -row)]:
+        student = student.clone().requires_grad_()
+        loss = DISTILL[name](student, teacher)
+        loss.backward()
+        assert 0 <= float(loss.detach()) < 100 and float(student.grad.norm()) < 100
+    assert 0 <= DISTILL[name](torch.zeros(20, 8), torch.zeros(20, 8)) <= 1
+
+
+@pytest.mark.parametrize("name", sorted(RELATIONAL))
+def test_a_frame_without_features_is_given_no_gradient_and_takes_none_from_the_others(name):
+    torch.manual_seed(8)
+    student = torch.randn(30, 8)
+    student[4] = 0
+    student.requires_grad_()
+    DISTILL[name](student, torch.randn(30, 8)).backward()
+    assert float(student.grad.norm()) < 100 and (student.grad.abs().sum(1) > 0).sum() >= 29
+
+
+@pytest.mark.parametrize("name", DISTILL)
+def test_shapes_that_would_broadcast_or_leave_frames_out_raise(name):
+    shapes = [(19, 8), (1, 8), (20,), (20, 8, 1)] + ([] if name in RELATIONAL else [(20, 1), (20, 7)])
+    for shape in shapes:
+        for student, teacher in [((20, 8), shape), (shape, (20, 8))]:
+            with pytest.raises(ValueError, match="were expected, not"):
+                DISTILL[name](torch.ones(student), torch.ones(teacher))
+
+
+@pytest.mark.parametrize("name", sorted(RELATIONAL))
+def test_a_relational_loss_takes_a_student_and_a_teacher_of_different_sizes(name):
+    student, teacher = features(30, 4, 11)
+    assert DISTILL[name](student, teacher) > 0
+
+
+@pytest.mark.parametrize("name", DISTILL)
+def test_no_loss_waits_for_the_device(name):
+    """On the meta device there are no values: whatever asks for one on the way raises."""
+    student, teacher = torch.randn(300, 8, device="meta", requires_grad=True), torch.randn(300, 8, device="meta")
+    DISTILL[name](student, teacher).backward()
+    assert student.grad.shape == student.shape
+    with pytest.raises((RuntimeError, NotImplementedError)):  # picking the valid frames does wait: that the check can fail
+        ccc_loss(student, teacher)
+
+
+@pytest.mark.parametrize("name", DISTILL)
+def test_a_batch_of_2048_frames_is_possible(name):
+    """All its angles would be 34 GB, its descriptions without a limit 15."""
+    torch.manual_seed(9)
+    student = torch.randn(2048, 32, requires_grad=True)
+    DISTILL[name](student, torch.randn(2048, 32)).backward()
+    assert torch.isfinite(student.grad).all() and student.grad.abs().sum() > 0
+
+
+def test_the_table_says_what_is_compared_and_how():
+    assert {name for name, method in DISTILL.items() if method.of == "pred"} == {"ccc"}
+    assert {name for name, method in DISTILL.items() if method.mapped} == {"fitnets"}
+    assert {method.of for method in DISTILL.values()} == {"feat", "pred"}
+    assert [method.compare for method in DISTILL.values()] == [cosine, cosine_original, fitnets, sp, rkd, ot, ccc_distill]
+
+
+# ---- the setting ----------------------------------------------------------------------------------------------------
+
+def test_what_the_setting_offers_is_in_the_table():
+    kind = KINDS["distill"]
+    offered = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    for text in (Config().distill, *offered):
+        assert set(parse_distill(text)) <= set(DISTILL)
+
+
+def test_a_method_without_a_weight_has_weight_one():
+    assert [parse_distill(name) for name in DISTILL] == [{name: 1.0} for name in DISTILL]
+    assert parse_distill("cosine:0.5+ccc") == {"cosine": 0.5, "ccc": 1.0}
+    assert parse_distill(" ccc : 2 + rkd : 1e-3 ") == {"ccc": 2.0, "rkd": 0.001}
+
+
+@given(st.dictionaries(st.sampled_from(list(DISTILL)), st.floats(0, exclude_min=True, allow_infinity=False), min_size=1))
+def test_weights_are_read_as_python_writes_them(weights):
+    text = "+".join(f"{name}:{weight!r}" for name, weight in weights.items())
+    assert list(parse_distill(text).items()) == list(weights.items())
+
+
+@pytest.mark.parametrize("text, said", [
+    ("cosin", "unknown distillation method 'cosin'; did you mean cosine?"),
+    ("cosine+fitnet:2", "unknown distillation method 'fitnet'; did you mean fitnets?"),
+    ("hint", "unknown distillation method 'hint'; there are cosine, cosine_original, fitnets, sp, rkd, ot, ccc"),
+    ("", "unknown distillation method ''"), ("cosine+", "unknown distillation method ''"), ("+cosine", "unknown distillation method ''"),
+    (":1", "unknown distillation method ''"), ("cosine,ccc", "unknown"), ("cosine\nccc", "unknown"),
+    ("ccc+ccc", "ccc is there twice"), ("ccc:1+sp+ccc:2", "ccc is there twice"),
+    ("ccc:0", "weight of ccc is '0'"), ("ccc:-1", "weight of ccc is '-1'"), ("ccc:nan", "weight of ccc is 'nan'"),
+    ("ccc:inf", "weight of ccc is 'inf'"), ("ccc:", "weight of ccc is ''"), ("ccc:much", "weight of ccc is 'much'"),
+    ("ccc:1:2", "weight of ccc is '1:2'"), ("ccc:1+2", "weight of ccc is '1+2'"), ("sp+ccc:1e-999", "weight of ccc is '1e-999'"),
+])
+def test_a_setting_that_cannot_be_meant_is_refused_in_one_line_that_names_the_fault(text, said):
+    with pytest.raises(ValueError) as error:
+        parse_distill(text)
+    assert said in str(error.value) and repr(text) in str(error.value) and "\n" not in str(error.value)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from([*DISTILL, "+", ":", "1", "0.5", "-", "e", "nan", " ", "\n", "cosin"]), max_size=8).map("".join))
+def test_whatever_the_setting_says_there_is_an_answer_or_one_line(text):
+    try:
+        weights = parse_distill(text)
+    except ValueError as error:
+        assert "\n" not in str(error) and repr(text) in str(error)
+    else:
+        assert weights and set(weights) <= set(DISTILL) and all(0 < weight < math.inf for weight in weights.values())
