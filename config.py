@@ -94,6 +94,10 @@ class Config:
     save_steps: Whole = 0  # a checkpoint every so many steps; 0: off
     tensorboard: bool = False  # event files in the run's folder, too (needs the package tensorboard)
 
+    # --- choosing: mmpkd.py
+    fold: str = ""  # i/n: hold out every n-th person of Train_Set from the i-th on, and choose the epoch on them; "": on Val_Set
+    keep: Literal["best", "last"] = "best"  # the network of the epoch with the best CCC there, or of the last: nothing is chosen
+
     # --- networks: mmpkd.py
     visual_backbone: Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn"] = "vgg19_bn"  # for the faces
     audio_backbone: Literal["resnet18", "small_cnn"] = "resnet18"  # for the spectrograms (teacher, audio)
@@ -108,6 +112,7 @@ class Config:
 
     # --- distillation: mmpkd.py
     teacher_checkpoint: str = ""  # teacher of the student; "": best.pt of the teacher's run with the same target
+    unlabelled: Share = 1.0  # share of the recordings of Unlabelled_Set that a student follows its teacher on, too; 0: none
     distill: str = "cosine"  # what the student takes over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc, or a sum: cosine:0.5+ccc:0.5
     distill_weight: Share = 0.5  # most weight that the teacher can have against the ratings
     teacher_cache: Whole = 1  # 1: the teacher sees the pictures as they are, once; n: and n - 1 augmented views; 0: what the student sees, every step
@@ -379,9 +384,10 @@ def check_settings(cfg, read=()):
     for name in KINDS:
         setattr(cfg, name, _checked(name, getattr(cfg, name)))
     samples = cfg.segment_s * cfg.audio_rate
-    i, n = map(int, part.groups()) if (part := re.fullmatch(r"(\d{1,6})/(\d{1,6})", cfg.shard)) else (0, 0)
     impossible = [
-        ("shard", cfg.shard and not 1 <= i <= n, f"shard: {cfg.shard!r} is not i/n with i from 1 to n, such as 1/4"),
+        ("fold", cfg.fold.endswith("/1"), f"fold: {cfg.fold!r} holds everybody out"),
+        *((name, getattr(cfg, name) and not part_of(getattr(cfg, name)),
+           f"{name}: {getattr(cfg, name)!r} is not i/n with i from 1 to n, such as 1/4") for name in ("shard", "fold")),
         ("segment_s audio_rate", samples < 1, f"segment_s {cfg.segment_s:g} is less than one sample at {cfg.audio_rate} Hz"),
         ("db_min db_max", cfg.db_min >= cfg.db_max, f"db_min {cfg.db_min:g} must be below db_max {cfg.db_max:g}"),
         ("n_fft segment_s audio_rate", cfg.n_fft > samples,
@@ -396,6 +402,13 @@ def check_settings(cfg, read=()):
         if is_so and set(names.split()) <= set(read):
             raise SettingsError(message)
     return cfg
+
+
+def part_of(text):
+    """(i, n) of a text "i/n", the i-th of n parts, i from 1 on; None if it is not one."""
+    part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    i, n = map(int, part.groups()) if part else (0, 0)
+    return (i, n) if 1 <= i <= n else None
 
 
 def save_settings(cfg, path):

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import math
 import shutil
 from functools import partial
@@ -25,7 +26,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from annotations import TARGETS, find_recordings
+from annotations import TARGETS, UNLABELLED, find_recordings
 from config import (
     Config,
     SettingsError,
@@ -35,6 +36,7 @@ from config import (
     fields_of,
     is_claimed,
     parse_config,
+    part_of,
     read_settings,
     run_script,
     save_settings,
@@ -83,25 +85,34 @@ def task_objective(model, batch):
 
 
 class Distillation:
-    """The ratings and a frozen teacher, weighed by a gate: the objective of a student."""
+    """The ratings and a frozen teacher, weighed by a gate: the objective of a student.
 
-    def __init__(self, teacher, methods, gate, weight):
-        """methods: {name in losses.DISTILL: weight in their sum}; weight: most that the teacher can have against the ratings."""
+    Each target has its own weight of the teacher: what it knows of arousal says nothing of how well it knows valence.
+    """
+
+    def __init__(self, teacher, methods, gate, weight, usual=None):
+        """methods: {name in losses.DISTILL: weight in their sum}; weight: most that the teacher can have against the ratings; usual: (K,)
+        the teacher's 1 - CCC over all rated recordings, for batches in which nobody is rated."""
         self.teacher, self.methods, self.gate, self.weight = teacher, methods, GATES[gate], weight
+        self.usual = usual
         self.adapters = nn.ModuleDict({name: nn.Linear(HINT, HINT) for name in methods if DISTILL[name].mapped})
         self.adapters.to(next(teacher.parameters()).device)
 
     def __call__(self, model, batch):
         with torch.no_grad():
             taught, gold = of_whole_batch(self.teach(batch)), whole_batch(batch.gold)
-            teacher_loss = task_loss(taught, gold).mean()
+            rated = (~gold.isnan()).flatten(0, 1).sum(0) > 1  # (K,)
+            teacher_loss = task_loss(taught, gold)
+            if self.usual is not None:
+                teacher_loss = torch.where(rated, teacher_loss, self.usual)
+            beta = self.gate(teacher_loss, self.weight)
         learned = of_whole_batch(forward(model, batch))
-        task = task_loss(learned, gold).mean()
+        tasks = task_loss(learned, gold)
         hints = {name: self.compare(name, learned, taught) for name in self.methods}
         hint = sum(weight * hints[name] for name, weight in self.methods.items())
-        beta = self.gate(teacher_loss, self.weight)
-        each = hints if len(hints) > 1 else {}
-        return (1 - beta) * task + beta * hint, {"task": task, "hint": hint, **each, "beta": beta, "teacher": teacher_loss}
+        loss = ((1 - beta) * tasks + beta * hint).mean()
+        parts = {"task": tasks.sum() / rated.sum().clamp_min(1), "hint": hint.mean(), "beta": beta.mean(), "teacher": teacher_loss.mean()}
+        return loss, parts | ({name: value.mean() for name, value in hints.items()} if len(hints) > 1 else {})
 
     def teach(self, batch):
         """The teacher's Output on a batch: from its features of single frames where they were kept, else from the pictures."""
@@ -110,16 +121,18 @@ class Distillation:
         return self.teacher.follow(*batch.taught.chunk(len(self.teacher.inputs), 2))
 
     def compare(self, name, learned, taught):
-        """A method's loss between two Outputs, over all frames of the batch."""
+        """A method's loss between two Outputs, over all frames of the batch: of each target where it compares predictions, (K,)."""
         method = DISTILL[name]
         student, teacher = (getattr(output, method.of).flatten(0, 1) for output in (learned, taught))
+        if method.of == "pred":
+            return torch.stack([method.compare(*series) for series in zip(student.split(1, 1), teacher.split(1, 1))])
         return method.compare(self.adapters[name](student) if method.mapped else student, teacher)
 
 
 def adaptive_gate(teacher_loss, weight):
     """Weight of the teacher, less the worse it does on the batch: all of `weight` at a CCC of 1, nothing at 0 or below.
 
-    teacher_loss: its 1 - CCC, in [0, 2]. Within [0, weight], and never rising with the teacher's loss.
+    teacher_loss: its 1 - CCC of each target, (K,), in [0, 2]. Within [0, weight], and never rising with the teacher's loss.
     """
     return weight * (1 - teacher_loss).clamp(0, 1)
 
@@ -250,8 +263,9 @@ def predictions(model, recordings, cfg):
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 def run_folder(cfg):
-    """runs/<stage>_<target>[_<distill>]"""
-    return cfg.run_root / "_".join([cfg.stage, cfg.target] + [cfg.distill.replace(":", "")] * (cfg.stage == "student"))  # Windows knows no colons
+    """runs/<stage>_<target>[_<distill>][_fold<i>of<n>]"""
+    distill, fold = cfg.distill.replace(":", ""), "fold" + cfg.fold.replace("/", "of")  # Windows knows no colons
+    return cfg.run_root / "_".join([cfg.stage, cfg.target] + [distill] * (cfg.stage == "student") + [fold] * bool(cfg.fold))
 
 
 def settings_of(cfg):
@@ -309,17 +323,36 @@ def run(cfg, device):
         print(f"{folder}: finished before, nothing to do")
         return score(read_predictions(folder, "val", cfg.frame_rate), cfg.targets)
     with first_goes_first():
-        sets = {name: load_recordings(cfg, partition, trained_on(cfg.stage)) for name, partition in PARTITIONS.items()}
+        sets = load_sets(cfg)
     check_sets(sets, cfg)
-    shapes = picture_shapes(sets["train"] + sets["val"])
-    objective = student_objective(sets["train"], shapes, cfg, device) if cfg.stage == "student" else task_objective
-    clips = Clips(sets["train"], cfg.batch_size, cfg.clip_length, read_in_training(cfg), cfg.seed)
+    shapes = picture_shapes([recording for recordings in sets.values() for recording in recordings])
+    learned_from = sets["train"] + sets.pop("unlabelled", [])
+    objective = student_objective(learned_from, shapes, cfg, device) if cfg.stage == "student" else task_objective
+    clips = Clips(learned_from, cfg.batch_size, cfg.clip_length, read_in_training(cfg), cfg.seed)
+    chosen_on = sets.get("held_out", sets["val"])
     with held(folder):
         training = begin(folder, state, objective, shapes, clips, cfg, device)
-        train(training, objective, clips, lambda model: score(predictions(model, sets["val"], cfg), cfg.targets), folder, about(cfg, shapes))
+        train(training, objective, clips, lambda model: score(predictions(model, chosen_on, cfg), cfg.targets), folder, about(cfg, shapes))
         scores = finish(folder, sets, cfg, device) if world()[0] == 0 else None
     wait_for_others()
     return scores
+
+
+def load_sets(cfg):
+    """The recordings that a run works on: {"train", "val"}, "held_out" of its fold, and the "unlabelled" that a student learns from."""
+    sets = {name: load_recordings(cfg, partition, trained_on(cfg.stage)) for name, partition in PARTITIONS.items()}
+    if cfg.fold:
+        i, n = part_of(cfg.fold)
+        people = find_recordings([cfg.annotations_dir / PARTITIONS["train"]], (), "run annotations.py first")  # in natural order
+        out = set(list(people)[i - 1::n])
+        sets["held_out"] = [recording for recording in sets["train"] if recording.name in out]
+        sets["train"] = [recording for recording in sets["train"] if recording.name not in out]
+        if not sets["held_out"] or not sets["train"]:
+            raise UserError(f"fold {cfg.fold} of the {len(people)} recordings of Train_Set leaves nobody to hold out or to train on")
+    if cfg.stage == "student" and cfg.unlabelled:
+        others = load_recordings(cfg, UNLABELLED, trained_on(cfg.stage))
+        sets["unlabelled"] = others[:round(cfg.unlabelled * len(others))]
+    return sets
 
 
 def about(cfg, shapes):
@@ -368,7 +401,12 @@ def student_objective(recordings, shapes, cfg, device):
     if cfg.teacher_cache:
         with first_goes_first():
             keep_features(teacher, recordings, hashlib.sha1(Path(path).read_bytes()).hexdigest()[:16], cfg, device)
-    return Distillation(teacher, methods_of(cfg), cfg.gate, cfg.distill_weight)
+    rated = [recording for recording in recordings if np.isfinite(recording.gold).any()]
+    usual = None
+    if len(rated) < len(recordings):
+        scores = score(predictions(teacher, rated, cfg), cfg.targets)
+        usual = torch.tensor([1 - scores[target]["concatenated"] for target in cfg.targets], device=device)
+    return Distillation(teacher, methods_of(cfg), cfg.gate, cfg.distill_weight, usual)
 
 
 def check_before(runs):
@@ -398,17 +436,19 @@ def methods_of(cfg):
 
 def check_sets(sets, cfg):
     """Raises UserError for what no training could come of."""
-    both = {recording.name for recording in sets["train"]} & {recording.name for recording in sets["val"]}
-    if both:
-        raise UserError(f"{sorted(both)[0]} is in Train_Set and in Val_Set: the partitions must not share people")
-    for name, recordings in sets.items():
+    for one, other in itertools.combinations((name for name in sets if name != "held_out"), 2):
+        both = {recording.name for recording in sets[one]} & {recording.name for recording in sets[other]}
+        if both:
+            places = " and in ".join(PARTITIONS.get(name, UNLABELLED) for name in (one, other))
+            raise UserError(f"{sorted(both)[0]} is in {places}: the partitions must not share people")
+    for name, recordings in ((name, sets[name]) for name in PARTITIONS):
         for k, target in enumerate(cfg.targets):
             unrated = [recording.name for recording in recordings if np.isfinite(recording.gold[:, k]).sum() < 2]
             if len(unrated) == len(recordings):
                 raise UserError(f"{PARTITIONS[name]} has no valid rating of {target}: numbers within [-1, 1] were expected")
             if unrated:
                 print(f"{PARTITIONS[name]}: {', '.join(unrated)} without a valid rating of {target}: nothing is learned or scored there")
-    for recording in sets["train"]:
+    for recording in sets["train"] + sets.get("unlabelled", []):
         if len(recording) < cfg.clip_length:
             raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}")
 
@@ -437,7 +477,8 @@ def finish(folder, sets, cfg, device):
             for recording, table in tables[name].items():
                 table.to_csv(part / name / f"{recording}.csv", index=False, float_format="%.6g", na_rep="nan", lineterminator="\n")
     scores = score(tables["val"], cfg.targets)
-    print(f"{folder}: finished; epoch {state['epoch']} had the best validation CCC and is kept: "
+    why = "was the last" if cfg.keep == "last" else f"had the best {'CCC on the people held out' if cfg.fold else 'validation CCC'}"
+    print(f"{folder}: finished; epoch {state['epoch']} {why} and is kept: "
           + ", ".join(f"{target} {scores[target]['mean']:.3f}" for target in cfg.targets))
     return scores
 
@@ -487,17 +528,26 @@ def teacher_path(cfg):
 ROLES = {"visual": "visual (lower bound)", "teacher": "teacher (upper bound)", "student": "student"}
 
 
-def comparison(scores, targets):
+def comparison(scores, targets, kept):
     """The closing table: {stage: scores of run()} -> text. CCC per target as mean over recordings and concatenated, and
-    the share of the gap between visual and teacher that the student closed."""
+    the share of the gap between visual and teacher that the student closed. kept: a sentence on which epochs those are."""
     lines = [f"{'CCC on Val_Set':24}" + "".join(f"{target + ' mean':>16}{'concatenated':>14}" for target in targets)]
     for stage, role in ROLES.items():
         values = [scores[stage][target] for target in targets]
         lines.append(f"{role:24}" + "".join(f"{value['mean']:16.3f}{value['concatenated']:14.3f}" for value in values))
     closed = [gap_closed(*[scores[stage][target][key] for stage in ROLES]) for target in targets for key in ("mean", "concatenated")]
     lines.append(f"{'gap closed by student':24}" + "".join(f"{text:>{width}}" for text, width in zip(closed, [16, 14] * len(targets))))
-    lines.append("mean: over recordings. Each run kept the epoch that was best on Val_Set: read the values as slightly too high.")
+    lines.append(f"mean: over recordings. {kept}")
     return "\n".join(lines)
+
+
+def which_epoch(cfg):
+    """On which people the epochs that are kept were chosen, as a sentence."""
+    if cfg.keep == "last":
+        return "Each run kept its last epoch: nothing was chosen on Val_Set."
+    if cfg.fold:
+        return "Each run kept the epoch that was best on people held out of Train_Set: nothing was chosen on Val_Set."
+    return "Each run kept the epoch that was best on Val_Set: read the values as slightly too high."
 
 
 def gap_closed(visual, teacher, student):
@@ -529,7 +579,7 @@ def main(argv=None):
     with joined(cfg) as device:
         scores = {one.stage: run(one, device) for one in runs}
         if cfg.stage == "all" and world()[0] == 0:
-            print(comparison(scores, cfg.targets))
+            print(comparison(scores, cfg.targets, which_epoch(cfg)))
     return scores
 
 

@@ -257,7 +257,7 @@ class Folder:
         improved = training.end_epoch(from_first(value, training.device))
         if scores is None:
             return
-        if improved:
+        if improved or training.cfg.keep == "last":
             save_checkpoint(self.folder / "best.pt", self.about | {"model": training.model.state_dict(), "epoch": training.epoch, "val": scores})
         val = {target: {key: scores[target][key] for key in ("mean", "concatenated")} for target in self.about["targets"]}
         entry = {"epoch": training.epoch, "seconds": round(seconds, 2), **parts, "val": val, "best": improved}

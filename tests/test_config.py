@@ -38,8 +38,8 @@ TRIPLES = [(script, name) for script in SCRIPTS for name in fields_of(script)]
 
 def another(name):
     """(words of the command line, value) that a field does not have by default."""
-    if name == "shard":
-        return ["--shard", "2/3"], "2/3"
+    if name in ("shard", "fold"):
+        return [f"--{name}", "2/3"], "2/3"
     kind, default, flag = KINDS[name], getattr(Config(), name), "--" + name.replace("_", "-")
     if kind is bool:
         return [flag if not default else flag.replace("--", "--no-", 1)], not default
@@ -48,7 +48,8 @@ def another(name):
     elif isinstance(default, tuple):
         return [flag, "one", "two"], ("one", "two")
     else:
-        value = default + "x" if isinstance(default, str) else default + 1 if isinstance(default, int) else default + 0.0625
+        step = -0.0625 if default == 1 else 0.0625  # shares end at 1
+        value = default + ("x" if isinstance(default, str) else 1 if isinstance(default, int) else step)
     return [flag, str(value)], value
 
 

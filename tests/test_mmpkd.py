@@ -50,6 +50,27 @@ def test_gate_off_is_a_fixed_weight():
     assert {round(float(GATES["off"](torch.tensor(loss), 0.3)), 6) for loss in (0.0, 0.5, 2.0)} == {0.3}
 
 
+def test_each_target_has_its_own_gate_and_frames_without_ratings_follow_the_teacher_alone():
+    cfg = tiny_config(target="both")
+    teacher, student = (build_model(stage, cfg, SHAPES).eval() for stage in ("teacher", "student"))
+    teacher.requires_grad_(False)
+    batch, usual = easy_batch(), torch.tensor([0.3, 1.2])
+    gold = torch.rand(3, 8, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    gold[0], gold[:, :, 1] = math.nan, math.nan  # the first clip is of somebody unrated, and nobody's valence is rated
+    objective = Distillation(teacher, {"ccc": 1.0, "cosine": 0.5}, "adaptive", 0.6, usual)
+    loss, parts = objective(student, batch._replace(gold=gold))
+    with torch.no_grad():
+        taught, learned = teacher(batch.frames, batch.specs), student(batch.frames)
+        (task, teacher_loss) = (1 - ccc(output.pred[1:, :, 0].flatten(), gold[1:, :, 0].flatten()) for output in (learned, taught))
+        follow = [1 - ccc(learned.pred[..., k].flatten(), taught.pred[..., k].flatten()) for k in range(2)]
+        cosine = DISTILL["cosine"].compare(learned.feat.flatten(0, 1), taught.feat.flatten(0, 1))
+        beta = [0.6 * float((1 - g).clamp(0, 1)) for g in (teacher_loss, usual[1])]
+        expected = [(1 - beta[0]) * task + beta[0] * (follow[0] + 0.5 * cosine), beta[1] * (follow[1] + 0.5 * cosine)]
+    assert beta[1] == 0, "a teacher that is worse than nothing is not followed"
+    assert float(loss.detach()) == pytest.approx(float(sum(expected)) / 2, abs=1e-6)
+    assert float(parts["task"].detach()) == pytest.approx(float(task), abs=1e-6), "the target that nobody rated counts as learned"
+
+
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("distill", DISTILL)
 def test_a_students_loss_is_the_weighted_sum_of_ratings_and_hint(gate, distill):
@@ -184,7 +205,7 @@ def test_a_prediction_that_is_not_a_number_is_not_left_out_of_the_score():
 def test_the_comparison_says_how_much_of_the_gap_was_closed():
     values = {"visual": 0.2, "teacher": 0.6, "student": 0.3}
     scores = {stage: {"arousal": {"mean": value, "concatenated": 1 - value}} for stage, value in values.items()}
-    text = mmpkd.comparison(scores, ["arousal"])
+    text = mmpkd.comparison(scores, ["arousal"], mmpkd.which_epoch(Config()))
     assert "visual (lower bound)               0.200         0.800" in text and "student                            0.300" in text
     assert text.splitlines()[4].split() == ["gap", "closed", "by", "student", "25%", "no", "gap"]
     assert "best on Val_Set" in text.splitlines()[-1]
@@ -379,6 +400,76 @@ def test_a_recording_without_ratings_is_said_and_masked(made, call):
     table = pd.read_csv(run_of(made, "visual", "arousal") / "predictions" / "train" / "train_2.csv")
     assert table["arousal_gold"].isna().all() and np.isfinite(table["arousal_pred"]).all()
     assert ",nan," in (run_of(made, "visual", "arousal") / "predictions" / "train" / "train_2.csv").read_text()
+
+
+# ---- people held out, people nobody rated ---------------------------------------------------------------------------
+
+def test_a_fold_holds_people_out_and_chooses_the_epoch_on_them(made, call):
+    code, out, err = call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--fold", "2/2")
+    assert code == 0 and "had the best CCC on the people held out" in out, err
+    folder = made / "runs" / "visual_arousal_fold2of2"
+    tables = {path.relative_to(folder / "predictions"): pd.read_csv(path) for path in folder.rglob("*.csv")}
+    assert {str(path) for path in tables} == {"train/train_1.csv", "held_out/train_2.csv", "val/dev_1.csv"}
+    table = next(table for path, table in tables.items() if path.parent.name == "held_out")
+    best = load_checkpoint(folder / "best.pt")["epoch"]
+    assert float(ccc(table["arousal_pred"].to_numpy(), table["arousal_gold"].to_numpy())) == pytest.approx(
+        log_of(folder)[best - 1]["val"]["arousal"]["mean"], abs=1e-4)
+
+
+def test_a_fold_does_not_look_at_the_ratings_it_reports_on(made, call):
+    """With other ratings in Val_Set everything that was learned and chosen is the same."""
+    for number, rating in enumerate([None, "0.5"]):
+        if rating:
+            path = made / "Annotations" / "Val_Set" / "dev_1.csv"
+            table = pd.read_csv(path, dtype=str)
+            table["arousal"] = [str(round(0.9 * math.sin(k), 3)) for k in range(len(table))]
+            table.to_csv(path, index=False)
+        assert call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--fold", "1/2", "--runs-dir", made / f"runs{number}")[0] == 0
+    one, other = (made / f"runs{number}" / "visual_arousal_fold1of2" for number in range(2))
+    assert same(load_checkpoint(one / "best.pt"), load_checkpoint(other / "best.pt")) and log_of(one) == log_of(other)
+
+
+@pytest.mark.parametrize("fold, message", [("3/3", "leaves nobody to hold out"), ("1/1", "holds everybody out"), ("0/2", "is not i/n")])
+def test_a_fold_that_cannot_be_is_one_line(made, call, fold, message):
+    code, _, err = call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--fold", fold)
+    assert code in (1, 2) and message in one_line(code, err, code) and not (made / "runs").exists()
+
+
+def test_the_last_epoch_can_be_kept_so_that_nothing_is_chosen(made, call):
+    code, out, err = call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--epochs", 3, "--keep", "last")
+    folder = run_of(made, "visual", "arousal")
+    assert code == 0 and "epoch 3 was the last and is kept" in out, err
+    assert load_checkpoint(folder / "best.pt")["epoch"] == 3
+    assert same(load_checkpoint(folder / "best.pt")["model"], load_checkpoint(folder / "last.pt")["model"])
+
+
+def unrate(folder, name):
+    """Makes a rated recording one of Unlabelled_Set, as annotations.py would."""
+    path = next((folder / "Annotations").glob(f"*/{name}.csv"))
+    out = folder / "Annotations" / "Unlabelled_Set" / path.name
+    out.parent.mkdir(exist_ok=True)
+    pd.read_csv(path, dtype=str)[["image path", "spec path"]].to_csv(out, index=False)
+    path.unlink()
+
+
+def test_a_student_learns_from_people_nobody_rated_and_a_baseline_does_not(trained, call):
+    unrate(trained, "train_2")
+    words = ["--data-dir", trained, *TINY, "--target", "both", "--runs-dir", trained / "others", "--teacher-checkpoint",
+             run_of(trained, "teacher") / "best.pt"]
+    code, out, err = call("mmpkd", *words, "--stage", "student", "--distill", "ccc")
+    assert code == 0 and "120 frames of 2 recordings" in out, err
+    assert {path.name for path in (trained / "others").rglob("*.csv")} == {"train_1.csv", "dev_1.csv"}
+    assert "60 frames of 1 recordings" in call("mmpkd", *words[:-2], "--stage", "visual")[1]
+    assert "60 frames of 1 recordings" in call("mmpkd", *words, "--stage", "student", "--unlabelled", 0)[1]
+
+
+def test_a_person_both_rated_and_unrated_is_refused(trained, call):
+    kept = next((trained / "Annotations").glob("*/dev_1.csv")).read_text()
+    unrate(trained, "dev_1")
+    (trained / "Annotations" / "Val_Set" / "dev_1.csv").write_text(kept)
+    line = one_line(*call("mmpkd", "--data-dir", trained, *TINY, "--target", "both", "--stage", "student", "--runs-dir", trained / "others",
+                          "--teacher-checkpoint", run_of(trained, "teacher") / "best.pt")[::2])
+    assert "dev_1 is in Val_Set and in Unlabelled_Set" in line
 
 
 def test_damaged_predictions_of_a_finished_run_are_one_line(made, call):
