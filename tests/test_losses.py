@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import concordance_corrcoef
 
+import losses
 from config import KINDS, Config
 from losses import DISTILL, ccc, ccc_distill, ccc_loss, cosine, cosine_original, fitnets, ot, parse_distill, rkd, sp
 
@@ -331,6 +332,14 @@ def test_the_gradient_of_ot_is_the_finite_difference_of_what_pot_finds(n, noise)
         assert float((gradient * direction).sum()) == pytest.approx((up - down) / 2e-3, rel=1e-2, abs=1e-3 * float(gradient.norm()))
 
 
+def test_the_transport_plan_moves_all_of_every_frame_even_before_sinkhorn_has_converged(monkeypatch):
+    monkeypatch.setattr(losses, "SINKHORN_STEPS", 10)
+    cost = 60 * torch.rand(2, 128, 128, generator=torch.Generator().manual_seed(11)).requires_grad_()
+    plan, = torch.autograd.grad(losses._transport(cost).sum(), cost)
+    assert torch.allclose(plan.sum(2), torch.tensor(1 / 128), rtol=1e-2)
+    assert not torch.allclose(plan.sum(1), torch.tensor(1 / 128), rtol=1e-2)  # not converged
+
+
 def test_ot_stays_finite_and_bounded_where_the_student_has_collapsed_or_lies_on_a_line():
     _, teacher = clips(128, 1)
     line = torch.linspace(-1, 1, 128)[:, None]
@@ -419,6 +428,14 @@ def test_every_loss_of_the_table_keeps_its_contract(name, n):
     assert loss.shape == () and loss > 0 and torch.isfinite(student.grad).all() and student.grad.abs().sum() > 0
     same = DISTILL[name](student, student.detach().clone())
     assert 0 <= float(same.detach()) < 1e-6
+
+
+@pytest.mark.parametrize("name", DISTILL)
+def test_no_loss_is_below_zero_however_close_the_student_comes(name):
+    torch.manual_seed(12)
+    for closeness in (1e-7, 1e-6, 1e-5, 1e-4, 1e-3) * 5:
+        teacher = torch.randn(60, 8)
+        assert 0 <= float(DISTILL[name](teacher + closeness * torch.randn(60, 8), teacher)) < 1e-2
 
 
 @pytest.mark.parametrize("name", DISTILL)
