@@ -111,11 +111,11 @@ class Config:
     linear_heads: bool = False  # the original's: no activations between the layers of the heads, features not normalised
 
     # --- distillation: mmpkd.py
-    teacher_checkpoint: str = ""  # teacher of the student; "": best.pt of the teacher's run with the same target
+    teacher_checkpoint: str = ""  # teacher of the student, of stage teacher or audio; "": best.pt of the teacher's run with the same target
     unlabelled: Share = 1.0  # share of the recordings of Unlabelled_Set that a student follows its teacher on, too; 0: none
     distill: str = "cosine"  # what the student takes over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc, or a sum: cosine:0.5+ccc:0.5
     distill_weight: Share = 0.5  # most weight that the teacher can have against the ratings
-    teacher_cache: Whole = 1  # 1: the teacher sees the pictures as they are, once; n: and n - 1 augmented views; 0: what the student sees, every step
+    teacher_cache: Whole = 1  # views the teacher hears out once: 1: the pictures as they are; n: n - 1 augmented, too; 0: every step's clips, live
     gate: Literal["adaptive", "original", "off"] = "adaptive"  # trust a worse teacher less | as the original code | never
 
     # --- training: mmpkd.py

@@ -49,7 +49,7 @@ class Batch(NamedTuple):
     frames: torch.Tensor | None  # (B, T, 3, S, S)
     specs: torch.Tensor | None  # (B, T, 1, M, F)
     gold: torch.Tensor  # (B, T, K), NaN where invalid
-    taught: torch.Tensor | None = None  # (B, T, D) features of a frozen teacher
+    taught: torch.Tensor | None = None  # (B, T, D) what a frozen teacher said: predictions and hints
     clips: tuple = ()  # (id of the recording, first frame) of every clip
 
 
@@ -266,7 +266,7 @@ class Clips:
     """
 
     def __init__(self, recordings, batch_size, clip_length, inputs, seed):
-        """inputs: names of the pictures to read, and "taught" for the features of a teacher (Recording.arrays)."""
+        """inputs: names of the pictures to read, and "taught" for what a teacher said (Recording.arrays)."""
         self.recordings, self.batch_size, self.clip_length, self.inputs, self.seed = recordings, batch_size, clip_length, inputs, seed
         self.steps = math.ceil(sum(math.ceil(len(recording) / clip_length) for recording in recordings) / batch_size)  # of an epoch
 

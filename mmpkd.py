@@ -45,7 +45,7 @@ from config import (
 )
 from data import Clips, digest, draw_changes, kept_array, load_recordings, made_of, on_device, picture_shapes, seed_of, stream
 from losses import DISTILL, ccc, ccc_loss, parse_distill
-from models_kd import HINT, MODELS, build_model
+from models_kd import HINT, MODELS, Output, build_model
 from training import (
     Training,
     choose_precision,
@@ -115,10 +115,11 @@ class Distillation:
         return loss, parts | ({name: value.mean() for name, value in hints.items()} if len(hints) > 1 else {})
 
     def teach(self, batch):
-        """The teacher's Output on a batch: from its features of single frames where they were kept, else from the pictures."""
+        """The teacher's Output on a batch: what was kept of it, else what it makes of the clips."""
         if batch.taught is None:
             return forward(self.teacher, batch)
-        return self.teacher.follow(*batch.taught.chunk(len(self.teacher.inputs), 2))
+        targets = batch.gold.shape[2]
+        return Output(batch.taught[..., :targets], batch.taught[..., targets:], None)
 
     def compare(self, name, learned, taught):
         """A method's loss between two Outputs, over all frames of the batch: of each target where it compares predictions, (K,)."""
@@ -156,18 +157,24 @@ GATES = {"adaptive": adaptive_gate, "original": original_gate, "off": no_gate}
 # ---- the predictor --------------------------------------------------------------------------------------------------
 
 @torch.no_grad()
+def outputs(model, recording, device, changes=None):
+    """Yields the model's Outputs along a recording, as if it went through in one pass: the GRU's state is carried along.
+
+    changes: an augmentation of the pictures, as data.draw_changes gives it.
+    """
+    hidden = None
+    for batch in stream(recording, model.inputs):
+        output = forward(model, on_device(batch, device, changes), hidden=hidden)
+        hidden = output.hidden
+        yield output
+
+
 def predict(model, recordings):
-    """{id: (N, K) float32}, predictions for every frame, as if each recording went through in one pass: the GRU's state is
-    carried along. The model is in evaluation mode meanwhile."""
+    """{id: (N, K) float32}, predictions for every frame. The model is in evaluation mode meanwhile."""
     device, was_training, preds = next(model.parameters()).device, model.training, {}
     model.eval()
     for recording in recordings:
-        hidden, pieces = None, []
-        for batch in stream(recording, model.inputs):
-            output = forward(model, on_device(batch, device), hidden=hidden)
-            hidden = output.hidden
-            pieces.append(output.pred[0].float().cpu())
-        preds[recording.name] = torch.cat(pieces).numpy()
+        preds[recording.name] = torch.cat([output.pred[0].cpu() for output in outputs(model, recording, device)]).numpy()
     model.train(was_training)
     return preds
 
@@ -211,10 +218,11 @@ def load_model(path):
 
 
 def load_teacher(path, targets, shapes, device):
-    """The teacher of a student, frozen. Raises UserError if it is not one, or not one of these targets and pictures."""
+    """The teacher of a student, frozen: a model that hears. Raises UserError if it is not one, or not one of these targets and pictures."""
     teacher, state = load_model(path)
     found = {"stage": state["stage"], "targets": state["targets"], "shapes": {k: tuple(v) for k, v in state["shapes"].items()}}
-    wanted = {"stage": "teacher", "targets": targets, "shapes": shapes}
+    heard = state["stage"] if state["stage"] in ("teacher", "audio") else "teacher"
+    wanted = {"stage": heard, "targets": targets, "shapes": {name: shapes[name] for name in MODELS[heard].inputs}}
     for name, value in wanted.items():
         if found[name] != value:
             raise UserError(f"{path} has {name} {found[name]}, the student needs a teacher with {value}: train it first "
@@ -222,31 +230,30 @@ def load_teacher(path, targets, shapes, device):
     return teacher.to(device).requires_grad_(False)
 
 
-def keep_features(teacher, recordings, name, cfg, device):
-    """Gives every recording what the teacher makes of its single frames, "taught" (V, N, D): computed once, kept in cache/.
+def keep_outputs(teacher, recordings, name, cfg, device):
+    """Gives every recording what the teacher says of its frames, predictions and hints, "taught" (V, N, K + HINT): computed once, kept
+    in cache/.
 
     name: tells this teacher from others. V = cfg.teacher_cache views: the pictures as they are, and others augmented, each by
-    one draw for the whole recording. What follows along the frames depends on the clip and is left to every step, so that on
-    pictures as they are this teacher is the live one.
+    one draw for the whole recording. The teacher goes through each recording from its beginning, as in `predict`: it knows more
+    of a clip's first frames than one that is shown the clip alone.
     """
     with tqdm(total=sum(map(len, recordings)) * cfg.teacher_cache, unit=" frames", disable=None if world()[0] == 0 else True, leave=False) as bar:
         for number, recording in enumerate(recordings):
-            bar.set_description(f"teacher's view of {recording.name}")
+            bar.set_description(f"teacher on {recording.name}")
             generators = [torch.Generator().manual_seed(seed_of(cfg.seed, number, view)) for view in range(1, cfg.teacher_cache)]
             views = [None, *(draw_changes(1, recording.arrays["frames"].shape[-1], generator) for generator in generators)]
             key = digest(repr([cfg.teacher_cache, cfg.seed * (cfg.teacher_cache > 1), *(made_of(recording.arrays[kind]) for kind in teacher.inputs)]))
             recording.arrays["taught"] = kept_array(cfg.cache_dir / f"teacher.{name}" / f"{recording.name}.{key}.npy",
-                                                    (len(views), len(recording)), partial(features, teacher, recording, views, device, bar.update))
+                                                    (len(views), len(recording)), partial(spoken, teacher, recording, views, device, bar.update))
 
 
-@torch.no_grad()
-def features(teacher, recording, views, device, report):
-    """Yields the features of single frames of a recording, piece by piece, view by view: (n, D) float32."""
+def spoken(teacher, recording, views, device, report):
+    """Yields what a teacher says of a recording, piece by piece, view by view: (n, K + HINT) float32."""
     for changes in views:
-        for batch in stream(recording, teacher.inputs):
-            batch = on_device(batch, device, changes)
-            yield torch.cat(teacher.encode(*[getattr(batch, name) for name in teacher.inputs]), 2)[0].float().cpu().numpy()
-            report(batch.gold.shape[1])
+        for output in outputs(teacher, recording, device, changes):
+            yield torch.cat([output.pred, output.feat], 2)[0].cpu().numpy()
+            report(output.pred.shape[1])
 
 
 def trained_on(stage):
@@ -395,12 +402,12 @@ def read_in_training(cfg):
 
 
 def student_objective(recordings, shapes, cfg, device):
-    """The Distillation of a student; where its teacher's features are to be kept, the recordings get them."""
+    """The Distillation of a student; where its teacher's outputs are to be kept, the recordings get them."""
     path = teacher_path(cfg)
     teacher = load_teacher(path, cfg.targets, shapes, device)
     if cfg.teacher_cache:
         with first_goes_first():
-            keep_features(teacher, recordings, hashlib.sha1(Path(path).read_bytes()).hexdigest()[:16], cfg, device)
+            keep_outputs(teacher, recordings, hashlib.sha1(Path(path).read_bytes()).hexdigest()[:16], cfg, device)
     rated = [recording for recording in recordings if np.isfinite(recording.gold).any()]
     usual = None
     if len(rated) < len(recordings):

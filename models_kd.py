@@ -1,8 +1,7 @@
 """The networks: backbones, GRU, and the visual, audio, teacher and student models.
 
 Shapes: B clips, T frames, S pixels of a crop's side, M mel bands, F spectrogram columns, D features, K targets.
-Pictures come in as float in [0, 1]. `model.inputs` names what a model is fed; a student is fed no sound. A model is `encode`,
-frame by frame, and then `follow`, along the frames.
+Pictures come in as float in [0, 1]. `model.inputs` names what a model is fed; a student is fed no sound.
 """
 from typing import Any, NamedTuple
 
@@ -148,15 +147,7 @@ class Student(nn.Module):
 
     def forward(self, frames, hidden=None):
         """frames (B, T, 3, S, S), hidden of the frames before -> Output."""
-        return self.follow(*self.encode(frames), hidden=hidden)
-
-    def encode(self, frames):
-        """What depends on single frames: (B, T, 3, S, S) -> ((B, T, D),)."""
-        return self.visual.each_frame(frames),
-
-    def follow(self, seen, hidden=None):
-        """What depends on the frames before, too: (B, T, D) -> Output."""
-        seen, hidden = self.gru(self.dropout(seen), hidden)
+        seen, hidden = self.gru(self.dropout(self.visual.each_frame(frames)), hidden)
         feat = self.hint(seen)
         return Output(self.out(feat), feat, hidden)
 
@@ -175,14 +166,7 @@ class Audio(nn.Module):
 
     def forward(self, specs, hidden=None):
         """specs (B, T, 1, M, F), hidden of the frames before -> Output."""
-        return self.follow(*self.encode(specs), hidden=hidden)
-
-    def encode(self, specs):
-        """What depends on single frames: (B, T, 1, M, F) -> ((B, T, D),)."""
-        return self.audio.each_frame(specs),
-
-    def follow(self, heard, hidden=None):
-        """What depends on the frames before, too: (B, T, D) -> Output."""
+        heard = self.audio.each_frame(specs)
         if self.gru:
             heard, hidden = self.gru(heard, hidden)
         feat = self.hint(heard)
@@ -208,16 +192,9 @@ class Teacher(nn.Module):
 
     def forward(self, frames, specs, hidden=(None, None)):
         """frames (B, T, 3, S, S), specs (B, T, 1, M, F), hidden of the frames before -> Output."""
-        return self.follow(*self.encode(frames, specs), hidden=hidden)
-
-    def encode(self, frames, specs):
-        """What depends on single frames: (B, T, 3, S, S), (B, T, 1, M, F) -> (B, T, D) of the face, (B, T, D) of the voice."""
-        return self.visual.each_frame(frames), self.audio.each_frame(specs)
-
-    def follow(self, seen, heard, hidden=(None, None)):
-        """What depends on the frames before, too: (B, T, D), (B, T, D) -> Output."""
         hidden_seen, hidden_heard = hidden or (None, None)
-        seen, hidden_seen = self.gru(self.dropout(seen), hidden_seen)
+        seen, hidden_seen = self.gru(self.dropout(self.visual.each_frame(frames)), hidden_seen)
+        heard = self.audio.each_frame(specs)
         if self.audio_gru:
             heard, hidden_heard = self.audio_gru(heard, hidden_heard)
         seen, heard = self._drop_a_modality(self.seen(seen), heard)

@@ -350,6 +350,12 @@ def test_a_teacher_of_another_kind_is_refused(trained_corpus, tmp_path, call, st
     assert message in line
 
 
+def test_a_model_that_only_hears_can_teach_too(trained, tmp_path, call):
+    code, out, err = call("mmpkd", "--data-dir", trained, *TINY, "--stage", "student", "--target", "both", "--runs-dir", tmp_path, "--distill",
+                          "ccc", "--teacher-checkpoint", run_of(trained, "audio") / "best.pt")
+    assert code == 0 and "finished" in out, err
+
+
 def rate(folder, name, rating):
     """Makes every rating of a recording the same text."""
     path = next((folder / "Annotations").glob(f"*/{name}.csv"))
