@@ -61,6 +61,7 @@ from training import (
 )
 
 AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
+NO_GAP = 0.02  # CCC: a share of less would be a share of noise
 CLOCK_S = 0.001  # time_s is rounded to a tenth of this
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
 MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "tensorboard"}  # when a run is resumed
@@ -90,9 +91,10 @@ class Distillation:
     Each target has its own weight of the teacher: what it knows of arousal says nothing of how well it knows valence.
     """
 
-    def __init__(self, teacher, methods, gate, weight, usual=None):
+    def __init__(self, teacher, methods, gate, weight, usual=None, name=""):
         """methods: {name in losses.DISTILL: weight in their sum}; weight: most that the teacher can have against the ratings; usual: (K,)
-        the teacher's 1 - CCC over all rated recordings, for batches in which nobody is rated."""
+        the teacher's 1 - CCC over all rated recordings, for batches in which nobody is rated; name: tells the teacher from others."""
+        self.name = name
         self.teacher, self.methods, self.gate, self.weight = teacher, methods, GATES[gate], weight
         self.usual = usual
         self.adapters = nn.ModuleDict({name: nn.Linear(HINT, HINT) for name in methods if DISTILL[name].mapped})
@@ -303,6 +305,11 @@ def state_of_run(folder, cfg):
     return "stopped"
 
 
+def state_of_run_changed(folder, state):
+    """Whether another process has trained a run since its state was looked at."""
+    return (folder / "last.pt").exists() != (state == "stopped")
+
+
 def check_same(folder, before, now):
     """Raises UserError, with the name, if two sets of settings (or pictures) of a run differ where both have them."""
     for name, value in now.items():
@@ -311,10 +318,12 @@ def check_same(folder, before, now):
                             "another place with --runs-dir")
 
 
-def resume(training, folder, shapes, cfg):
-    """Goes on from last.pt. Raises UserError if it is damaged, or of other settings or pictures than these."""
+def resume(training, folder, shapes, teacher, cfg):
+    """Goes on from last.pt. Raises UserError if it is damaged, or of other settings, pictures or another teacher than these."""
     state = load_checkpoint(folder / "last.pt")
     check_same(folder, state["config"] | state["shapes"], settings_of(cfg) | shapes)
+    if state.get("taught_by") != teacher:
+        raise UserError(f"{folder}/ holds a student of another teacher: {teacher_path(cfg)} has changed since; delete the folder")
     try:
         training.load(state)
     except (KeyError, RuntimeError, ValueError):
@@ -338,8 +347,11 @@ def run(cfg, device):
     clips = Clips(learned_from, cfg.batch_size, cfg.clip_length, read_in_training(cfg), cfg.seed)
     chosen_on = sets.get("held_out", sets["val"])
     with held(folder):
+        if state_of_run_changed(folder, state):
+            raise UserError(f"{folder}/ has just been trained by another process: run the same again")
         training = begin(folder, state, objective, shapes, clips, cfg, device)
-        train(training, objective, clips, lambda model: score(predictions(model, chosen_on, cfg), cfg.targets), folder, about(cfg, shapes))
+        whose = about(cfg, shapes) | ({"taught_by": objective.name} if cfg.stage == "student" else {})
+        train(training, objective, clips, lambda model: score(predictions(model, chosen_on, cfg), cfg.targets), folder, whose)
         scores = finish(folder, sets, cfg, device) if world()[0] == 0 else None
     wait_for_others()
     return scores
@@ -384,7 +396,7 @@ def begin(folder, state, objective, shapes, clips, cfg, device):
     torch.manual_seed(cfg.seed)
     training = Training(build_model(cfg.stage, cfg, shapes).to(device), cfg, getattr(objective, "adapters", None))
     if state == "stopped":
-        resume(training, folder, shapes, cfg)
+        resume(training, folder, shapes, getattr(objective, "name", None), cfg)
         reason = f"as before; from epoch {training.epoch + 1}, step {training.step + 1}"
     else:
         training.precision, reason = choose_precision(cfg.precision, training.model, shapes, device)
@@ -404,16 +416,16 @@ def read_in_training(cfg):
 def student_objective(recordings, shapes, cfg, device):
     """The Distillation of a student; where its teacher's outputs are to be kept, the recordings get them."""
     path = teacher_path(cfg)
-    teacher = load_teacher(path, cfg.targets, shapes, device)
+    teacher, name = load_teacher(path, cfg.targets, shapes, device), hashlib.sha1(Path(path).read_bytes()).hexdigest()[:16]
     if cfg.teacher_cache:
         with first_goes_first():
-            keep_outputs(teacher, recordings, hashlib.sha1(Path(path).read_bytes()).hexdigest()[:16], cfg, device)
+            keep_outputs(teacher, recordings, name, cfg, device)
     rated = [recording for recording in recordings if np.isfinite(recording.gold).any()]
     usual = None
     if len(rated) < len(recordings):
         scores = score(predictions(teacher, rated, cfg), cfg.targets)
         usual = torch.tensor([1 - scores[target]["concatenated"] for target in cfg.targets], device=device)
-    return Distillation(teacher, methods_of(cfg), cfg.gate, cfg.distill_weight, usual)
+    return Distillation(teacher, methods_of(cfg), cfg.gate, cfg.distill_weight, usual, name)
 
 
 def check_before(runs):
@@ -558,8 +570,8 @@ def which_epoch(cfg):
 
 
 def gap_closed(visual, teacher, student):
-    """Share of the way from visual to teacher that the student has come, as text."""
-    return f"{(student - visual) / (teacher - visual):.0%}" if teacher > visual else "no gap"
+    """Share of the way from visual to teacher that the student has come, as text; a gap below NO_GAP is none."""
+    return f"{(student - visual) / (teacher - visual):.0%}" if teacher - visual >= NO_GAP else "no gap"
 
 
 def list_runs(root):

@@ -308,13 +308,18 @@ def draw_curves(folder):
         panels[1].plot(epochs, [1 - value for value in series["task"]], ".--", color="grey", label="training batches")
     for target in entries[0]["val"] if entries else ():
         panels[1].plot(epochs, [entry["val"][target]["mean"] for entry in entries], ".-", label=f"validation, {target}")
-    for name in ("beta", "gradient"):
-        if name in series:
-            panels[2].plot(epochs, series[name], ".-", label={"beta": "gate: weight of the teacher", "gradient": "norm of the gradient"}[name])
+    if "beta" in series:
+        panels[2].plot(epochs, series["beta"], ".-", label="gate: weight of the teacher")
+        panels[2].set_ylim(0, 1)
+    if "gradient" in series:
+        right = panels[2].twinx()
+        right.plot(epochs, series["gradient"], ".--", color="grey")
+        right.set(ylabel="norm of the gradient (grey)", ylim=(0, None))
     for panel, title in zip(panels, ["parts of the loss", "CCC", "gate and gradient"]):
         panel.set(title=title, xlabel="epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
         if panel.lines:
-            panel.legend(fontsize=8)
+            panel.legend(fontsize=8, loc="lower left" if panel is panels[2] else "best")
     figure.suptitle(Path(folder).name)
     with whole_file(Path(folder, "curves.png")) as part:
         figure.savefig(part, dpi=100)

@@ -585,6 +585,17 @@ def test_a_teacher_is_heard_once_and_another_teacher_anew(trained, call, monkeyp
     assert computed == both * 3
 
 
+def test_a_student_does_not_go_on_with_another_teacher(trained, call):
+    words = ["--data-dir", trained, *TINY, "--target", "both", "--stage", "student", "--epochs", 4, "--runs-dir", trained / "others",
+             "--teacher-checkpoint", trained / "mine.pt"]
+    shutil.copy(run_of(trained, "teacher") / "best.pt", trained / "mine.pt")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        Stop(monkeypatch, "step", 2)
+        assert call("mmpkd", *words)[0] == 130
+    shutil.copy(run_of(trained, "audio") / "best.pt", trained / "mine.pt")
+    assert "mine.pt has changed since" in one_line(*call("mmpkd", *words, "--resume")[::2])
+
+
 # ---- many processes -------------------------------------------------------------------------------------------------
 
 def torchrun(*words):
