@@ -5,10 +5,13 @@
     python mmpkd.py --stage student     sees the face only and follows the teacher
     python mmpkd.py --stage audio       the voice only
     python mmpkd.py                     visual, teacher and student, then the comparison
+    python mmpkd.py --list              the runs that are there
+    torchrun --nproc_per_node=2 mmpkd.py ...    on two devices
 
-Reads   Annotations/{Train_Set,Val_Set}/*.csv, Cropped_Aligned/, and specs/ for what hears
-Writes  runs/<stage>_<target>[_<distill>]/      config.json, log.jsonl (a line per epoch), last.pt, best.pt (the epoch
-                                                with the best validation CCC), predictions/{train,val}/<id>.csv
+Reads   Annotations/{Train_Set,Val_Set,Unlabelled_Set}/*.csv, Cropped_Aligned/, and specs/ for what hears
+Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>]/   config.json, log.jsonl (a line per epoch), curves.png, last.pt (to go on
+                                                            from), best.pt (the network that is kept), and at the end
+                                                            predictions/{train,val}/<id>.csv, held_out/ of a fold
 """
 import contextlib
 import dataclasses

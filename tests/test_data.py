@@ -2,6 +2,8 @@
 import math
 import os
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -466,3 +468,17 @@ def test_flips_come_half_the_time():
     clips[..., :8] = 0.5
     flipped = changed(clips, torch.Generator().manual_seed(0))[:, 0, 0, 0, 15] > 0
     assert 0.45 < float(flipped.float().mean()) < 0.55
+
+
+# ---- two processes --------------------------------------------------------------------------------------------------
+
+def test_two_processes_that_pack_at_once_both_read_all_of_it(made):
+    code = ("import sys; from config import Config; from data import load_recordings; "
+            "print([int(r.arrays[k].sum(dtype='int64')) for r in load_recordings(Config(data_dir=sys.argv[1]), 'Train_Set', ['frames', 'specs']) "
+            "for k in r.arrays])")
+    both = [subprocess.Popen([sys.executable, "-c", code, str(made)], cwd=os.path.dirname(data.__file__), stdout=subprocess.PIPE, text=True)
+            for _ in range(2)]
+    sums = [process.communicate()[0] for process in both]
+    expected = [int(recording.arrays[kind].sum(dtype="int64")) for recording in load_recordings(config_of(made), "Train_Set", BOTH) for kind in BOTH]
+    assert sums == [f"{expected}\n"] * 2
+    assert len(list((made / "cache").iterdir())) == 4, "something was left behind"

@@ -166,6 +166,14 @@ def test_predict_equals_one_pass_over_the_whole_recording(stage):
         np.testing.assert_allclose(preds[recording.name], whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_predict_equals_frame_after_frame(stage, monkeypatch):
+    recording, model = easy_set("x", 40, 0), build_model(stage, tiny_config(), SHAPES)
+    pred = predict(model, [recording])["x"]
+    monkeypatch.setattr(mmpkd, "stream", lambda recording, inputs: data.stream(recording, inputs, 1))
+    np.testing.assert_allclose(predict(model, [recording])["x"], pred, atol=1e-5)
+
+
 def test_predict_changes_nothing_in_the_model():
     model = build_model("teacher", tiny_config(), SHAPES).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
