@@ -37,7 +37,7 @@ from drawn_people import FRAME_RATE, SOUND_RATE, World
 from drawn_people import Recording as Drawn
 from face_detector import Picture, crop_face
 from models_kd import build_model
-from training import Training
+from training import Training, train
 
 RATED, ORACLE = 12, 60  # people
 # What is trained, on the faces or voices of how many people, for how many steps: until its CCC on the others rises no more
@@ -100,11 +100,12 @@ def people(paths):
 
 
 def bound(job):
-    """Scores on the others of one model, {target: {"mean": ..., "concatenated": ...}}; job: (stage, steps, train, val, settings)."""
-    stage, steps, train, val, cfg = job
+    """Scores on the others of one model, {target: {"mean": ..., "concatenated": ...}}; job: (stage, steps, files of the
+    rated, of the others, settings)."""
+    stage, steps, rated, others, cfg = job
     torch.set_num_threads(1)
     torch.manual_seed(cfg.seed)
-    sets = {"train": people(train), "val": people(val)}
+    sets = {"train": people(rated), "val": people(others)}
     frames_per_step = cfg.batch_size * cfg.clip_length
     cfg = replace(cfg, stage=stage, epochs=round(steps * frames_per_step / sum(map(len, sets["train"]))))
     shapes = picture_shapes(sets["train"])
