@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from config import UserError, parse_config, run_script, whole_file
+from config import UserError, parse_config, part_of, run_script, whole_file
 
 TARGETS = ["arousal", "valence"]
 RATED = ["Train_Set", "Val_Set"]
@@ -73,7 +73,7 @@ def _natural(name):
 
 def shard_of(recordings, shard):
     """Every n-th of `recordings`, beginning with the i-th, for the shard "i/n"; all of them for ""."""
-    i, n = map(int, shard.split("/")) if shard else (1, 1)
+    i, n = part_of(shard) or (1, 1)
     return {name: recordings[name] for name in list(recordings)[i - 1::n]}
 
 

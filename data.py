@@ -189,6 +189,7 @@ def packed(paths, stem, kind, bar):
 
 
 def digest(text):
+    """A short name that follows from a text."""
     return hashlib.sha1(text.encode()).hexdigest()[:16]
 
 

@@ -423,12 +423,17 @@ def student_objective(recordings, shapes, cfg, device):
     if cfg.teacher_cache:
         with first_goes_first():
             keep_outputs(teacher, recordings, name, cfg, device)
+    return Distillation(teacher, methods_of(cfg), cfg.gate, cfg.distill_weight, usual_loss(teacher, recordings, cfg, device), name)
+
+
+def usual_loss(teacher, recordings, cfg, device):
+    """(K,) the teacher's 1 - CCC over all rated frames; from what was kept of it, if it was."""
     rated = [recording for recording in recordings if np.isfinite(recording.gold).any()]
-    usual = None
-    if len(rated) < len(recordings):
-        scores = score(predictions(teacher, rated, cfg), cfg.targets)
-        usual = torch.tensor([1 - scores[target]["concatenated"] for target in cfg.targets], device=device)
-    return Distillation(teacher, methods_of(cfg), cfg.gate, cfg.distill_weight, usual, name)
+    said = {recording.name: recording.arrays["taught"][0, :, :len(cfg.targets)] for recording in rated if "taught" in recording.arrays}
+    said = said or predict(teacher, rated)
+    tables = {recording.name: prediction_table(recording, said[recording.name], cfg.targets, cfg.frame_rate) for recording in rated}
+    scores = score(tables, cfg.targets)
+    return torch.tensor([1 - scores[target]["concatenated"] for target in cfg.targets], device=device)
 
 
 def check_before(runs):

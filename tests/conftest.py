@@ -1,5 +1,4 @@
 """A small drawn corpus, run once through every step of the preprocessing and the training. Tests copy what they change."""
-import json
 import shutil
 import sys
 from importlib import import_module
@@ -14,6 +13,7 @@ import drawn_people
 import mmpkd
 from config import Config
 from data import Batch, Recording
+from training import read_log
 
 PEOPLE = ["train_1", "train_2", "dev_1"]
 FRAMES = 60  # of each
@@ -123,7 +123,7 @@ def same(one, other):
 
 def log_of(folder):
     """The lines of log.jsonl, without how long each epoch took."""
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in read_log(folder)]
 
 
 def files_of(folder):
