@@ -129,7 +129,7 @@ class Config:
     weight_decay: NotNegative = 0.0  # decoupled for adam (AdamW), L2 for sgd
     scheduler: Literal["cosine", "plateau", "none"] = "cosine"  # learning rate over the epochs
     clip_length: Annotated[int, (2, math.inf, True)] = 5  # frames per training clip
-    augment: bool = True  # flip, shift and light, the same over a clip
+    augment: bool = True  # faces flipped, shifted and lit anew, sound shifted in time, the same over a clip
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
 

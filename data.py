@@ -27,8 +27,9 @@ from config import UserError, whole_file
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
 ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # last bytes of a picture that is whole
-SHIFT = 1 / 16  # augmentation moves a clip by up to this share of its side ...
-LIGHT = 0.2  # ... and changes its brightness by up to this share
+SHIFT = 1 / 16  # augmentation moves a clip by up to this share of its side, ...
+LIGHT = 0.2  # ... changes its brightness by up to this share ...
+LATER = 0.1  # ... and moves its sound by up to this share of a spectrogram's length
 
 
 @dataclass
@@ -325,35 +326,51 @@ def _collate(pieces, inputs):
 
 
 def on_device(batch, device, changes=None):
-    """The batch on the device, its pictures as float in [0, 1], its crops augmented by `changes` (draw_changes)."""
+    """The batch on the device, its pictures as float in [0, 1], augmented by `changes` (draw_changes)."""
     frames, specs, gold, taught = (part if part is None else part.to(device, non_blocking=True) for part in batch[:4])
-    if frames is not None:
-        frames = augment(frames, *changes) if changes else _as_float(frames)
-    return Batch(frames, _as_float(specs), gold, taught, batch.clips)
+    if changes is None:
+        frames, specs = _as_float(frames), _as_float(specs)
+    else:
+        frames = frames if frames is None else augment(frames, changes)
+        specs = specs if specs is None else _as_float(move_in_time(specs, changes))
+    return Batch(frames, specs, gold, taught, batch.clips)
 
 
 def _as_float(pictures):
     return pictures / 255 if pictures is not None and pictures.dtype == torch.uint8 else pictures
 
 
-def draw_changes(clips, side, generator):
-    """What augmentation does to each of `clips` clips of crops of `side` pixels: a flip, a shift and a change of light.
-
-    -> (source (clips, side^2) long: the pixel that each pixel becomes, light (clips,)). generator: on the CPU, so that a
-    seed gives the same on every device.
-    """
-    draw = torch.rand(4, clips, generator=generator)
-    reach = int(side * SHIFT)
-    down, right = ((draw[:2] * (2 * reach + 1)).floor().long() - reach)[:, :, None]
-    rows = (torch.arange(side) + down).clamp(0, side - 1)  # the border is repeated
-    columns = (torch.arange(side) + right).clamp(0, side - 1)
-    columns = torch.where(draw[2, :, None] < 0.5, columns, columns.flip(1))
-    return (rows[:, :, None] * side + columns[:, None, :]).flatten(1), 1 + LIGHT * (2 * draw[3] - 1)
+def draw_changes(clips, generator):
+    """What augmentation does to each of `clips` clips: five numbers from 0 to 1, (5, clips), for a shift down, a shift to the right, a flip,
+    the light, and a shift in time. generator: on the CPU, so that a seed gives the same on every device."""
+    return torch.rand(5, clips, generator=generator)
 
 
-def augment(frames, source, light):
-    """Crops changed as draw_changes drew it, the same over a clip: (B, T, 3, S, S) uint8, or float in [0, 1] -> float in [0, 1]."""
-    source, light = source.to(frames.device, non_blocking=True), light.to(frames.device, non_blocking=True)
+def augment(frames, changes):
+    """Crops shifted, flipped and lit as draw_changes drew it, the same over a clip: (B, T, 3, S, S) uint8, or float in [0, 1] -> float in
+    [0, 1]."""
+    side, (down, right, flip, light, _) = frames.shape[-1], changes
+    across = _moved(right, int(side * SHIFT), side)
+    across = torch.where(flip[:, None] < 0.5, across, across.flip(1))
+    source = (_moved(down, int(side * SHIFT), side)[:, :, None] * side + across[:, None, :]).flatten(1).to(frames.device, non_blocking=True)
+    light = (1 + LIGHT * (2 * light - 1)).to(frames.device, non_blocking=True)
     pixels = frames.flatten(3)
     moved = pixels.gather(3, source[:, None, None].expand(pixels.shape)).unflatten(3, frames.shape[3:])  # while a pixel is one byte
     return (moved * (light / 255 if frames.dtype == torch.uint8 else light)[:, None, None, None, None]).clamp_max_(1)
+
+
+def move_in_time(specs, changes):
+    """Spectrograms a little earlier or later, the same over a clip, the first or last column repeated: (B, T, 1, M, F) -> the same.
+
+    Neighbouring windows of sound are almost the same picture but for this shift, which a network would else learn by heart.
+    """
+    columns = specs.shape[-1]
+    source = _moved(changes[4], int(columns * LATER), columns).to(specs.device, non_blocking=True)
+    return specs.gather(4, source[:, None, None, None].expand(specs.shape))
+
+
+def _moved(draw, reach, size):
+    """Where each of `size` pixels comes from after a shift of up to `reach` pixels: (B,) from 0 to 1 -> (B, size) long. The border is
+    repeated."""
+    shift = (draw * (2 * reach + 1)).floor().long() - reach
+    return (torch.arange(size) + shift[:, None]).clamp(0, size - 1)

@@ -247,7 +247,7 @@ def keep_outputs(teacher, recordings, name, cfg, device):
         for number, recording in enumerate(recordings):
             bar.set_description(f"teacher on {recording.name}")
             generators = [torch.Generator().manual_seed(seed_of(cfg.seed, number, view)) for view in range(1, cfg.teacher_cache)]
-            views = [None, *(draw_changes(1, recording.arrays["frames"].shape[-1], generator) for generator in generators)]
+            views = [None, *(draw_changes(1, generator) for generator in generators)]
             key = digest(repr([cfg.teacher_cache, cfg.seed * (cfg.teacher_cache > 1), *(made_of(recording.arrays[kind]) for kind in teacher.inputs)]))
             recording.arrays["taught"] = kept_array(cfg.cache_dir / f"teacher.{name}" / f"{recording.name}.{key}.npy",
                                                     (len(views), len(recording)), partial(spoken, teacher, recording, views, device, bar.update))

@@ -160,7 +160,7 @@ def train_step(training, objective, batch):
     """One gradient step on a batch as the sampler gave it. Raises UserError when the loss is not finite (on a GPU a few steps late)."""
     cfg = training.cfg
     torch.manual_seed(seed_of(cfg.seed, training.epoch, training.step, world()[0]))  # dropout is each process' own
-    changes = changes_of(training, batch) if cfg.augment and batch.frames is not None else None
+    changes = changes_of(training, batch) if cfg.augment else None
     loss, parts = objective(training.net, on_device(batch, training.device, changes))
     training.optimizer.zero_grad()
     loss.backward()
@@ -177,9 +177,9 @@ def train_step(training, objective, batch):
 
 def changes_of(training, batch):
     """The augmentation of this process' share of the step's batch: as if one process had drawn it all."""
-    (rank, size), clips = world(), len(batch.frames)
+    (rank, size), clips = world(), len(batch.gold)
     generator = torch.Generator().manual_seed(seed_of(training.cfg.seed, training.epoch, training.step))
-    return [part[rank * clips:(rank + 1) * clips] for part in draw_changes(clips * size, batch.frames.shape[-1], generator)]
+    return draw_changes(clips * size, generator)[:, rank * clips:(rank + 1) * clips]
 
 
 def train_epoch(training, objective, clips, after_step=lambda: None):

@@ -17,12 +17,14 @@ import audio_melspec
 import data
 from config import Config, UserError
 from data import (
+    Batch,
     Clips,
     Recording,
     augment,
     draw_changes,
     epoch_clips,
     load_recordings,
+    move_in_time,
     on_device,
     picture_shapes,
     read_labels,
@@ -403,12 +405,12 @@ def pictures(clips=6, frames=4, side=32, seed=0):
 
 
 def changed(frames, generator):
-    return augment(frames, *draw_changes(len(frames), frames.shape[-1], generator))
+    return augment(frames, draw_changes(len(frames), generator))
 
 
-def drawn(monkeypatch, down=0.5, right=0.5, flip=0.1, light=0.5):
+def drawn(monkeypatch, down=0.5, right=0.5, flip=0.1, light=0.5, later=0.5):
     """Makes draw_changes() draw these: 0.5 is no shift and no change of light, a flip is 0.5 or more."""
-    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.tensor([down, right, flip, light])[:, None].expand(size))
+    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.tensor([down, right, flip, light, later])[:, None].expand(size))
 
 
 def test_augmentation_keeps_shape_and_range_and_follows_its_generator():
@@ -468,6 +470,24 @@ def test_flips_come_half_the_time():
     clips[..., :8] = 0.5
     flipped = changed(clips, torch.Generator().manual_seed(0))[:, 0, 0, 0, 15] > 0
     assert 0.45 < float(flipped.float().mean()) < 0.55
+
+
+def test_sound_moves_in_time_alone_with_its_border_repeated_and_the_same_over_a_clip(monkeypatch):
+    specs = torch.randint(0, 256, (2, 3, 1, 8, 50), dtype=torch.uint8)
+    drawn(monkeypatch, later=0.99)  # of -5 ... 5 columns at 50
+    later = move_in_time(specs, draw_changes(2, None))
+    assert torch.equal(later[..., :45], specs[..., 5:]) and torch.equal(later[..., 45:], specs[..., -1:].expand(2, 3, 1, 8, 5))
+    drawn(monkeypatch)
+    assert torch.equal(move_in_time(specs, draw_changes(2, None)), specs)
+    apart = move_in_time(specs[:1].expand(8, 3, 1, 8, 50), torch.linspace(0, 0.99, 8).expand(5, 8))
+    assert len({apart[k].numpy().tobytes() for k in range(8)}) == 8, "clips are not moved each by its own"
+
+
+def test_a_batch_of_sound_alone_is_augmented_too():
+    batch = Batch(None, torch.randint(0, 256, (2, 3, 1, 8, 50), dtype=torch.uint8), torch.zeros(2, 3, 1))
+    changes = draw_changes(2, torch.Generator().manual_seed(0))
+    there = on_device(batch, torch.device("cpu"), changes)
+    assert there.frames is None and torch.equal(there.specs, move_in_time(batch.specs, changes) / 255)
 
 
 # ---- two processes --------------------------------------------------------------------------------------------------
