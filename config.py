@@ -111,12 +111,15 @@ class Config:
     linear_heads: bool = False  # the original's: no activations between the layers of the heads, features not normalised
 
     # --- distillation: mmpkd.py
-    teacher_checkpoint: str = ""  # teacher of the student, of stage teacher or audio; "": best.pt of the teacher's run with the same target
+    teachers: Literal["joint", "audio"] = "joint"  # who teaches: the teacher, which sees and hears | the network that only hears
+    teacher_folds: Whole = 0  # n of them, each trained without every n-th person of Train_Set, whom it teaches; others learn from their mean; 0: one
+    teacher_checkpoint: str = ""  # file of another teacher, of stage teacher or audio; "": the runs that the two settings above say
+    calibrate: bool = False  # the teacher's predictions with the ratings' mean in every recording, and their spread over all
     unlabelled: Share = 1.0  # share of the recordings of Unlabelled_Set that a student follows its teacher on, too; 0: none
-    distill: str = "cosine"  # what the student takes over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc, or a sum: cosine:0.5+ccc:0.5
+    distill: str = "cosine"  # what is taken over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc | pseudo, or a sum: cosine:0.5+ccc:0.5
     distill_weight: Share = 0.5  # most weight that the teacher can have against the ratings
     teacher_cache: Whole = 1  # views the teacher hears out once: 1: the pictures as they are; n: n - 1 augmented, too; 0: every step's clips, live
-    gate: Literal["adaptive", "original", "off"] = "adaptive"  # trust a worse teacher less | as the original code | never
+    gate: Literal["adaptive", "held_out", "original", "off"] = "adaptive"  # trust in a teacher: by the batch | by strangers | as the original | full
 
     # --- training: mmpkd.py
     epochs: Count = 10  # passes over the training recordings

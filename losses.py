@@ -209,7 +209,7 @@ def _softmin(cost, potential, epsilon):
 
 class Method(NamedTuple):
     compare: Callable  # student (N, Ds), teacher (N, Dt) -> scalar >= 0
-    of: str  # "feat" or "pred": what of the models' outputs it compares
+    of: str  # what it compares: "feat", "pred", or "label": predictions, with the ratings in the teacher's place where there are any
     mapped: bool  # the student's goes through a learned linear layer first
 
     def __call__(self, student, teacher):
@@ -224,6 +224,7 @@ DISTILL = {
     "rkd": Method(rkd, "feat", False),
     "ot": Method(ot, "feat", False),
     "ccc": Method(ccc_distill, "pred", False),
+    "pseudo": Method(ccc_distill, "label", False),
 }
 
 

@@ -47,7 +47,7 @@ from config import (
     whole_folder,
 )
 from data import Clips, digest, draw_changes, kept_array, load_recordings, made_of, on_device, picture_shapes, seed_of, stream
-from losses import DISTILL, ccc, ccc_loss, parse_distill
+from losses import DISTILL, TINY, ccc, ccc_loss, parse_distill
 from models_kd import HINT, MODELS, Output, build_model
 from training import (
     Training,
@@ -64,9 +64,11 @@ from training import (
 )
 
 AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
+KNOWS = 0.2  # CCC on strangers from which on a teacher is trusted wholly by the gate held_out
 NO_GAP = 0.02  # CCC: a share of less would be a share of noise
 CLOCK_S = 0.001  # time_s is rounded to a tenth of this
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
+TEACHERS = {"joint": "teacher", "audio": "audio"}  # setting `teachers` -> stage
 MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "tensorboard"}  # when a run is resumed
 
 
@@ -94,12 +96,14 @@ class Distillation:
     Each target has its own weight of the teacher: what it knows of arousal says nothing of how well it knows valence.
     """
 
-    def __init__(self, teacher, methods, gate, weight, usual=None, name=""):
+    def __init__(self, teacher, methods, gate, weight, usual=None, calibration=None, name=""):
         """methods: {name in losses.DISTILL: weight in their sum}; weight: most that the teacher can have against the ratings; usual: (K,)
-        the teacher's 1 - CCC over all rated recordings, for batches in which nobody is rated; name: tells the teacher from others."""
+        the teacher's 1 - CCC over all rated recordings, for batches in which nobody is rated, and for the
+        gate held_out of all batches; calibration: calibrated()'s, or none; name: tells the teacher from others."""
         self.name = name
         self.teacher, self.methods, self.gate, self.weight = teacher, methods, GATES[gate], weight
-        self.usual = usual
+        self.usual, self.calibration = usual, calibration
+        self.steady = gate == "held_out" and usual is not None
         self.adapters = nn.ModuleDict({name: nn.Linear(HINT, HINT) for name in methods if DISTILL[name].mapped})
         self.adapters.to(next(teacher.parameters()).device)
 
@@ -110,10 +114,10 @@ class Distillation:
             teacher_loss = task_loss(taught, gold)
             if self.usual is not None:
                 teacher_loss = torch.where(rated, teacher_loss, self.usual)
-            beta = self.gate(teacher_loss, self.weight)
+            beta = self.gate(self.usual if self.steady else teacher_loss, self.weight)
         learned = of_whole_batch(forward(model, batch))
         tasks = task_loss(learned, gold)
-        hints = {name: self.compare(name, learned, taught) for name in self.methods}
+        hints = {name: self.compare(name, learned, taught, gold) for name in self.methods}
         hint = sum(weight * hints[name] for name, weight in self.methods.items())
         loss = ((1 - beta) * tasks + beta * hint).mean()
         parts = {"task": tasks.sum() / rated.sum().clamp_min(1), "hint": hint.mean(), "beta": beta.mean(), "teacher": teacher_loss.mean()}
@@ -121,18 +125,22 @@ class Distillation:
 
     def teach(self, batch):
         """The teacher's Output on a batch: what was kept of it, else what it makes of the clips."""
-        if batch.taught is None:
-            return forward(self.teacher, batch)
         targets = batch.gold.shape[2]
-        return Output(batch.taught[..., :targets], batch.taught[..., targets:], None)
+        said = forward(self.teacher, batch) if batch.taught is None else Output(batch.taught[..., :targets], batch.taught[..., targets:], None)
+        if self.calibration is None:
+            return said
+        scale, offset = torch.stack([self.calibration[name] for name, _ in batch.clips]).to(said.pred.device).unbind(1)  # (B, K) each
+        return said._replace(pred=said.pred * scale[:, None] + offset[:, None])
 
-    def compare(self, name, learned, taught):
+    def compare(self, name, learned, taught, gold):
         """A method's loss between two Outputs, over all frames of the batch: of each target where it compares predictions, (K,)."""
         method = DISTILL[name]
-        student, teacher = (getattr(output, method.of).flatten(0, 1) for output in (learned, taught))
-        if method.of == "pred":
-            return torch.stack([method.compare(*series) for series in zip(student.split(1, 1), teacher.split(1, 1))])
-        return method.compare(self.adapters[name](student) if method.mapped else student, teacher)
+        if method.of == "feat":
+            student, teacher = learned.feat.flatten(0, 1), taught.feat.flatten(0, 1)
+            return method.compare(self.adapters[name](student) if method.mapped else student, teacher)
+        labels = torch.where(gold.isnan(), taught.pred, gold) if method.of == "label" else taught.pred
+        series = zip(learned.pred.flatten(0, 1).split(1, 1), labels.flatten(0, 1).split(1, 1))
+        return torch.stack([method.compare(student, teacher) for student, teacher in series])
 
 
 def adaptive_gate(teacher_loss, weight):
@@ -156,7 +164,16 @@ def no_gate(teacher_loss, weight):
     return torch.full_like(teacher_loss, weight)
 
 
-GATES = {"adaptive": adaptive_gate, "original": original_gate, "off": no_gate}
+def held_out_gate(teacher_loss, weight):
+    """All of `weight` for a teacher that has a CCC of KNOWS or more on people it was not trained on, nothing at 0, in between in proportion.
+
+    teacher_loss: 1 - that CCC of each target, the same for all batches, (K,). That a teacher knows something of strangers is
+    reason enough to follow it where nobody rated: its errors are other ones for every face, what it knows is not.
+    """
+    return weight * ((1 - teacher_loss) / KNOWS).clamp(0, 1)
+
+
+GATES = {"adaptive": adaptive_gate, "held_out": held_out_gate, "original": original_gate, "off": no_gate}
 
 
 # ---- the predictor --------------------------------------------------------------------------------------------------
@@ -235,30 +252,49 @@ def load_teacher(path, targets, shapes, device):
     return teacher.to(device).requires_grad_(False)
 
 
-def keep_outputs(teacher, recordings, name, cfg, device):
-    """Gives every recording what the teacher says of its frames, predictions and hints, "taught" (V, N, K + HINT): computed once, kept
-    in cache/.
+def keep_outputs(teachers_of, recordings, name, cfg, device):
+    """Gives every recording what its teachers say of its frames, predictions and hints, "taught" (V, N, K + HINT), their mean:
+    computed once, kept in cache/.
 
-    name: tells this teacher from others. V = cfg.teacher_cache views: the pictures as they are, and others augmented, each by
-    one draw for the whole recording. The teacher goes through each recording from its beginning, as in `predict`: it knows more
-    of a clip's first frames than one that is shown the clip alone.
+    teachers_of(id): the networks that teach on a recording; name: tells them from others. V = cfg.teacher_cache views: the pictures
+    as they are, and others augmented, each by one draw for the whole recording. A teacher goes through each recording from its
+    beginning, as in `predict`: it knows more of a clip's first frames than one that is shown the clip alone.
     """
     with tqdm(total=sum(map(len, recordings)) * cfg.teacher_cache, unit=" frames", disable=None if world()[0] == 0 else True, leave=False) as bar:
         for number, recording in enumerate(recordings):
             bar.set_description(f"teacher on {recording.name}")
             generators = [torch.Generator().manual_seed(seed_of(cfg.seed, number, view)) for view in range(1, cfg.teacher_cache)]
             views = [None, *(draw_changes(1, generator) for generator in generators)]
-            key = digest(repr([cfg.teacher_cache, cfg.seed * (cfg.teacher_cache > 1), *(made_of(recording.arrays[kind]) for kind in teacher.inputs)]))
+            teachers = teachers_of(recording.name)
+            pictures = [made_of(recording.arrays[kind]) for kind in teachers[0].inputs]
+            key = digest(repr([cfg.teacher_cache, cfg.seed * (cfg.teacher_cache > 1), *pictures]))
             recording.arrays["taught"] = kept_array(cfg.cache_dir / f"teacher.{name}" / f"{recording.name}.{key}.npy",
-                                                    (len(views), len(recording)), partial(spoken, teacher, recording, views, device, bar.update))
+                                                    (len(views), len(recording)), partial(spoken, teachers, recording, views, device, bar.update))
 
 
-def spoken(teacher, recording, views, device, report):
-    """Yields what a teacher says of a recording, piece by piece, view by view: (n, K + HINT) float32."""
+def spoken(teachers, recording, views, device, report):
+    """Yields what teachers say of a recording, their mean, piece by piece, view by view: (n, K + HINT) float32."""
     for changes in views:
-        for output in outputs(teacher, recording, device, changes):
-            yield torch.cat([output.pred, output.feat], 2)[0].cpu().numpy()
-            report(output.pred.shape[1])
+        for said in zip(*(outputs(teacher, recording, device, changes) for teacher in teachers)):
+            yield torch.stack([torch.cat([output.pred, output.feat], 2)[0] for output in said]).mean(0).cpu().numpy()
+            report(said[0].pred.shape[1])
+
+
+def calibrated(recordings, device):
+    """{id: (2, K) scale and offset} that give the predictions of a teacher the mean of all ratings in every recording, and their spread over
+    all recordings that nobody rated (over all, if there is none).
+
+    What a network says of a stranger is offset by who it is: a deep voice, a stern face. A student that learned it would learn faces, not
+    feelings. And it hedges: its predictions spread less than the ratings, which CCC punishes.
+    """
+    gold = np.concatenate([recording.gold for recording in recordings])
+    targets = gold.shape[1]
+    said = {recording.name: np.asarray(recording.arrays["taught"][0, :, :targets], float) for recording in recordings}
+    unrated = [recording.name for recording in recordings if np.isnan(recording.gold).all()] or list(said)
+    spread = np.concatenate([said[name] - said[name].mean(0) for name in unrated]).std(0)
+    scale = np.nanstd(gold, 0) / np.maximum(spread, TINY)
+    return {name: torch.tensor(np.stack([scale, np.nanmean(gold, 0) - scale * preds.mean(0)]), dtype=torch.float32, device=device)
+            for name, preds in said.items()}
 
 
 def trained_on(stage):
@@ -326,7 +362,7 @@ def resume(training, folder, shapes, teacher, cfg):
     state = load_checkpoint(folder / "last.pt")
     check_same(folder, state["config"] | state["shapes"], settings_of(cfg) | shapes)
     if state.get("taught_by") != teacher:
-        raise UserError(f"{folder}/ holds a student of another teacher: {teacher_path(cfg)} has changed since; delete the folder")
+        raise UserError(f"{folder}/ holds a student of another teacher: {teacher_paths(cfg)[0]} has changed since; delete the folder")
     try:
         training.load(state)
     except (KeyError, RuntimeError, ValueError):
@@ -365,12 +401,11 @@ def load_sets(cfg):
     sets = {name: load_recordings(cfg, partition, trained_on(cfg.stage)) for name, partition in PARTITIONS.items()}
     if cfg.fold:
         i, n = part_of(cfg.fold)
-        people = find_recordings([cfg.annotations_dir / PARTITIONS["train"]], (), "run annotations.py first")  # in natural order
-        out = set(list(people)[i - 1::n])
+        out = {name for name, fold in held_out_people(cfg, n).items() if fold == i - 1}
         sets["held_out"] = [recording for recording in sets["train"] if recording.name in out]
         sets["train"] = [recording for recording in sets["train"] if recording.name not in out]
         if not sets["held_out"] or not sets["train"]:
-            raise UserError(f"fold {cfg.fold} of the {len(people)} recordings of Train_Set leaves nobody to hold out or to train on")
+            raise UserError(f"fold {cfg.fold} of the recordings of Train_Set leaves nobody to hold out or to train on")
     if cfg.stage == "student" and cfg.unlabelled:
         others = load_recordings(cfg, UNLABELLED, trained_on(cfg.stage))
         sets["unlabelled"] = others[:round(cfg.unlabelled * len(others))]
@@ -418,35 +453,57 @@ def read_in_training(cfg):
 
 def student_objective(recordings, shapes, cfg, device):
     """The Distillation of a student; where its teacher's outputs are to be kept, the recordings get them."""
-    path = teacher_path(cfg)
-    teacher, name = load_teacher(path, cfg.targets, shapes, device), hashlib.sha1(Path(path).read_bytes()).hexdigest()[:16]
+    paths = teacher_paths(cfg)
+    teachers = [load_teacher(path, cfg.targets, shapes, device) for path in paths]
+    name = hashlib.sha1(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()[:16]
     if cfg.teacher_cache:
+        alone = {person: [teachers[number]] for person, number in held_out_people(cfg, len(teachers)).items()}
         with first_goes_first():
-            keep_outputs(teacher, recordings, name, cfg, device)
-    return Distillation(teacher, methods_of(cfg), cfg.gate, cfg.distill_weight, usual_loss(teacher, recordings, cfg, device), name)
+            keep_outputs(lambda person: alone.get(person, teachers), recordings, name, cfg, device)
+    calibration = calibrated(recordings, device) if cfg.calibrate else None
+    usual = usual_loss(teachers[0], calibration, recordings, cfg, device)
+    return Distillation(teachers[0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, calibration, name)
 
 
-def usual_loss(teacher, recordings, cfg, device):
-    """(K,) the teacher's 1 - CCC over all rated frames; from what was kept of it, if it was."""
+def held_out_people(cfg, count):
+    """{id in Train_Set: number of the one of `count` teachers that was not trained on it}; nothing where there is one teacher."""
+    people = find_recordings([cfg.annotations_dir / PARTITIONS["train"]], (), "run annotations.py first")  # in natural order
+    return {name: number % count for number, name in enumerate(people)} if count > 1 else {}
+
+
+def usual_loss(teacher, calibration, recordings, cfg, device):
+    """(K,) the teacher's 1 - CCC over all rated frames; from what was kept of it, if it was.
+
+    For the gate held_out: 1 - the CCC that it has for sure, its mean over the people less its standard error.
+    """
     rated = [recording for recording in recordings if np.isfinite(recording.gold).any()]
     said = {recording.name: recording.arrays["taught"][0, :, :len(cfg.targets)] for recording in rated if "taught" in recording.arrays}
     said = said or predict(teacher, rated)
+    if calibration:
+        said = {name: pred * scale + offset for name, pred in said.items() for scale, offset in [calibration[name].cpu().numpy()]}
     tables = {recording.name: prediction_table(recording, said[recording.name], cfg.targets, cfg.frame_rate) for recording in rated}
     scores = score(tables, cfg.targets)
-    return torch.tensor([1 - scores[target]["concatenated"] for target in cfg.targets], device=device)
+    known = [surely([scores[target][name] for name in tables if name in scores[target]]) if cfg.gate == "held_out"
+             else scores[target]["concatenated"] for target in cfg.targets]
+    return 1 - torch.tensor(known, device=device)
+
+
+def surely(values):
+    """Mean of the values less its standard error: 0 for fewer than two."""
+    return float(np.mean(values) - np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def check_before(runs):
     """Raises what the first minute can tell, before hours of work: settings of runs that are there, files that are not."""
     for cfg in runs:
         if cfg.stage == "student":
-            methods_of(cfg)
+            check_distillation(cfg)
         if state_of_run(run_folder(cfg), cfg) == "finished":
             continue
         if cfg.tensorboard and not importlib.util.find_spec("tensorboard"):
             raise SettingsError("tensorboard: the package tensorboard is not installed: pip install tensorboard, or leave the setting out")
         if cfg.stage == "student" and (cfg.teacher_checkpoint or len(runs) == 1):
-            teacher_path(cfg)
+            teacher_paths(cfg)
         for name in ("visual_weights", "audio_weights"):
             file = getattr(cfg, name)
             if file not in ("", "imagenet") and name in settings_of(cfg) and not Path(file).is_file():
@@ -459,6 +516,23 @@ def methods_of(cfg):
         return parse_distill(cfg.distill)
     except ValueError as error:
         raise SettingsError(f"distill: {error}") from None
+
+
+def check_distillation(cfg):
+    """Raises SettingsError for settings of a student that do not go together."""
+    of_features = [name for name in methods_of(cfg) if DISTILL[name].of == "feat"]
+    several = cfg.teacher_folds and not cfg.teacher_checkpoint
+    if several and of_features:
+        raise SettingsError(f"distill: {of_features[0]} compares features, and each of {cfg.teacher_folds} teachers has its own: use ccc or "
+                            "pseudo, or --teacher-folds 0")
+    if several and cfg.fold:
+        raise SettingsError("teacher_folds: people held out of a student's training (--fold) would be taught to its teachers: give one of them up")
+    if cfg.gate == "held_out" and not several:
+        raise SettingsError("gate: held_out asks what teachers know of people they were not trained on: it needs --teacher-folds 2 or more")
+    if cfg.teacher_folds == 1:
+        raise SettingsError("teacher_folds: 1 leaves nobody to train on: 0 for one teacher, 2 or more")
+    if not cfg.teacher_cache and (several or cfg.calibrate):
+        raise SettingsError("teacher_cache: 0 hears the clips of every step alone: calibrate and teacher_folds need whole recordings, so 1 or more")
 
 
 def check_sets(sets, cfg):
@@ -541,13 +615,25 @@ def targets_of(table):
     return [target for target in TARGETS if f"{target}_pred" in table]
 
 
-def teacher_path(cfg):
-    """Checkpoint of the student's teacher. Raises SettingsError if there is none."""
-    path = Path(cfg.teacher_checkpoint or run_folder(dataclasses.replace(cfg, stage="teacher")) / "best.pt")
-    if not path.exists():
-        raise SettingsError(f"stage student needs a teacher, and {path} is missing: run --stage teacher first, or name one "
-                            "with --teacher-checkpoint")
-    return path
+def teacher_runs(cfg):
+    """Settings of the runs that the teachers of a student come from."""
+    stage = TEACHERS[cfg.teachers]
+    folds = [f"{number}/{cfg.teacher_folds}" for number in range(1, cfg.teacher_folds + 1)] or [cfg.fold]
+    return [] if cfg.teacher_checkpoint else [dataclasses.replace(cfg, stage=stage, fold=fold) for fold in folds]
+
+
+def teacher_paths(cfg):
+    """Checkpoints of the student's teachers. Raises SettingsError if one is missing."""
+    if cfg.teacher_checkpoint:
+        if not Path(cfg.teacher_checkpoint).exists():
+            raise SettingsError(f"teacher_checkpoint: {cfg.teacher_checkpoint} is not there: a best.pt of stage teacher or audio was expected")
+        return [Path(cfg.teacher_checkpoint)]
+    for one in teacher_runs(cfg):
+        if not (path := run_folder(one) / "best.pt").exists():
+            flags = f"--stage {one.stage}" + f" --fold {one.fold}" * bool(one.fold)
+            raise SettingsError(f"stage student needs a teacher, and {path} is missing: run {flags} first (--stage all does), or name one with "
+                                "--teacher-checkpoint")
+    return [run_folder(one) / "best.pt" for one in teacher_runs(cfg)]
 
 
 # ---- the comparison -------------------------------------------------------------------------------------------------
@@ -600,11 +686,13 @@ def main(argv=None):
     if cfg.list:
         print(list_runs(cfg.run_root))
         return None
-    stages = list(ROLES) if cfg.stage == "all" else [cfg.stage]
-    runs = [dataclasses.replace(cfg, stage=stage) for stage in stages]
-    check_before(runs)
+    runs = {stage: dataclasses.replace(cfg, stage=stage) for stage in (ROLES if cfg.stage == "all" else [cfg.stage])}
+    check_before([*runs.values()])
     with joined(cfg) as device:
-        scores = {one.stage: run(one, device) for one in runs}
+        for one in teacher_runs(runs["student"]) if cfg.stage == "all" else []:
+            if one != runs["teacher"]:
+                run(one, device)
+        scores = {stage: run(one, device) for stage, one in runs.items()}
         if cfg.stage == "all" and world()[0] == 0:
             print(comparison(scores, cfg.targets, which_epoch(cfg)))
     return scores

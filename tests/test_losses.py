@@ -396,6 +396,7 @@ UNSEEN = {
     "rkd": {"frames shuffled", "student scaled", "student shifted", "student rotated", "both rotated", "both shifted"},
     "ot": {"frames shuffled", "student scaled", "student rotated", "both rotated", "frames scaled"},
     "ccc": {"frames shuffled", "both shifted"},
+    "pseudo": {"frames shuffled", "both shifted"},
 }
 
 
@@ -509,7 +510,7 @@ def test_a_batch_of_2048_frames_is_possible(name):
 def test_the_table_says_what_is_compared_and_how():
     assert {name for name, method in DISTILL.items() if method.of == "pred"} == {"ccc"}
     assert {name for name, method in DISTILL.items() if method.mapped} == {"fitnets"}
-    assert {method.of for method in DISTILL.values()} == {"feat", "pred"}
+    assert {method.of for method in DISTILL.values()} == {"feat", "pred", "label"} and DISTILL["pseudo"].of == "label"
     assert [method.compare for method in DISTILL.values()] == [cosine, cosine_original, fitnets, sp, rkd, ot, ccc_distill]
 
 

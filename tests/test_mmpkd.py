@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from conftest import CPU, FRAMES, SHAPES, STAGES, TINY, easy_batch, easy_set, files_of, log_of, one_line, run_of, same, tiny_config
 from hypothesis import given
@@ -71,6 +72,56 @@ def test_each_target_has_its_own_gate_and_frames_without_ratings_follow_the_teac
     assert float(parts["task"].detach()) == pytest.approx(float(task), abs=1e-6), "the target that nobody rated counts as learned"
 
 
+def test_the_held_out_gate_follows_a_teacher_that_knows_a_little_of_strangers_and_none_that_knows_nothing():
+    gate = GATES["held_out"]
+    assert [round(float(gate(torch.tensor(1 - known), 0.8)), 6) for known in (0.9, 0.2, 0.1, 0.0, -0.5)] == [0.8, 0.8, 0.4, 0, 0]
+    cfg = tiny_config()
+    teacher, student = (build_model(stage, cfg, SHAPES).eval() for stage in ("teacher", "student"))
+    betas = [float(Distillation(teacher, {"ccc": 1.0}, "held_out", 1.0, torch.tensor([0.9]))(student, easy_batch(seed=seed))[1]["beta"])
+             for seed in (0, 1)]
+    assert betas == pytest.approx([0.5, 0.5]), "it is what the teacher knows of strangers, whatever the batch"
+
+
+def test_what_a_teacher_surely_knows_is_the_mean_over_people_less_its_standard_error():
+    values = [0.1, 0.5, 0.3, -0.2]
+    assert mmpkd.surely(values) == pytest.approx(np.mean(values) - scipy.stats.sem(values)) and mmpkd.surely([0.7]) == 0
+
+
+def test_pseudo_labels_are_the_ratings_where_there_are_any_and_the_calibrated_teachers_elsewhere():
+    cfg = tiny_config(target="both")
+    teacher, student = (build_model(stage, cfg, SHAPES).eval() for stage in ("teacher", "student"))
+    batch = easy_batch()._replace(clips=(("a", 0), ("b", 0), ("a", 8)))
+    gold = torch.rand(3, 8, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    gold[0], gold[1, 3, 1] = math.nan, math.nan
+    calibration = {"a": torch.tensor([[2.0, 3.0], [0.1, 0.2]]), "b": torch.tensor([[2.0, 3.0], [-0.3, 0.4]])}
+    loss, _ = Distillation(teacher.requires_grad_(False), {"pseudo": 1.0}, "off", 1.0, None, calibration)(student, batch._replace(gold=gold))
+    with torch.no_grad():
+        labels, pred = gold.clone(), student(batch.frames).pred
+        for clip, frame, k in gold.isnan().nonzero().tolist():
+            scale, offset = calibration[batch.clips[clip][0]][:, k]
+            labels[clip, frame, k] = teacher(batch.frames, batch.specs).pred[clip, frame, k] * scale + offset
+        expected = np.mean([1 - float(ccc(pred[..., k].flatten(), labels[..., k].flatten())) for k in range(2)])
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_calibration_gives_every_recording_the_ratings_mean_and_strangers_the_ratings_spread():
+    draw = np.random.default_rng(0)
+    recordings = [data.Recording(name, draw.normal(0.1, 0.2, (200, 2)).astype(np.float32), {}) for name in "abcd"]
+    for recording in recordings:
+        recording.arrays["taught"] = draw.normal(draw.normal(), 0.05, (1, 200, 130)).astype(np.float32)
+    gold = np.concatenate([recording.gold for recording in recordings[:2]])
+    for recording in recordings[2:]:
+        recording.gold[:] = math.nan
+    recordings[0].arrays["taught"] *= 20  # it was trained on this one: how it speaks of it says nothing of the others
+    said = {recording.name: recording.arrays["taught"][0, :, :2] * scale + offset for recording in recordings
+            for scale, offset in [mmpkd.calibrated(recordings, CPU)[recording.name].numpy()]}
+    for name in said:
+        np.testing.assert_allclose(said[name].mean(0), gold.mean(0), atol=1e-4)
+    np.testing.assert_allclose(np.concatenate([said["c"], said["d"]]).std(0), gold.std(0), rtol=1e-3)
+    everybody = mmpkd.calibrated(recordings[:2], CPU)
+    assert everybody["a"][0, 0] < mmpkd.calibrated(recordings, CPU)["a"][0, 0], "where everybody is rated, all count"
+
+
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("distill", DISTILL)
 def test_a_students_loss_is_the_weighted_sum_of_ratings_and_hint(gate, distill):
@@ -83,7 +134,8 @@ def test_a_students_loss_is_the_weighted_sum_of_ratings_and_hint(gate, distill):
         taught, learned = teacher(batch.frames, batch.specs), student(batch.frames)
         task, teacher_loss = (1 - ccc(output.pred.flatten(), batch.gold.flatten()) for output in (learned, taught))
         method = DISTILL[distill]
-        own, its = (getattr(output, method.of).flatten(0, 1) for output in (learned, taught))
+        own, its = (learned.pred, batch.gold) if method.of == "label" else (getattr(output, method.of) for output in (learned, taught))
+        own, its = own.flatten(0, 1), its.flatten(0, 1)
         hint = method.compare(objective.adapters[distill](own) if method.mapped else own, its)
         beta = GATES[gate](teacher_loss, 0.4)
     assert float(loss.detach()) == pytest.approx(float((1 - beta) * task + beta * hint), abs=1e-6)
