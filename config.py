@@ -46,9 +46,9 @@ class Config:
     # --- recordings: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
     recordings: tuple[str, ...] = ()  # ids of the only recordings to work on; none given: every one
 
-    # --- sharing the work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
-    workers: Whole = 0  # recordings worked on at the same time; 0: one per core, or fewer where that is quicker
-    shard: str = ""  # i/n, for the i-th of n jobs of a cluster: every n-th recording from the i-th on; "": all
+    # --- sharing the work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py experiment.py
+    workers: Whole = 0  # recordings (or runs) worked on at the same time; 0: one per core, or fewer where that is quicker
+    shard: str = ""  # i/n, for the i-th of n jobs of a cluster: every n-th recording (or seed) from the i-th on; "": all
 
     # --- step 0, annotations: annotations.py
     train_ids: tuple[str, ...] = ("train_*",)  # ids (or patterns) of the recordings in Train_Set
@@ -76,7 +76,7 @@ class Config:
     db_max: float = 30.0  # power drawn white, dB
     spec_files: Literal["pictures", "array"] = "pictures"  # one .png per frame, to look at | one .npy per recording
 
-    # --- device: face_detector.py face_detector_frameRetention.py mmpkd.py
+    # --- device: face_detector.py face_detector_frameRetention.py mmpkd.py experiment.py
     device: str = ""  # cpu, cuda, cuda:1 ...; "": cuda where there is one, else cpu
 
     # --- runs: mmpkd.py plot_ccc.py
@@ -89,10 +89,12 @@ class Config:
     stage: Literal["visual", "teacher", "student", "audio", "all"] = "all"  # what to train; all: visual, teacher, student
     target: Literal["arousal", "valence", "both"] = "arousal"  # the paper trains one model per dimension
     resume: bool = False  # go on from last.pt where a run was stopped
-    list: bool = False  # only list the runs that are there, with their state and best CCC
     save_minutes: NotNegative = 10.0  # a checkpoint (last.pt) at least that often, beside the one after every epoch; 0: off
     save_steps: Whole = 0  # a checkpoint every so many steps; 0: off
     tensorboard: bool = False  # event files in the run's folder, too (needs the package tensorboard)
+
+    # --- listing: mmpkd.py experiment.py
+    list: bool = False  # only list the runs that are there, and how far they are
 
     # --- choosing: mmpkd.py
     fold: str = ""  # i/n: hold out every n-th person of Train_Set from the i-th on, and choose the epoch on them; "": on Val_Set
@@ -109,6 +111,9 @@ class Config:
     modality_dropout: Share = 0.0  # share of the clips in which the teacher's face or voice is blanked; 0: off
     audio_gru: bool = True  # the voice has a memory of its own; --no-audio-gru: the original's, frame by frame
     linear_heads: bool = False  # the original's: no activations between the layers of the heads, features not normalised
+
+    # --- variants: mmpkd.py
+    variant: str = ""  # a word at the end of the run's name, to keep it beside runs of other settings; teachers are looked for without it
 
     # --- distillation: mmpkd.py
     teachers: Literal["joint", "audio"] = "joint"  # who teaches: the teacher, which sees and hears | the network that only hears
@@ -142,9 +147,17 @@ class Config:
     max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face tried, seconds; 0: no delay
 
     # --- demo: demo.py
-    quick: bool = False  # a smaller corpus and shorter training: under 2 minutes
     minutes: Annotated[float, (0.1, 60, True)] = 0.5  # length of each drawn recording
     subjects: Annotated[int, (3, 10000, True)] = 12  # drawn people, a third of them held out (dev_*)
+
+    # --- size: demo.py experiment.py
+    quick: bool = False  # fewer people and shorter training: under 2 minutes (experiment.py: 10)
+
+    # --- study: experiment.py
+    seeds: Count = 5  # runs of everything, each with weights and teachers of its own
+    settings: tuple[str, ...] = ()  # only these corpora; --list names them
+    methods: tuple[str, ...] = ()  # only these rows of the table; --list names them
+    choose: bool = False  # compare on people held out of the training people, never on those that are reported
 
     # Folders, derived. Each has one script that writes it.
     @property

@@ -9,7 +9,7 @@
     torchrun --nproc_per_node=2 mmpkd.py ...    on two devices
 
 Reads   Annotations/{Train_Set,Val_Set,Unlabelled_Set}/*.csv, Cropped_Aligned/, and specs/ for what hears
-Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>]/   config.json, log.jsonl (a line per epoch), curves.png, last.pt (to go on
+Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]/   config.json, log.jsonl (a line per epoch), curves.png, last.pt (to go on
                                                             from), best.pt (the network that is kept), and at the end
                                                             predictions/{train,val}/<id>.csv, held_out/ of a fold
 """
@@ -311,9 +311,10 @@ def predictions(model, recordings, cfg):
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 def run_folder(cfg):
-    """runs/<stage>_<target>[_<distill>][_fold<i>of<n>]"""
+    """runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]"""
     distill, fold = cfg.distill.replace(":", ""), "fold" + cfg.fold.replace("/", "of")  # Windows knows no colons
-    return cfg.run_root / "_".join([cfg.stage, cfg.target] + [distill] * (cfg.stage == "student") + [fold] * bool(cfg.fold))
+    words = [cfg.stage, cfg.target] + [distill] * (cfg.stage == "student") + [fold] * bool(cfg.fold) + [cfg.variant] * bool(cfg.variant)
+    return cfg.run_root / "_".join(words)
 
 
 def settings_of(cfg):
@@ -619,7 +620,7 @@ def teacher_runs(cfg):
     """Settings of the runs that the teachers of a student come from."""
     stage = TEACHERS[cfg.teachers]
     folds = [f"{number}/{cfg.teacher_folds}" for number in range(1, cfg.teacher_folds + 1)] or [cfg.fold]
-    return [] if cfg.teacher_checkpoint else [dataclasses.replace(cfg, stage=stage, fold=fold) for fold in folds]
+    return [] if cfg.teacher_checkpoint else [dataclasses.replace(cfg, stage=stage, fold=fold, variant="") for fold in folds]
 
 
 def teacher_paths(cfg):

@@ -1,0 +1,482 @@
+"""The study: does a teacher that hears help a student that only sees? Every method, control and bound in one command.
+
+Reads   nothing: people are drawn (drawn_people.py), and go through every script as a corpus does
+Writes  data_study/<corpus>/                        a corpus of drawn people, as demo.py makes one
+        data_study/<corpus>/views/<view>/           who of them is rated, unlabelled, reported; runs/seed<k>/ of every method
+        docs/results.csv docs/table.md docs/*.png   a row per run, target and person; what they say
+
+    python experiment.py                    the whole study: a night on 2 cores; goes on where it was stopped
+    python experiment.py --quick            a small one, under 10 minutes; into data_quick/, docs/ stays as it is
+    python experiment.py --choose           compares the methods by cross-validation over the rated people of Train_Set
+    python experiment.py --list             what there is to run: settings, methods, how far they are
+    python experiment.py --settings much --methods visual recipe        only these
+    python experiment.py --shard 1/4        a quarter of the runs, for a job array
+
+Nothing is chosen on the people it reports: every run keeps its last epoch, and methods are compared with --choose on people
+held out of Train_Set, in folders that hold nothing of the others.
+"""
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import matplotlib
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+from tqdm import tqdm
+
+import annotations
+import audio_extract
+import audio_melspec
+import face_detector_frameRetention
+import mmpkd
+from annotations import TARGETS, UNLABELLED, keep_settings, shard_of
+from config import Config, SettingsError, parse_config, run_script, torch_device, whole_file
+from demo import FACES, NETWORKS, SPECS, call
+from drawn_people import FRAME_RATE, SOUND_RATE, World, write_video
+from drawn_people import Recording as Drawn
+from mmpkd import PARTITIONS
+from training import read_log
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+RATE = 5  # ratings, faces and spectrograms per second: neighbours at 25 are almost the same picture, and cost five times the work
+SECONDS = 30  # of each person
+FOLDS = 3  # of the rated people, with --choose
+RESAMPLES = 10000  # of the bootstrap
+STUDY = FACES | SPECS | NETWORKS | dict(
+    target="both", keep="last", precision="float32", frame_rate=float(RATE), resume=True, clip_length=30, batch_size=8)
+EPOCHS = 50  # of every run, whatever it learns from: as many looks at each person
+
+
+# ---- corpora --------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Setting:
+    """Drawn people, and who of them is rated, unlabelled and reported, in this order."""
+    says: str
+    world: World = World()
+    corpus: str = ""  # name of the setting that it has its people of; "": its own
+    rated: int = 12
+    unlabelled: int = 48
+    reported: int = 24
+
+    @property
+    def people(self):
+        return self.rated + self.unlabelled + self.reported
+
+
+# What a unit of feeling does to the voice
+VOICE = ("loudness_db", "pitch_semitones", "tilt_db", "rate_share", "pause_share", "smile_share", "melody_share")
+
+
+def voice(share):
+    """A world in which the voice tells `share` of what it usually does."""
+    return dataclasses.replace(World(), **{name: share * getattr(World(), name) for name in VOICE})
+
+
+SETTINGS = {
+    "much": Setting("the voice tells much more than the face"),
+    "little": Setting("the voice tells little: a third of it", voice(1 / 3)),
+    "nothing": Setting("the voice tells nothing", voice(0)),
+    "more_rated": Setting("as much, but 30 people are rated and 30 are not", corpus="much", rated=30, unlabelled=30),
+}
+QUICK = dict(rated=6, unlabelled=10, reported=6)
+
+
+def draw_corpus(folder, setting, seed, workers):
+    """A setting's people as a corpus ships, and every script run on them."""
+    names = [f"person_{number + 1}" for number in range(setting.people)]
+    missing = [(number, name) for number, name in enumerate(names) if not Path(folder, "ratings_gold_standard", f"{name}.csv").exists()]
+    if missing:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
+            work = pool.map(partial(draw_person, folder, setting.world, seed), missing)
+            list(tqdm(work, f"drawing {folder.name}", len(missing), unit=" people", disable=None, leave=False))
+    if all((folder / "Annotations" / PARTITIONS["train"] / f"{name}.csv").exists() for name in names) and (folder / ".made").exists():
+        return
+    data, rate = {"data_dir": folder}, {"frame_rate": RATE}
+    call(annotations, **data, **rate, train_ids="person_*")
+    call(face_detector_frameRetention, **data, **rate, **FACES, look_every=1)
+    call(audio_extract, **data, **rate)
+    call(audio_melspec, **data, **SPECS)
+    (folder / ".made").touch()
+
+
+def draw_person(folder, world, seed, numbered_name):
+    """Draws one person, as RATE pictures and ratings per second. The ratings are written last: they mark it as whole."""
+    number, name = numbered_name
+    step, drawn = FRAME_RATE // RATE, Drawn.draw((seed, number), SECONDS * FRAME_RATE, world)
+    pictures = (drawn.painter.paint(drawn.actions, drawn.motion, k) for k in range(0, SECONDS * FRAME_RATE, step))
+    write_video(folder / "videos" / f"{name}.mp4", pictures, drawn.sound, RATE)
+    with whole_file(folder / "audio" / f"{name}.wav") as part:
+        soundfile.write(part, drawn.sound, SOUND_RATE, subtype="PCM_16")
+    with whole_file(folder / "ratings_gold_standard" / f"{name}.csv") as part:
+        part.write_text("".join(f"{arousal:.4f};{valence:.4f}\n" for arousal, valence in drawn.gold[::step]))
+
+
+def _begin_worker():
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    os.environ["TQDM_DISABLE"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair, which asks politely
+
+
+# ---- views: who is rated, who is not, who is reported ---------------------------------------------------------------
+
+def split(setting, view):
+    """{partition: numbers of people} of a view: "rated", "oracle", "other_voice", or "fold1" ... of FOLDS."""
+    rated, unlabelled, reported = np.split(np.arange(setting.people), [setting.rated, setting.rated + setting.unlabelled])
+    if view == "oracle":
+        return {PARTITIONS["train"]: [*rated, *unlabelled], UNLABELLED: [], PARTITIONS["val"]: reported}
+    if view.startswith("fold"):
+        out = rated[int(view.removeprefix("fold")) - 1::FOLDS]
+        return {PARTITIONS["train"]: [n for n in rated if n not in out], UNLABELLED: unlabelled, PARTITIONS["val"]: out}
+    return {PARTITIONS["train"]: rated, UNLABELLED: unlabelled, PARTITIONS["val"]: reported}
+
+
+def make_view(corpus, folder, setting, view):
+    """A data folder with its own Annotations/, and the corpus' crops and spectrograms. With "other_voice" everybody has the spectrograms of the
+    next person of the same partition."""
+    for partition, numbers in split(setting, view).items():
+        for place, number in enumerate(numbers):
+            name, voice_of = (f"person_{n + 1}" for n in (number, numbers[(place + 1) % len(numbers)] if view == "other_voice" else number))
+            table = pd.read_csv(corpus / "Annotations" / PARTITIONS["train"] / f"{name}.csv", dtype=str, keep_default_na=False)
+            table["spec path"] = table["spec path"].str.replace(f"{name}/", f"{voice_of}/", regex=False)
+            if partition == UNLABELLED:
+                table = table[["image path", "spec path"]]
+            annotations.write_table(folder / "Annotations" / partition / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    for name in ("Cropped_Aligned", "specs"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to((corpus / name).resolve())
+
+
+# ---- methods --------------------------------------------------------------------------------------------------------
+
+class Method(NamedTuple):
+    """A row of the table: settings of mmpkd.py, and the view that it is trained in."""
+    says: str
+    settings: dict
+    view: str = "rated"
+    where: tuple = tuple(SETTINGS)  # in which settings
+
+
+PAPER = dict(stage="student", teachers="joint", teacher_folds=0, calibrate=False, distill="cosine_original", gate="original", unlabelled=0.0)
+ALONE = PAPER | dict(gate="adaptive", distill_weight=0.5)  # the rated people alone, teacher and gate as they should be
+WITH = ALONE | dict(unlabelled=1.0)
+RECIPE = dict(stage="student", teachers="audio", teacher_folds=4, calibrate=True, distill="pseudo", distill_weight=1.0, gate="held_out",
+              unlabelled=1.0)
+MUCH, NOTHING = ("much",), ("nothing",)
+ELSEWHERE = ("much", "little", "more_rated")
+
+METHODS = {
+    "visual": Method("face only: lower bound", dict(stage="visual")),
+    "teacher": Method("face and voice: upper bound", dict(stage="teacher")),
+    "audio": Method("voice only", dict(stage="audio")),
+    "oracle": Method("face only, with the true ratings of everybody", dict(stage="visual"), "oracle"),
+    "recipe": Method("pseudo-labels of 4 cross-fitted voices, calibrated, gate held_out", RECIPE, where=ELSEWHERE),
+    "control_other_voice": Method("the recipe, but everybody has another one's voice", RECIPE, "other_voice", MUCH),
+    "control_nothing": Method("the recipe, where the voice tells nothing", RECIPE, where=NOTHING),
+    "recipe_adaptive": Method("the recipe with the gate adaptive", RECIPE | dict(gate="adaptive"), where=ELSEWHERE),
+    "control_other_voice_adaptive": Method("... with the gate adaptive", RECIPE | dict(gate="adaptive"), "other_voice", MUCH),
+    "control_nothing_adaptive": Method("... with the gate adaptive", RECIPE | dict(gate="adaptive"), where=NOTHING),
+    "paper": Method("as published: cosine of whole batches, rated people, the original's gate", PAPER),
+    "ccc_unlabelled": Method("ccc of the joint teacher's predictions, unlabelled people too", WITH | dict(distill="ccc")),
+    "cosine": Method("cosine per frame, rated people", ALONE | dict(distill="cosine"), where=MUCH),
+    "fitnets": Method("fitnets, rated people", ALONE | dict(distill="fitnets"), where=MUCH),
+    "sp": Method("sp, rated people", ALONE | dict(distill="sp"), where=MUCH),
+    "rkd": Method("rkd, rated people", ALONE | dict(distill="rkd"), where=MUCH),
+    "ot": Method("ot (PKDOT), rated people", ALONE | dict(distill="ot"), where=MUCH),
+    "ccc": Method("ccc, rated people", ALONE | dict(distill="ccc"), where=MUCH),
+    "cosine_ccc": Method("cosine + ccc, rated people", ALONE | dict(distill="cosine:0.5+ccc:0.5"), where=MUCH),
+    "crossfit_alone": Method("ccc of 4 cross-fitted voices, calibrated, rated people", RECIPE | dict(
+        distill="ccc", distill_weight=0.5, gate="adaptive", unlabelled=0.0), where=MUCH),
+    "cosine_unlabelled": Method("cosine per frame, unlabelled people too", WITH | dict(distill="cosine"), where=MUCH),
+    "audio_unlabelled": Method("ccc of one voice's predictions, unlabelled people too", WITH | dict(distill="ccc", teachers="audio"), where=MUCH),
+    "recipe_raw": Method("the recipe without calibration", RECIPE | dict(calibrate=False), where=MUCH),
+    "recipe_joint": Method("the recipe with cross-fitted joint teachers", RECIPE | dict(teachers="joint"), where=MUCH),
+    "recipe_off": Method("the recipe without a gate", RECIPE | dict(gate="off"), where=MUCH),
+    "recipe_24": Method("the recipe with 24 of the unlabelled people", RECIPE | dict(unlabelled=0.5), where=MUCH),
+    "recipe_12": Method("the recipe with 12 of them", RECIPE | dict(unlabelled=0.25), where=MUCH),
+    "visual_long": Method("face only, trained as many steps as the recipe", dict(stage="visual", epochs=5 * EPOCHS), where=MUCH),
+}
+BOUNDS = ("visual", "teacher", "audio", "oracle")
+QUICK_METHODS = (*BOUNDS, "recipe", "control_other_voice", "paper", "ccc_unlabelled")
+
+
+class Job(NamedTuple):
+    """One run of the table: it is trained by `train_job`."""
+    setting: str
+    method: str
+    seed: int
+    fold: int  # of --choose, from 1; 0: reported on Val_Set
+
+
+def view_folder(cfg, job):
+    """The data folder that a job is trained in."""
+    setting, view = SETTINGS[job.setting], f"fold{job.fold}" if job.fold else METHODS[job.method].view
+    return Path(cfg.data_dir, setting.corpus or job.setting, "views", f"{job.setting}_{view}")
+
+
+def settings_of(cfg, job):
+    """The Config of a job."""
+    method, folder = METHODS[job.method], view_folder(cfg, job)
+    changes = {"epochs": 4 if cfg.quick else EPOCHS} | method.settings
+    named = {"variant": job.method} if method.settings["stage"] == "student" or "epochs" in method.settings else {}
+    return Config(**STUDY | changes | named | dict(data_dir=str(folder), runs_dir=str(folder / "runs" / f"seed{job.seed}"), seed=job.seed,
+                                                   device=cfg.device))
+
+
+def jobs_of(cfg):
+    """All jobs that the command asks for, those that others build on first. Raises SettingsError for a name that there is not."""
+    for what, given, there in (("settings", cfg.settings, SETTINGS), ("methods", cfg.methods, METHODS)):
+        for name in set(given) - set(there):
+            raise SettingsError(f"{what}: there is no {name!r}; there are {', '.join(there)}")
+    settings = cfg.settings or (MUCH if cfg.quick else tuple(SETTINGS))
+    methods = cfg.methods or (QUICK_METHODS if cfg.quick else tuple(METHODS))
+    folds = range(1, FOLDS + 1) if cfg.choose else (0,)
+    return [Job(setting, method, seed, fold) for setting in SETTINGS if setting in settings for method in METHODS if method in methods
+            for seed in range(cfg.seeds) for fold in folds
+            if setting in METHODS[method].where and not (fold and METHODS[method].view != "rated")]
+
+
+# ---- running them ---------------------------------------------------------------------------------------------------
+
+def is_finished(cfg, job):
+    return (mmpkd.run_folder(settings_of(cfg, job)) / "predictions").exists()
+
+
+def train_chain(cfg, jobs):
+    """Trains jobs that share teachers, one after the other; what they print goes into log.txt beside the runs."""
+    for job in jobs:
+        one = settings_of(cfg, job)
+        one.run_root.mkdir(parents=True, exist_ok=True)
+        with open(one.run_root / "log.txt", "a", buffering=1) as log, contextlib.redirect_stdout(log):
+            device = torch_device(one.device)
+            for teacher in mmpkd.teacher_runs(one) if one.stage == "student" else []:
+                mmpkd.run(teacher, device)
+            mmpkd.check_before([one])
+            mmpkd.run(one, device)
+
+
+def chains_of(cfg, jobs):
+    """Jobs that share teachers, which are those of one seed in one view: {view and seed: [jobs]}."""
+    chains = {}
+    for job in jobs:
+        chains.setdefault(f"{view_folder(cfg, job)} {job.seed}", []).append(job)
+    return chains
+
+
+def train_all(cfg, chains):
+    """Trains what is not finished, several chains at once."""
+    chains = {name: jobs for name, chain in chains.items() if (jobs := [job for job in chain if not is_finished(cfg, job)])}
+    left = sum(map(len, chains.values()))
+    if not left:
+        return
+    on_gpu = torch_device(cfg.device).type == "cuda"
+    workers = cfg.workers or (1 if on_gpu else os.cpu_count())
+    with (ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool,
+          tqdm(total=left, unit=" runs", disable=None, smoothing=0) as bar):
+        running = {pool.submit(train_chain, cfg, chain) for chain in chains.values()}
+        try:
+            while running:
+                done, running = wait(running, timeout=5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                bar.n = left - sum(not is_finished(cfg, job) for chain in chains.values() for job in chain)
+                bar.refresh()
+        except BaseException:
+            for process in list(pool._processes.values()):  # each saves where it is, and ends
+                process.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+# ---- results --------------------------------------------------------------------------------------------------------
+
+COLUMNS = ["setting", "method", "seed", "target", "recording", "ccc", "seconds"]
+
+
+def rows_of(cfg, job):
+    """What a finished run scored: rows of COLUMNS, one per target and person, and one per target of all concatenated."""
+    one = settings_of(cfg, job)
+    folder = mmpkd.run_folder(one)
+    scores = mmpkd.score(mmpkd.read_predictions(folder, "val", one.frame_rate), one.targets)
+    seconds = round(sum(entry["seconds"] for entry in read_log(folder)), 1)
+    left_out = ("mean", "concatenated") if job.fold else ("mean",)
+    return [[*job[:3], target, name, round(value, 5), seconds]
+            for target in TARGETS for name, value in scores[target].items() if name not in left_out]
+
+
+def gather(cfg, jobs, path):
+    """Brings the finished ones of `jobs` into the file of results, in place of earlier rows of the same runs; returns the whole table."""
+    rows = pd.DataFrame([row for job in jobs if is_finished(cfg, job) for row in rows_of(cfg, job)], columns=COLUMNS)
+    if path.exists():
+        rows = pd.concat([pd.read_csv(path), rows]).drop_duplicates(COLUMNS[:5], keep="last")
+    place = {name: number for number, name in enumerate([*SETTINGS, *METHODS])}
+    rows = rows.sort_values(COLUMNS[:4], key=lambda column: column.map(place) if column.name in ("setting", "method") else column, kind="stable")
+    with whole_file(path) as part:
+        rows.to_csv(part, index=False, lineterminator="\n")
+    return rows.reset_index(drop=True)
+
+
+def matrix(results, setting, method, target):
+    """CCC of every seed and person, (seeds and folds, people), as a table; empty if the method was not run there."""
+    rows = results[(results.setting == setting) & (results.method == method) & (results.target == target) & (results.recording != "concatenated")]
+    return rows.pivot_table(index="seed", columns="recording", values="ccc")
+
+
+def paired(results, setting, method, target, against="visual"):
+    """Mean difference of a method from another over people and seeds, and its 95 % interval: (mean, low, high), or None.
+
+    Bootstrap with people and seeds drawn independently with replacement, the same for both (a two-way, or pigeonhole,
+    bootstrap: Owen, 2007), so that the interval holds for other people and other weights.
+    """
+    one, other = (matrix(results, setting, name, target) for name in (method, against))
+    seeds, people = one.index.intersection(other.index), one.columns.intersection(other.columns)
+    if not len(seeds) or not len(people):
+        return None
+    return interval((one.loc[seeds, people] - other.loc[seeds, people]).to_numpy())
+
+
+def interval(differences):
+    """(S seeds, P people) -> mean, and the 2.5 % and 97.5 % quantiles of its bootstrap distribution."""
+    rng = np.random.default_rng(0)
+    seeds, people = (rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) / size for size in differences.shape)
+    means = np.einsum("rs,sp,rp->r", seeds, differences, people)
+    return (float(differences.mean()), *map(float, np.quantile(means, [0.025, 0.975])))
+
+
+def share(results, setting, method, target, upper):
+    """How much of the way from visual to `upper` a method has come, as text."""
+    values = [matrix(results, setting, name, target).to_numpy() for name in ("visual", upper, method)]
+    return mmpkd.gap_closed(*(value.mean() for value in values)) if all(value.size for value in values) else ""
+
+
+def table_of(results, setting):
+    """The table of a setting, Markdown: a row for each method and target."""
+    lines = [f"### {setting}: {SETTINGS[setting].says}\n",
+             "| method | | target | mean over people (sd over seeds) | concatenated | over visual [95 % interval] | of the gap to the teacher "
+             "| of the oracle's gain | seconds |", "| --- " * 9 + "|"]
+    for method in METHODS:
+        for target in TARGETS:
+            each = matrix(results, setting, method, target)
+            if each.size:
+                runs = results[(results.setting == setting) & (results.method == method) & (results.target == target)]
+                whole = runs[runs.recording == "concatenated"].ccc.mean()
+                over = paired(results, setting, method, target)
+                spread = f" ({each.mean(axis=1).std():.3f})" if len(each) > 1 else ""
+                gain = f"{over[0]:+.3f} [{over[1]:+.3f}, {over[2]:+.3f}]" if over and method != "visual" else ""
+                shares = ["" if method in BOUNDS else share(results, setting, method, target, upper) for upper in ("teacher", "oracle")]
+                first = [method, METHODS[method].says] if target == TARGETS[0] else ["", ""]
+                lines.append("| " + " | ".join([*first, target, f"{each.to_numpy().mean():.3f}{spread}", f"{whole:.3f}", gain, *shares,
+                                                f"{runs.seconds.mean():.0f}"]) + " |")
+    seeds = results[results.setting == setting].seed.nunique()
+    lines.append(f"\n{seeds} seeds, {results[results.setting == setting].recording.nunique() - 1} people reported.\n")
+    return "\n".join(lines)
+
+
+def plot_gains(results, setting, path):
+    """A picture of what each method gains over the visual baseline, with its interval."""
+    methods = [method for method in METHODS if method != "visual" and matrix(results, setting, method, TARGETS[0]).size
+               and matrix(results, setting, "visual", TARGETS[0]).size]
+    figure, axes = plt.subplots(1, 2, figsize=(12, 1.2 + 0.3 * len(methods)), sharey=True, layout="constrained")
+    for axis, target in zip(axes, TARGETS):
+        for place, method in enumerate(methods):
+            mean, low, high = paired(results, setting, method, target)
+            colour = "tab:grey" if method in BOUNDS else "tab:red" if method.startswith("control") else "tab:blue"
+            axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set(title=target, xlabel="CCC over the visual baseline, mean over people")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].invert_yaxis()
+    figure.suptitle(f"{setting}: {SETTINGS[setting].says} (95 % intervals over people and seeds)")
+    _save(figure, path)
+
+
+def plot_unlabelled(results, setting, path):
+    """A picture of the recipe's CCC against how many unlabelled people it had."""
+    steps = {0: "visual", 12: "recipe_12", 24: "recipe_24", 48: "recipe"}
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for target, colour in zip(TARGETS, ("tab:blue", "tab:orange")):
+        values = {count: matrix(results, setting, method, target) for count, method in steps.items()}
+        values = {count: value.mean(axis=1) for count, value in values.items() if value.size}
+        axis.errorbar([*values], [value.mean() for value in values.values()], [value.std() for value in values.values()], fmt="o-",
+                      color=colour, capsize=3, label=target)
+        oracle = matrix(results, setting, "oracle", target)
+        if oracle.size:
+            axis.axhline(oracle.to_numpy().mean(), color=colour, linestyle=":", label=f"oracle, {target}")
+    axis.set(xlabel="unlabelled people", ylabel="CCC, mean over people", xticks=[*steps], title="The recipe; bars: standard deviation over seeds")
+    axis.legend()
+    _save(figure, path)
+
+
+def _save(figure, path):
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=110)
+    plt.close(figure)
+
+
+def report(results, folder):
+    """Writes table.md and the figures of all settings in the results into a folder; returns the tables as text."""
+    there = [setting for setting in SETTINGS if setting in set(results.setting)]
+    text = "\n".join(table_of(results, setting) for setting in there)
+    with whole_file(folder / "table.md") as part:
+        part.write_text("Made by `python experiment.py` from results.csv.\n\n" + text)
+    for setting in there:
+        plot_gains(results, setting, folder / f"gains_{setting}.png")
+    if {"recipe_12", "recipe_24"} <= set(results.method):
+        plot_unlabelled(results, "much", folder / "unlabelled.png")
+    return text
+
+
+# ---- main -----------------------------------------------------------------------------------------------------------
+
+def listing(cfg, jobs):
+    """What there is to run, and how far it is, as text."""
+    lines = [f"{name:14} {setting.says} ({setting.rated} rated, {setting.unlabelled} unlabelled, {setting.reported} reported)"
+             for name, setting in SETTINGS.items()]
+    for name, method in METHODS.items():
+        mine = [job for job in jobs if job.method == name]
+        lines.append(f"{name:28} {sum(is_finished(cfg, job) for job in mine):3}/{len(mine):<3} {method.says}")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    given = parse_config(argv, __file__, __doc__, data_dir="data_study")
+    cfg = parse_config(argv, __file__, __doc__, **({"data_dir": "data_quick", "seeds": 2} if given.quick else {"data_dir": "data_study"}))
+    if cfg.quick:
+        SETTINGS.update({name: dataclasses.replace(setting, **QUICK) for name, setting in SETTINGS.items()})
+    began, jobs = time.perf_counter(), jobs_of(cfg)
+    if cfg.list:
+        print(listing(cfg, jobs))
+        return None
+    keep_settings(cfg.data_dir, cfg, "quick")
+    chains = shard_of(chains_of(cfg, jobs), cfg.shard)
+    for job in {view_folder(cfg, job): job for chain in chains.values() for job in chain}.values():
+        setting, view = SETTINGS[job.setting], view_folder(cfg, job)
+        corpus = setting.corpus or job.setting
+        draw_corpus(view.parent.parent, SETTINGS[corpus], list(SETTINGS).index(corpus) + 1, cfg.workers or os.cpu_count())
+        make_view(view.parent.parent, view, setting, view.name.removeprefix(f"{job.setting}_"))
+    train_all(cfg, chains)
+    folder = Path(cfg.data_dir) if cfg.quick else Path("docs")
+    results = gather(cfg, jobs, folder / ("choice.csv" if cfg.choose else "results.csv"))
+    text = report(results, folder / "choice" if cfg.choose else folder)
+    print(text)
+    print(f"{folder}/: {len(results)} rows; done in {(time.perf_counter() - began) / 60:.1f} minutes")
+    return results
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main, __file__))
