@@ -95,6 +95,10 @@ SETTINGS = {
 QUICK = dict(rated=6, unlabelled=10, reported=6)
 
 
+def setting_of(cfg, name):
+    return dataclasses.replace(SETTINGS[name], **QUICK) if cfg.quick else SETTINGS[name]
+
+
 def draw_corpus(folder, setting, seed, workers):
     """A setting's people as a corpus ships, and every script run on them."""
     names = [f"person_{number + 1}" for number in range(setting.people)]
@@ -456,8 +460,6 @@ def listing(cfg, jobs):
 def main(argv=None):
     given = parse_config(argv, __file__, __doc__, data_dir="data_study")
     cfg = parse_config(argv, __file__, __doc__, **({"data_dir": "data_quick", "seeds": 2} if given.quick else {"data_dir": "data_study"}))
-    if cfg.quick:
-        SETTINGS.update({name: dataclasses.replace(setting, **QUICK) for name, setting in SETTINGS.items()})
     began, jobs = time.perf_counter(), jobs_of(cfg)
     if cfg.list:
         print(listing(cfg, jobs))
@@ -465,9 +467,9 @@ def main(argv=None):
     keep_settings(cfg.data_dir, cfg, "quick")
     chains = shard_of(chains_of(cfg, jobs), cfg.shard)
     for job in {view_folder(cfg, job): job for chain in chains.values() for job in chain}.values():
-        setting, view = SETTINGS[job.setting], view_folder(cfg, job)
+        setting, view = setting_of(cfg, job.setting), view_folder(cfg, job)
         corpus = setting.corpus or job.setting
-        draw_corpus(view.parent.parent, SETTINGS[corpus], list(SETTINGS).index(corpus) + 1, cfg.workers or os.cpu_count())
+        draw_corpus(view.parent.parent, setting_of(cfg, corpus), list(SETTINGS).index(corpus) + 1, cfg.workers or os.cpu_count())
         make_view(view.parent.parent, view, setting, view.name.removeprefix(f"{job.setting}_"))
     train_all(cfg, chains)
     folder = Path(cfg.data_dir) if cfg.quick else Path("docs")

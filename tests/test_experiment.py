@@ -1,0 +1,254 @@
+"""experiment.py: corpora and views, what is asked for, what the table says, and a study in small from end to end."""
+import dataclasses
+import itertools
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import one_line
+
+import experiment
+import mmpkd
+from config import UserError, parse_config
+from experiment import COLUMNS, METHODS, SETTINGS, Job
+
+
+def cfg_of(folder, *words):
+    return parse_config(["--data-dir", str(folder), "--device", "cpu", *map(str, words)], "experiment.py", "")
+
+
+# ---- who is rated, unlabelled, reported -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("view", ["rated", "oracle", "other_voice", "fold1", "fold2", "fold3"])
+def test_the_partitions_of_a_view_share_nobody_and_the_study_is_as_large_as_it_says(setting, view):
+    parts = experiment.split(setting, view)
+    everybody = list(itertools.chain(*parts.values()))
+    assert len(everybody) == len(set(everybody)) and set(everybody) <= set(range(setting.people))
+    assert setting.rated >= 12 and setting.reported >= 12 and (setting.unlabelled >= 48 or setting.corpus)
+    if not view.startswith("fold"):
+        assert len(parts["Val_Set"]) == setting.reported and len(everybody) == setting.people
+
+
+def test_the_folds_hold_out_every_rated_person_once_and_nobody_that_is_reported():
+    setting = SETTINGS["much"]
+    held_out = [n for fold in range(1, experiment.FOLDS + 1) for n in experiment.split(setting, f"fold{fold}")["Val_Set"]]
+    assert sorted(held_out) == list(range(setting.rated))
+
+
+def test_only_the_voice_differs_between_settings_and_less_of_it_is_told():
+    usual = SETTINGS["much"].world
+    for name, told in {"little": 1 / 3, "nothing": 0}.items():
+        changed = {field.name: getattr(SETTINGS[name].world, field.name) / getattr(usual, field.name) for field in dataclasses.fields(usual)
+                   if getattr(SETTINGS[name].world, field.name) != getattr(usual, field.name)}
+        assert set(changed) == set(experiment.VOICE) and all(value == pytest.approx(told) for value in changed.values())
+
+
+# ---- what is asked for ----------------------------------------------------------------------------------------------
+
+def test_every_method_is_a_run_that_mmpkd_takes(tmp_path):
+    for job in experiment.jobs_of(cfg_of(tmp_path, "--seeds", 1)):
+        mmpkd.check_distillation(experiment.settings_of(cfg_of(tmp_path), job))
+
+
+def test_no_two_jobs_share_a_run_folder(tmp_path):
+    cfg = cfg_of(tmp_path)
+    folders = [mmpkd.run_folder(experiment.settings_of(cfg, job)) for job in experiment.jobs_of(cfg)]
+    assert len(folders) == len(set(folders))
+
+
+def test_shards_do_everything_once_and_never_the_same_teachers(tmp_path):
+    cfg = cfg_of(tmp_path)
+    chains = experiment.chains_of(cfg, experiment.jobs_of(cfg))
+    shards = [experiment.shard_of(chains, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(itertools.chain(*[itertools.chain(*shard.values()) for shard in shards])) == sorted(experiment.jobs_of(cfg))
+    assert not set(shards[0]) & set(shards[1])
+
+
+def test_the_students_network_is_the_baselines(tmp_path):
+    cfg, network = cfg_of(tmp_path), ("visual_backbone", "feature_size", "gru_size", "dropout", "linear_heads", "face_size")
+    visual = experiment.settings_of(cfg, Job("much", "visual", 0, 0))
+    for method in METHODS:
+        one = experiment.settings_of(cfg, Job("much", method, 0, 0))
+        assert [getattr(one, name) for name in network] == [getattr(visual, name) for name in network] and one.keep == "last"
+
+
+@pytest.mark.parametrize("words, said", [(["--methods", "visuals"], "there is no 'visuals'; there are visual,"),
+                                         (["--settings", "loud"], "there is no 'loud'; there are much,")])
+def test_an_unknown_name_is_said_with_those_that_there_are(call, tmp_path, words, said):
+    code, _, err = call("experiment", "--data-dir", tmp_path, *words)
+    assert said in one_line(code, err, 2)
+
+
+# ---- what the table says --------------------------------------------------------------------------------------------
+
+def rows(values, method, setting="much", target="arousal"):
+    """Rows of results for CCCs (seeds, people)."""
+    return [[setting, method, seed, target, f"person_{person}", value, 10.0] for seed, row in enumerate(values) for person, value in enumerate(row)]
+
+
+def results_of(**methods):
+    return pd.DataFrame([row for method, values in methods.items() for row in rows(values, method)], columns=COLUMNS)
+
+
+def test_the_interval_is_that_of_a_bootstrap_written_out_with_loops():
+    differences = np.random.default_rng(1).normal(0.05, 0.1, (5, 24)) + np.random.default_rng(2).normal(0, 0.1, 24)
+    draw, means = np.random.default_rng(3), []
+    for _ in range(4000):
+        seeds, people = draw.integers(0, 5, 5), draw.integers(0, 24, 24)
+        means.append(np.mean([differences[s, p] for s in seeds for p in people]))
+    mean, low, high = experiment.interval(differences)
+    assert mean == pytest.approx(differences.mean())
+    assert [low, high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.004)
+
+
+def test_people_that_all_gain_alike_leave_only_the_seeds_to_doubt():
+    mean, low, high = experiment.interval(np.full((3, 8), 0.07))
+    assert (mean, low, high) == pytest.approx((0.07, 0.07, 0.07))
+
+
+def test_differences_are_taken_person_by_person_and_seed_by_seed():
+    visual = np.random.default_rng(0).uniform(0, 1, (3, 6))
+    results = results_of(visual=visual, recipe=visual + 0.1)
+    assert experiment.paired(results.sample(frac=1, random_state=0), "much", "recipe", "arousal") == pytest.approx((0.1, 0.1, 0.1))
+    fewer = results[~((results.method == "recipe") & (results.seed == 2))]  # a run that is not there yet
+    assert experiment.paired(fewer, "much", "recipe", "arousal") == pytest.approx((0.1, 0.1, 0.1))
+    assert experiment.paired(results, "much", "ccc", "arousal") is None
+
+
+def test_the_share_of_a_gap_is_the_way_come_from_the_baseline():
+    results = results_of(visual=[[0.2, 0.4]], oracle=[[0.6, 0.8]], recipe=[[0.4, 0.8]], teacher=[[0.31, 0.3]])
+    assert experiment.share(results, "much", "recipe", "arousal", "oracle") == "75%"
+    assert experiment.share(results, "much", "recipe", "arousal", "teacher") == "no gap"
+    assert experiment.share(results, "much", "recipe", "arousal", "audio") == ""
+
+
+def test_the_table_has_a_row_for_every_method_and_target_that_was_run():
+    both = pd.concat([results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.5]]), results_of(visual=[[0.1, 0.2]]).assign(target="valence")])
+    whole = both.drop_duplicates(COLUMNS[:4]).assign(recording="concatenated", ccc=0.9)
+    text = experiment.table_of(pd.concat([both, whole]), "much")
+    assert text.count("\n| visual ") == 1 and text.count("\n| recipe ") == 1 and text.count("| valence |") == 1
+    assert "| arousal | 0.500 | 0.900 | +0.300 [+0.200, +0.400] |" in text and "1 seeds, 2 people reported" in text
+
+
+# ---- a study in small -----------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def small():
+    """The study on seven people and a few seconds of each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "QUICK", dict(rated=4, unlabelled=2, reported=2))
+        patch.setattr(experiment, "SECONDS", 8)
+        patch.setattr(experiment, "train_all", lambda cfg, chains: [experiment.train_chain(cfg, chain) for chain in chains.values()])
+        patch.setattr(experiment, "draw_corpus", drawn_in_this_process)
+        patch.setattr(experiment, "STUDY", experiment.STUDY | dict(feature_size=8, gru_size=8, clip_length=10))
+        yield
+
+
+def drawn_in_this_process(folder, setting, seed, workers, made=experiment.draw_corpus):
+    """draw_corpus() with nothing left to draw: its processes would not see the patches."""
+    for number in range(setting.people):
+        if not (folder / "ratings_gold_standard" / f"person_{number + 1}.csv").exists():
+            experiment.draw_person(folder, setting.world, seed, (number, f"person_{number + 1}"))
+    made(folder, setting, seed, workers)
+
+
+SMALL = ["--quick", "--seeds", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def studied(small, tmp_path_factory):
+    """Data folder of a finished small study."""
+    folder = tmp_path_factory.mktemp("study") / "data"
+    experiment.main(["--data-dir", str(folder), *SMALL])
+    return folder
+
+
+def test_a_study_ends_with_results_table_and_figures(studied):
+    results = pd.read_csv(studied / "results.csv")
+    assert list(results.columns) == COLUMNS and set(results.method) == set(experiment.QUICK_METHODS)
+    assert set(results.recording) == {"person_7", "person_8", "concatenated"} and results.ccc.between(-1, 1).all() and (results.seconds > 0).all()
+    assert len(results) == len(experiment.QUICK_METHODS) * 2 * 3
+    assert "oracle" in (studied / "table.md").read_text() and (studied / "gains_much.png").stat().st_size > 10_000
+
+
+def test_the_scores_are_those_of_the_predictions_on_disk(studied):
+    results = pd.read_csv(studied / "results.csv")
+    for row in results[(results.method == "recipe") & (results.recording != "concatenated")].itertuples():
+        path = next((studied / "much" / "views" / "much_rated" / "runs" / "seed0").glob(f"student_*_recipe/predictions/val/{row.recording}.csv"))
+        table = pd.read_csv(path)
+        gold, pred = table[f"{row.target}_gold"].to_numpy(), table[f"{row.target}_pred"].to_numpy()
+        apart = pred.var() + gold.var() + (pred.mean() - gold.mean()) ** 2
+        assert row.ccc == pytest.approx(2 * np.cov(pred, gold, bias=True)[0, 1] / apart, abs=1e-4)
+
+
+def test_a_second_run_trains_nothing_and_says_the_same(small, studied, monkeypatch):
+    before = (studied / "results.csv").read_bytes()
+    monkeypatch.setattr(mmpkd, "begin", lambda *_: pytest.fail("a finished run was trained again"))
+    experiment.main(["--data-dir", str(studied), *SMALL])
+    assert (studied / "results.csv").read_bytes() == before
+
+
+def test_runs_that_are_new_join_the_results_and_replace_their_own_rows_alone(small, studied, tmp_path):
+    folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
+    old = pd.read_csv(folder / "results.csv")
+    old.loc[old.method == "visual", "ccc"] = 0.5
+    kept = old[old.method == "recipe"].assign(method="recipe_off")
+    pd.concat([old, kept]).to_csv(folder / "results.csv", index=False)
+    results = experiment.gather(cfg_of(folder, "--quick"), [Job("much", "visual", 0, 0)], folder / "results.csv")
+    assert (results[results.method == "visual"].ccc != 0.5).all() and len(results) == len(old) + len(kept)
+
+
+def test_the_corpora_hold_five_pictures_and_ratings_a_second(studied):
+    corpus = studied / "much"
+    assert len((corpus / "ratings_gold_standard" / "person_1.csv").read_text().splitlines()) == 41  # one more than frames, as RECOLA has
+    assert len(list((corpus / "Cropped_Aligned" / "person_1").glob("0*.jpg"))) == len(list((corpus / "specs" / "person_1").glob("*.png"))) == 40
+
+
+def test_unlabelled_people_have_no_ratings_and_the_other_voice_is_somebody_elses(studied):
+    views = studied / "much" / "views"
+    for view in ("much_rated", "much_other_voice"):
+        assert [path.stem for path in sorted((views / view / "Annotations" / "Unlabelled_Set").iterdir())] == ["person_5", "person_6"]
+        assert list(pd.read_csv(views / view / "Annotations" / "Unlabelled_Set" / "person_5.csv").columns) == ["image path", "spec path"]
+    for path in (views / "much_other_voice" / "Annotations").glob("*/*.csv"):
+        table, owner = pd.read_csv(path), path.stem
+        assert table["image path"].str.startswith(f"{owner}/").all() and not table["spec path"].str.startswith(f"{owner}/").any()
+        partner = table["spec path"].iloc[0].split("/")[0]
+        assert (path.parent / f"{partner}.csv").exists(), "the voice is of another partition"
+
+
+def test_choosing_cannot_open_a_rating_of_the_people_that_are_reported(small, studied, tmp_path, capsys):
+    """It works, and says the same, where their ratings are gone from the disk; and its folders name none of them."""
+    folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
+    cfg = cfg_of(folder, "--quick", "--choose", "--methods", "visual", "--seeds", 1)
+    setting = experiment.setting_of(cfg, "much")
+    reported = [f"person_{n + 1}" for n in experiment.split(setting, "rated")["Val_Set"]]
+    jobs = experiment.jobs_of(cfg)
+    assert {job.fold for job in jobs} == {1, 2, 3}
+    for job in jobs:
+        view = experiment.view_folder(cfg, job)
+        experiment.make_view(folder / "much", view, setting, view.name.removeprefix("much_"))
+    shutil.rmtree(folder / "much" / "ratings_gold_standard")
+    shutil.rmtree(folder / "much" / "Annotations")
+    shutil.rmtree(folder / "much" / "views" / "much_rated")
+    experiment.train_chain(cfg, jobs)
+    results = experiment.gather(cfg, jobs, folder / "choice.csv")
+    assert set(results.recording) == {"person_1", "person_2", "person_3", "person_4"} and not set(results.recording) & set(reported)
+    for job in jobs:
+        text = "".join(path.read_text() + path.name for path in (experiment.view_folder(cfg, job) / "Annotations").glob("*/*.csv"))
+        assert not any(name in text for name in reported)
+
+
+def test_a_damaged_file_of_predictions_is_named(small, studied, tmp_path):
+    folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
+    cfg = cfg_of(folder, "--quick", "--seeds", 1)
+    runs = folder / "much" / "views" / "much_rated" / "runs" / "seed0"
+    (next(runs.glob("student_*_recipe")) / "predictions" / "val" / "person_7.csv").write_text("time_s\n")
+    with pytest.raises(UserError, match="student_both_pseudo_recipe.*person_7.csv"):
+        experiment.gather(cfg, experiment.jobs_of(cfg), folder / "results.csv")
+
+
+def test_settings_of_another_size_are_refused(small, studied):
+    with pytest.raises(UserError, match="quick"):
+        experiment.main(["--data-dir", str(studied), "--seeds", "1", "--methods", "visual", "--settings", "much"])
