@@ -109,6 +109,7 @@ class Config:
     gru_size: Count = 1024  # state of the GRU
     dropout: Share = 0.2  # on the visual features
     modality_dropout: Share = 0.0  # share of the clips in which the teacher's face or voice is blanked; 0: off
+    fusion: Literal["concat", "cross_attention"] = "concat"  # of face and voice in the teacher
     audio_gru: bool = True  # the voice has a memory of its own; --no-audio-gru: the original's, frame by frame
     linear_heads: bool = False  # the original's: no activations between the layers of the heads, features not normalised
 
@@ -116,7 +117,7 @@ class Config:
     variant: str = ""  # a word at the end of the run's name, to keep it beside runs of other settings; teachers are looked for without it
 
     # --- distillation: mmpkd.py
-    teachers: Literal["joint", "audio"] = "joint"  # who teaches: the teacher, which sees and hears | the network that only hears
+    teachers: Literal["joint", "audio", "joint+visual+audio"] = "joint"  # who teaches: stage teacher | audio | the best of three, batch by batch
     teacher_folds: Whole = 0  # n of them, each trained without every n-th person of Train_Set, whom it teaches; others learn from their mean; 0: one
     teacher_checkpoint: str = ""  # file of another teacher, of stage teacher or audio; "": the runs that the two settings above say
     calibrate: bool = False  # the teacher's predictions with the ratings' mean in every recording, and their spread over all

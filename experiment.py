@@ -17,6 +17,7 @@ held out of Train_Set, in folders that hold nothing of the others.
 """
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
@@ -201,12 +202,15 @@ METHODS = {
     "sp": Method("sp, rated people", ALONE | dict(distill="sp"), where=MUCH),
     "rkd": Method("rkd, rated people", ALONE | dict(distill="rkd"), where=MUCH),
     "ot": Method("ot (PKDOT), rated people", ALONE | dict(distill="ot"), where=MUCH),
+    "mt_pkdot": Method("ot, the best of three teachers batch by batch (MT-PKDOT), rated people", ALONE | dict(
+        distill="ot", teachers="joint+visual+audio"), where=MUCH),
     "ccc": Method("ccc, rated people", ALONE | dict(distill="ccc"), where=MUCH),
     "cosine_ccc": Method("cosine + ccc, rated people", ALONE | dict(distill="cosine:0.5+ccc:0.5"), where=MUCH),
     "crossfit_alone": Method("ccc of 4 cross-fitted voices, calibrated, rated people", RECIPE | dict(
         distill="ccc", distill_weight=0.5, gate="adaptive", unlabelled=0.0), where=MUCH),
     "cosine_unlabelled": Method("cosine per frame, unlabelled people too", WITH | dict(distill="cosine"), where=MUCH),
     "audio_unlabelled": Method("ccc of one voice's predictions, unlabelled people too", WITH | dict(distill="ccc", teachers="audio"), where=MUCH),
+    "teacher_attention": Method("face and voice, fused by joint cross-attention", dict(stage="teacher", fusion="cross_attention"), where=MUCH),
     "recipe_raw": Method("the recipe without calibration", RECIPE | dict(calibrate=False), where=MUCH),
     "recipe_joint": Method("the recipe with cross-fitted joint teachers", RECIPE | dict(teachers="joint"), where=MUCH),
     "recipe_off": Method("the recipe without a gate", RECIPE | dict(gate="off"), where=MUCH),
@@ -236,7 +240,7 @@ def settings_of(cfg, job):
     """The Config of a job."""
     method, folder = METHODS[job.method], view_folder(cfg, job)
     changes = {"epochs": 4 if cfg.quick else EPOCHS} | method.settings
-    named = {"variant": job.method} if method.settings["stage"] == "student" or "epochs" in method.settings else {}
+    named = {"variant": job.method} if method.settings["stage"] == "student" or len(method.settings) > 1 else {}
     return Config(**STUDY | changes | named | dict(data_dir=str(folder), runs_dir=str(folder / "runs" / f"seed{job.seed}"), seed=job.seed,
                                                    device=cfg.device))
 
@@ -267,7 +271,7 @@ def train_chain(cfg, jobs):
         one.run_root.mkdir(parents=True, exist_ok=True)
         with open(one.run_root / "log.txt", "a", buffering=1) as log, contextlib.redirect_stdout(log):
             device = torch_device(one.device)
-            for teacher in mmpkd.teacher_runs(one) if one.stage == "student" else []:
+            for teacher in itertools.chain(*mmpkd.teacher_runs(one)) if one.stage == "student" else []:
                 mmpkd.run(teacher, device)
             mmpkd.check_before([one])
             mmpkd.run(one, device)

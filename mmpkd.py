@@ -68,7 +68,7 @@ KNOWS = 0.2  # CCC on strangers from which on a teacher is trusted wholly by the
 NO_GAP = 0.02  # CCC: a share of less would be a share of noise
 CLOCK_S = 0.001  # time_s is rounded to a tenth of this
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
-TEACHERS = {"joint": "teacher", "audio": "audio"}  # setting `teachers` -> stage
+TEACHERS = {"joint": ["teacher"], "audio": ["audio"], "joint+visual+audio": ["teacher", "visual", "audio"]}  # setting `teachers` -> stages
 MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "tensorboard"}  # when a run is resumed
 
 
@@ -94,22 +94,32 @@ class Distillation:
     """The ratings and a frozen teacher, weighed by a gate: the objective of a student.
 
     Each target has its own weight of the teacher: what it knows of arousal says nothing of how well it knows valence.
+
+    Of several teachers, kept outputs alone, the one with the lowest loss on the batch teaches it; the first, the joint one, where
+    none is better or nobody is rated (MT-PKDOT, Aslam et al., 2024). Adapters learn meanwhile to take the others' features to
+    where the joint teacher has them.
     """
 
-    def __init__(self, teacher, methods, gate, weight, usual=None, calibration=None, name=""):
+    def __init__(self, teacher, methods, gate, weight, usual=None, calibration=None, name="", teachers=1):
         """methods: {name in losses.DISTILL: weight in their sum}; weight: most that the teacher can have against the ratings; usual: (K,)
         the teacher's 1 - CCC over all rated recordings, for batches in which nobody is rated, and for the
-        gate held_out of all batches; calibration: calibrated()'s, or none; name: tells the teacher from others."""
+        gate held_out of all batches; calibration: calibrated()'s, or none; name: tells the teacher from others; teachers: how many are
+        kept side by side."""
         self.name = name
         self.teacher, self.methods, self.gate, self.weight = teacher, methods, GATES[gate], weight
         self.usual, self.calibration = usual, calibration
         self.steady = gate == "held_out" and usual is not None
         self.adapters = nn.ModuleDict({name: nn.Linear(HINT, HINT) for name in methods if DISTILL[name].mapped})
+        self.adapters.update({f"teacher_{number}": nn.Linear(HINT, HINT) for number in range(1, teachers)})
+        self.teachers = teachers
         self.adapters.to(next(teacher.parameters()).device)
 
     def __call__(self, model, batch):
+        gold = whole_batch(batch.gold)
+        said = [of_whole_batch(output) for output in self.teach(batch)]
+        apart = self.align(said)
         with torch.no_grad():
-            taught, gold = of_whole_batch(self.teach(batch)), whole_batch(batch.gold)
+            taught = self.best(said, gold)
             rated = (~gold.isnan()).flatten(0, 1).sum(0) > 1  # (K,)
             teacher_loss = task_loss(taught, gold)
             if self.usual is not None:
@@ -119,18 +129,36 @@ class Distillation:
         tasks = task_loss(learned, gold)
         hints = {name: self.compare(name, learned, taught, gold) for name in self.methods}
         hint = sum(weight * hints[name] for name, weight in self.methods.items())
-        loss = ((1 - beta) * tasks + beta * hint).mean()
+        loss = ((1 - beta) * tasks + beta * hint).mean() + apart
         parts = {"task": tasks.sum() / rated.sum().clamp_min(1), "hint": hint.mean(), "beta": beta.mean(), "teacher": teacher_loss.mean()}
         return loss, parts | ({name: value.mean() for name, value in hints.items()} if len(hints) > 1 else {})
 
+    @torch.no_grad()
     def teach(self, batch):
-        """The teacher's Output on a batch: what was kept of it, else what it makes of the clips."""
+        """The Output of each teacher on a batch: what was kept of it, else what it makes of the clips."""
         targets = batch.gold.shape[2]
-        said = forward(self.teacher, batch) if batch.taught is None else Output(batch.taught[..., :targets], batch.taught[..., targets:], None)
+        kept = batch.taught.chunk(self.teachers, 2) if batch.taught is not None else []
+        said = [Output(part[..., :targets], part[..., targets:], None) for part in kept] or [forward(self.teacher, batch)]
         if self.calibration is None:
             return said
-        scale, offset = torch.stack([self.calibration[name] for name, _ in batch.clips]).to(said.pred.device).unbind(1)  # (B, K) each
-        return said._replace(pred=said.pred * scale[:, None] + offset[:, None])
+        scale, offset = torch.stack([self.calibration[name] for name, _ in batch.clips]).to(batch.gold.device).unbind(1)  # (B, K) each
+        return [output._replace(pred=output.pred * scale[:, None] + offset[:, None]) for output in said]
+
+    def align(self, said):
+        """Mean of 1 - cos between the features of the joint teacher and the adapted ones of each other, which it puts in their place: scalar."""
+        apart = said[0].pred.new_zeros(())
+        for number in range(1, len(said)):
+            feat = self.adapters[f"teacher_{number}"](said[number].feat)
+            apart = apart + DISTILL["cosine"].compare(feat.flatten(0, 1), said[0].feat.flatten(0, 1)) / (len(said) - 1)
+            said[number] = said[number]._replace(feat=feat.detach())
+        return apart
+
+    def best(self, said, gold):
+        """The Output with the lowest mean task loss on the batch; the first, unless another's is lower."""
+        if len(said) == 1:
+            return said[0]
+        number = torch.stack([task_loss(output, gold).mean() for output in said]).argmin()  # the first of equals
+        return Output(torch.stack([output.pred for output in said])[number], torch.stack([output.feat for output in said])[number], None)
 
     def compare(self, name, learned, taught, gold):
         """A method's loss between two Outputs, over all frames of the batch: of each target where it compares predictions, (K,)."""
@@ -239,12 +267,12 @@ def load_model(path):
     return model.eval(), state
 
 
-def load_teacher(path, targets, shapes, device):
-    """The teacher of a student, frozen: a model that hears. Raises UserError if it is not one, or not one of these targets and pictures."""
+def load_teacher(path, targets, shapes, device, stages=("teacher", "audio")):
+    """The teacher of a student, frozen. Raises UserError if it is not of one of the stages, or not of these targets and pictures."""
     teacher, state = load_model(path)
     found = {"stage": state["stage"], "targets": state["targets"], "shapes": {k: tuple(v) for k, v in state["shapes"].items()}}
-    heard = state["stage"] if state["stage"] in ("teacher", "audio") else "teacher"
-    wanted = {"stage": heard, "targets": targets, "shapes": {name: shapes[name] for name in MODELS[heard].inputs}}
+    stage = state["stage"] if state["stage"] in stages else stages[0]
+    wanted = {"stage": stage, "targets": targets, "shapes": {name: shapes[name] for name in MODELS[stage].inputs}}
     for name, value in wanted.items():
         if found[name] != value:
             raise UserError(f"{path} has {name} {found[name]}, the student needs a teacher with {value}: train it first "
@@ -253,12 +281,13 @@ def load_teacher(path, targets, shapes, device):
 
 
 def keep_outputs(teachers_of, recordings, name, cfg, device):
-    """Gives every recording what its teachers say of its frames, predictions and hints, "taught" (V, N, K + HINT), their mean:
-    computed once, kept in cache/.
+    """Gives every recording what its teachers say of its frames, predictions and hints, "taught" (V, N, K + HINT): computed once, kept
+    in cache/.
 
-    teachers_of(id): the networks that teach on a recording; name: tells them from others. V = cfg.teacher_cache views: the pictures
-    as they are, and others augmented, each by one draw for the whole recording. A teacher goes through each recording from its
-    beginning, as in `predict`: it knows more of a clip's first frames than one that is shown the clip alone.
+    teachers_of(id): the networks that teach on a recording, [[those whose mean is one teacher] of each teacher], side by side in
+    the last dimension; name: tells them from others. V = cfg.teacher_cache views: the pictures as they are, and others augmented,
+    each by one draw for the whole recording. A teacher goes through each recording from its beginning, as in `predict`: it knows
+    more of a clip's first frames than one that is shown the clip alone.
     """
     with tqdm(total=sum(map(len, recordings)) * cfg.teacher_cache, unit=" frames", disable=None if world()[0] == 0 else True, leave=False) as bar:
         for number, recording in enumerate(recordings):
@@ -266,18 +295,24 @@ def keep_outputs(teachers_of, recordings, name, cfg, device):
             generators = [torch.Generator().manual_seed(seed_of(cfg.seed, number, view)) for view in range(1, cfg.teacher_cache)]
             views = [None, *(draw_changes(1, generator) for generator in generators)]
             teachers = teachers_of(recording.name)
-            pictures = [made_of(recording.arrays[kind]) for kind in teachers[0].inputs]
+            pictures = [made_of(recording.arrays[kind]) for kind in sorted({kind for group in teachers for kind in group[0].inputs})]
             key = digest(repr([cfg.teacher_cache, cfg.seed * (cfg.teacher_cache > 1), *pictures]))
             recording.arrays["taught"] = kept_array(cfg.cache_dir / f"teacher.{name}" / f"{recording.name}.{key}.npy",
                                                     (len(views), len(recording)), partial(spoken, teachers, recording, views, device, bar.update))
 
 
 def spoken(teachers, recording, views, device, report):
-    """Yields what teachers say of a recording, their mean, piece by piece, view by view: (n, K + HINT) float32."""
+    """Yields what teachers say of a recording, piece by piece, view by view: (n, sum of K + HINT) float32."""
     for changes in views:
-        for said in zip(*(outputs(teacher, recording, device, changes) for teacher in teachers)):
-            yield torch.stack([torch.cat([output.pred, output.feat], 2)[0] for output in said]).mean(0).cpu().numpy()
-            report(said[0].pred.shape[1])
+        for said in zip(*(mean_output(group, recording, device, changes) for group in teachers)):
+            yield torch.cat(said, 1).cpu().numpy()
+            report(len(said[0]))
+
+
+def mean_output(models, recording, device, changes):
+    """Yields the mean of what several networks say, predictions beside hints: (n, K + HINT)."""
+    for said in zip(*(outputs(model, recording, device, changes) for model in models)):
+        yield torch.stack([torch.cat([output.pred, output.feat], 2)[0] for output in said]).mean(0)
 
 
 def calibrated(recordings, device):
@@ -321,7 +356,7 @@ def settings_of(cfg):
     """The settings that a run of this stage depends on."""
     notes, inputs = field_notes(), MODELS[cfg.stage].inputs
     foreign = [word for word, read in (("audio_", "specs" in inputs), ("visual_", "frames" in inputs),
-                                       ("modality_", cfg.stage == "teacher")) if not read]
+                                       ("modality_", cfg.stage == "teacher"), ("fusion", cfg.stage == "teacher")) if not read]
     return {name: getattr(cfg, name) for name in fields_of("mmpkd.py")
             if name not in MAY_CHANGE and not name.startswith(tuple(foreign))
             and (cfg.stage == "student" or notes[name].section != "distillation")}
@@ -363,7 +398,7 @@ def resume(training, folder, shapes, teacher, cfg):
     state = load_checkpoint(folder / "last.pt")
     check_same(folder, state["config"] | state["shapes"], settings_of(cfg) | shapes)
     if state.get("taught_by") != teacher:
-        raise UserError(f"{folder}/ holds a student of another teacher: {teacher_paths(cfg)[0]} has changed since; delete the folder")
+        raise UserError(f"{folder}/ holds a student of another teacher: {teacher_paths(cfg)[0][0]} has changed since; delete the folder")
     try:
         training.load(state)
     except (KeyError, RuntimeError, ValueError):
@@ -454,16 +489,17 @@ def read_in_training(cfg):
 
 def student_objective(recordings, shapes, cfg, device):
     """The Distillation of a student; where its teacher's outputs are to be kept, the recordings get them."""
-    paths = teacher_paths(cfg)
-    teachers = [load_teacher(path, cfg.targets, shapes, device) for path in paths]
-    name = hashlib.sha1(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()[:16]
+    paths, stages = teacher_paths(cfg), ("teacher", "audio") if cfg.teacher_checkpoint else TEACHERS[cfg.teachers]
+    teachers = [[load_teacher(path, cfg.targets, shapes, device, stages) for path in group] for group in paths]
+    name = hashlib.sha1(b"".join(path.read_bytes() for group in paths for path in group)).hexdigest()[:16]
     if cfg.teacher_cache:
-        alone = {person: [teachers[number]] for person, number in held_out_people(cfg, len(teachers)).items()}
+        left_out_by = held_out_people(cfg, len(teachers[0]))
         with first_goes_first():
-            keep_outputs(lambda person: alone.get(person, teachers), recordings, name, cfg, device)
+            keep_outputs(lambda person: [[group[left_out_by[person]]] if person in left_out_by else group for group in teachers],
+                         recordings, name, cfg, device)
     calibration = calibrated(recordings, device) if cfg.calibrate else None
-    usual = usual_loss(teachers[0], calibration, recordings, cfg, device)
-    return Distillation(teachers[0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, calibration, name)
+    usual = usual_loss(teachers[0][0], calibration, recordings, cfg, device)
+    return Distillation(teachers[0][0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, calibration, name, len(teachers))
 
 
 def held_out_people(cfg, count):
@@ -532,8 +568,11 @@ def check_distillation(cfg):
         raise SettingsError("gate: held_out asks what teachers know of people they were not trained on: it needs --teacher-folds 2 or more")
     if cfg.teacher_folds == 1:
         raise SettingsError("teacher_folds: 1 leaves nobody to train on: 0 for one teacher, 2 or more")
-    if not cfg.teacher_cache and (several or cfg.calibrate):
-        raise SettingsError("teacher_cache: 0 hears the clips of every step alone: calibrate and teacher_folds need whole recordings, so 1 or more")
+    side_by_side = len(TEACHERS[cfg.teachers]) > 1 and not cfg.teacher_checkpoint
+    if not cfg.teacher_cache and (several or cfg.calibrate or side_by_side):
+        raise SettingsError("teacher_cache: 0 hears clips alone: calibrate and several teachers need whole recordings, so 1 or more")
+    if side_by_side and cfg.calibrate:
+        raise SettingsError(f"calibrate: the teachers of {cfg.teachers} take turns and would need one scale each: give one of the two up")
 
 
 def check_sets(sets, cfg):
@@ -617,24 +656,24 @@ def targets_of(table):
 
 
 def teacher_runs(cfg):
-    """Settings of the runs that the teachers of a student come from."""
-    stage = TEACHERS[cfg.teachers]
+    """Settings of the runs that the teachers of a student come from, [[one for each fold] of each teacher]; none of a checkpoint."""
     folds = [f"{number}/{cfg.teacher_folds}" for number in range(1, cfg.teacher_folds + 1)] or [cfg.fold]
-    return [] if cfg.teacher_checkpoint else [dataclasses.replace(cfg, stage=stage, fold=fold, variant="") for fold in folds]
+    return [] if cfg.teacher_checkpoint else [[dataclasses.replace(cfg, stage=stage, fold=fold, variant="") for fold in folds]
+                                              for stage in TEACHERS[cfg.teachers]]
 
 
 def teacher_paths(cfg):
-    """Checkpoints of the student's teachers. Raises SettingsError if one is missing."""
+    """Checkpoints of the student's teachers, [[one for each fold] of each teacher]. Raises SettingsError if one is missing."""
     if cfg.teacher_checkpoint:
         if not Path(cfg.teacher_checkpoint).exists():
             raise SettingsError(f"teacher_checkpoint: {cfg.teacher_checkpoint} is not there: a best.pt of stage teacher or audio was expected")
-        return [Path(cfg.teacher_checkpoint)]
-    for one in teacher_runs(cfg):
+        return [[Path(cfg.teacher_checkpoint)]]
+    for one in itertools.chain(*teacher_runs(cfg)):
         if not (path := run_folder(one) / "best.pt").exists():
             flags = f"--stage {one.stage}" + f" --fold {one.fold}" * bool(one.fold)
             raise SettingsError(f"stage student needs a teacher, and {path} is missing: run {flags} first (--stage all does), or name one with "
                                 "--teacher-checkpoint")
-    return [run_folder(one) / "best.pt" for one in teacher_runs(cfg)]
+    return [[run_folder(one) / "best.pt" for one in group] for group in teacher_runs(cfg)]
 
 
 # ---- the comparison -------------------------------------------------------------------------------------------------
@@ -690,8 +729,8 @@ def main(argv=None):
     runs = {stage: dataclasses.replace(cfg, stage=stage) for stage in (ROLES if cfg.stage == "all" else [cfg.stage])}
     check_before([*runs.values()])
     with joined(cfg) as device:
-        for one in teacher_runs(runs["student"]) if cfg.stage == "all" else []:
-            if one != runs["teacher"]:
+        for one in itertools.chain(*teacher_runs(runs["student"])) if cfg.stage == "all" else []:
+            if one not in runs.values():
                 run(one, device)
         scores = {stage: run(one, device) for stage, one in runs.items()}
         if cfg.stage == "all" and world()[0] == 0:

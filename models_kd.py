@@ -12,6 +12,7 @@ from torch import nn
 from config import UserError
 
 HINT = 128  # features that the student takes over from the teacher
+WINDOW = 8  # frames that the cross-attention looks back over, this one included: as many as its authors' sequences have
 
 
 class Output(NamedTuple):
@@ -173,8 +174,38 @@ class Audio(nn.Module):
         return Output(self.out(feat), feat, hidden)
 
 
+class CrossAttention(nn.Module):
+    """Joint cross-attention: each modality weighed by how it goes with face and voice together (Praveen et al., 2022).
+
+    With J the features of both and X those of one, C = tanh(X' W J / sqrt(D)), H = ReLU(W1 X + W2 C'), and out comes X + W3 H.
+    Their sequences of L sub-clips are here, for every frame, the L frames up to it: nothing of the future is needed, and a recording
+    gives the same whole or in pieces.
+    """
+
+    def __init__(self, sizes, frames=WINDOW, width=64):
+        """sizes: features of each modality; frames: L; width: of H."""
+        super().__init__()
+        self.frames, joint = frames, sum(sizes)
+        self.joint = nn.ModuleList(nn.Linear(size, joint, bias=False) for size in sizes)
+        self.own = nn.ModuleList(nn.Linear(size, width, bias=False) for size in sizes)
+        self.correlated = nn.ModuleList(nn.Linear(frames, width, bias=False) for _ in sizes)
+        self.back = nn.ModuleList(nn.Linear(width, size, bias=False) for size in sizes)
+
+    def forward(self, parts, past=None):
+        """parts: (B, T, D) of each modality; past: what the call for the frames before gave -> attended parts, past."""
+        joint = torch.cat(parts, 2)
+        past = joint.new_zeros(len(joint), self.frames - 1, joint.shape[2]) if past is None else past
+        along = torch.cat([past, joint], 1)
+        windows = along.unfold(1, self.frames, 1)  # (B, T, D, L)
+        attended = []
+        for number, part in enumerate(parts):
+            correlation = (torch.einsum("btd,btdl->btl", self.joint[number](part), windows) / joint.shape[2] ** 0.5).tanh()
+            attended.append(part + self.back[number]((self.own[number](part) + self.correlated[number](correlation)).relu()))
+        return attended, along[:, len(along[0]) - self.frames + 1:]
+
+
 class Teacher(nn.Module):
-    """Sees the face and hears the voice: both branches, concatenated -> hint -> prediction."""
+    """Sees the face and hears the voice: both branches, attended or not, concatenated -> hint -> prediction."""
     inputs = ("frames", "specs")
 
     def __init__(self, cfg, frame_shape, spec_shape, targets, weights=True):
@@ -188,18 +219,21 @@ class Teacher(nn.Module):
         heard = cfg.gru_size if cfg.audio_gru else cfg.feature_size
         self.hint = head([1024 + heard, 256, HINT], cfg.linear_heads, before=True)
         self.out = head([HINT, targets], cfg.linear_heads, before=True)
+        self.attention = CrossAttention([1024, heard]) if cfg.fusion == "cross_attention" else None
         self.modality_dropout = cfg.modality_dropout
 
-    def forward(self, frames, specs, hidden=(None, None)):
+    def forward(self, frames, specs, hidden=None):
         """frames (B, T, 3, S, S), specs (B, T, 1, M, F), hidden of the frames before -> Output."""
-        hidden_seen, hidden_heard = hidden or (None, None)
+        hidden_seen, hidden_heard, past = hidden or (None, None, None)
         seen, hidden_seen = self.gru(self.dropout(self.visual.each_frame(frames)), hidden_seen)
         heard = self.audio.each_frame(specs)
         if self.audio_gru:
             heard, hidden_heard = self.audio_gru(heard, hidden_heard)
         seen, heard = self._drop_a_modality(self.seen(seen), heard)
+        if self.attention:
+            (seen, heard), past = self.attention([seen, heard], past)
         feat = self.hint(torch.cat([seen, heard], dim=2))
-        return Output(self.out(feat), feat, (hidden_seen, hidden_heard))
+        return Output(self.out(feat), feat, (hidden_seen, hidden_heard, past))
 
     def _drop_a_modality(self, seen, heard):
         """In training, zeros for the face or for the voice in a share of the clips: (B, T, D), (B, T, D) -> the same."""

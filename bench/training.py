@@ -157,7 +157,7 @@ def lines_of(name, cfg, recordings, device, steps, rounds):
     shapes = picture_shapes(recordings)
     teacher = build_model("teacher", cfg, shapes).to(device).eval().requires_grad_(False)
     with contextlib.redirect_stdout(None):
-        mmpkd.keep_outputs(lambda _: [teacher], recordings, name, cfg, device)
+        mmpkd.keep_outputs(lambda _: [[teacher]], recordings, name, cfg, device)
     live = Config(**{**vars(cfg), "teacher_cache": 0})
     visual = Ours("visual", recordings, cfg, device)
     sides = {"visual": visual, "bare": Bare(visual, "visual", recordings, cfg, device), "student": Ours("student", recordings, cfg, device, teacher),

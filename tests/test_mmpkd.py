@@ -122,6 +122,30 @@ def test_calibration_gives_every_recording_the_ratings_mean_and_strangers_the_ra
     assert everybody["a"][0, 0] < mmpkd.calibrated(recordings, CPU)["a"][0, 0], "where everybody is rated, all count"
 
 
+def test_of_several_teachers_the_best_on_the_batch_teaches_and_the_joint_one_where_none_is_better():
+    cfg, batch = tiny_config(target="both"), easy_batch()
+    student = build_model("student", cfg, SHAPES).eval()
+    gold = torch.rand(3, 8, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    noise = torch.randn(3, 3, 8, 130, generator=torch.Generator().manual_seed(2))
+    for close, taught_by in ([0.1, 0.5, 0.5], 0), ([0.5, 0.1, 0.5], 1), ([0.5, 0.5, 0.1], 2):
+        said = [torch.cat([gold + close[k] * noise[k][..., :2], noise[k][..., 2:]], 2) for k in range(3)]
+        objective = Distillation(student, {"ccc": 1.0, "cosine": 0.5}, "off", 1.0, teachers=3)
+        loss, parts = objective(student, batch._replace(gold=gold, taught=torch.cat(said, 2)))
+        with torch.no_grad():
+            learned, aligned = student(batch.frames), [said[0][..., 2:], *(objective.adapters[f"teacher_{k}"](said[k][..., 2:]) for k in (1, 2))]
+            follow = np.mean([1 - float(ccc(learned.pred[..., k].flatten(), said[taught_by][..., k].flatten())) for k in range(2)])
+            apart = np.mean([float(DISTILL["cosine"].compare(aligned[k].flatten(0, 1), aligned[0].flatten(0, 1))) for k in (1, 2)])
+            hint = float(DISTILL["cosine"].compare(learned.feat.flatten(0, 1), aligned[taught_by].flatten(0, 1)))
+        assert float(loss.detach()) == pytest.approx(follow + 0.5 * hint + apart, abs=1e-5), taught_by
+        loss.backward()
+        assert all(objective.adapters[f"teacher_{k}"].weight.grad.abs().sum() > 0 for k in (1, 2)), "the adapters do not learn"
+    objective = Distillation(student, {"ccc": 1.0}, "off", 1.0, teachers=3)
+    unrated = objective(student, batch._replace(gold=gold * math.nan, taught=torch.cat(said, 2)))[1]["hint"]
+    with torch.no_grad():
+        joint = np.mean([1 - float(ccc(student(batch.frames).pred[..., k].flatten(), said[0][..., k].flatten())) for k in range(2)])
+    assert float(unrated.detach()) == pytest.approx(joint, abs=1e-5), "nobody is rated, and it is not the joint teacher that teaches"
+
+
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("distill", DISTILL)
 def test_a_students_loss_is_the_weighted_sum_of_ratings_and_hint(gate, distill):

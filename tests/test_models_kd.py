@@ -9,7 +9,7 @@ from torch import nn
 
 import models_kd
 from config import Config, UserError
-from models_kd import MODELS, Backbone, Student, build_model, load_weights, small_cnn
+from models_kd import MODELS, Backbone, CrossAttention, Student, build_model, load_weights, small_cnn
 
 torch.set_num_threads(1)
 SHAPES = {"frames": (3, 32, 32), "specs": (1, 16, 40)}
@@ -134,11 +134,11 @@ def test_modality_dropout_blanks_face_or_voice_in_training_and_never_both():
 
 # ---- the state that is carried --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("audio_gru", [True, False])
+@pytest.mark.parametrize("audio_gru, fusion", [(True, "concat"), (False, "concat"), (True, "cross_attention")])
 @pytest.mark.parametrize("stage", MODELS)
-def test_pieces_with_the_state_carried_equal_one_pass(stage, audio_gru):
+def test_pieces_with_the_state_carried_equal_one_pass(stage, audio_gru, fusion):
     clips = pictures(stage, frames=12)
-    model = settled(build_model(stage, small_config(audio_gru=audio_gru), SHAPES), *clips)
+    model = settled(build_model(stage, small_config(audio_gru=audio_gru, fusion=fusion), SHAPES), *clips)
     with torch.no_grad():
         whole = model(*clips)
         hidden, preds, feats = None, [], []
@@ -152,6 +152,29 @@ def test_pieces_with_the_state_carried_equal_one_pass(stage, audio_gru):
     torch.testing.assert_close(torch.cat(feats, 1), whole.feat, atol=1e-5, rtol=1e-5)
     if stage != "audio" or audio_gru:
         assert not torch.allclose(afresh, whole.pred[:, 5:], atol=1e-6), "the state makes no difference, so this test tells nothing"
+
+
+def test_cross_attention_is_its_authors_formulas_of_the_frames_up_to_each_one():
+    attention, draw = CrossAttention([5, 3], frames=4, width=7), torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, 6, size, generator=draw) for size in (5, 3)]
+    with torch.no_grad():
+        attended, past = attention(parts)
+        for clip in range(2):
+            for frame in range(6):
+                joint = torch.cat([torch.cat(parts, 2)[clip].new_zeros(3, 8), torch.cat(parts, 2)[clip]])[frame:frame + 4].T  # J: (D, L)
+                for k, part in enumerate(parts):
+                    x = part[clip, frame][:, None]  # X: (D of this modality, 1), of the frame itself
+                    correlation = torch.tanh(x.T @ attention.joint[k].weight.T @ joint / 8 ** 0.5)
+                    h = torch.relu(attention.own[k].weight @ x + attention.correlated[k].weight @ correlation.T)
+                    expected = x + attention.back[k].weight @ h
+                    torch.testing.assert_close(attended[k][clip, frame], expected[:, 0], atol=1e-5, rtol=1e-5)
+    assert past.shape == (2, 3, 8)
+
+
+def test_cross_attention_changes_the_teacher_alone():
+    counts = {(stage, fusion): sum(p.numel() for p in build_model(stage, small_config(fusion=fusion), SHAPES).parameters())
+              for stage in MODELS for fusion in ("concat", "cross_attention")}
+    assert {stage for stage in MODELS if counts[stage, "concat"] != counts[stage, "cross_attention"]} == {"teacher"}
 
 
 @pytest.mark.parametrize("stage", MODELS)

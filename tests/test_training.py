@@ -532,7 +532,7 @@ def test_the_faster_precision_is_taken_if_it_is_clearly_faster_and_the_trial_lea
 def taught_student(folder, cfg):
     teacher = build_model("teacher", cfg, SHAPES).eval().requires_grad_(False)
     recordings = [easy_set("a", 60, 0), easy_set("b", 130, 1)]
-    mmpkd.keep_outputs(lambda _: [teacher], recordings, "someone", cfg, CPU)
+    mmpkd.keep_outputs(lambda _: [[teacher]], recordings, "someone", cfg, CPU)
     return teacher, recordings, mmpkd.Distillation(teacher, {"cosine": 1.0, "ccc": 1.0}, "adaptive", 0.5)
 
 
