@@ -117,15 +117,15 @@ class Config:
     variant: str = ""  # a word at the end of the run's name, to keep it beside runs of other settings; teachers are looked for without it
 
     # --- distillation: mmpkd.py
-    teachers: Literal["joint", "audio", "joint+visual+audio"] = "joint"  # who teaches: stage teacher | audio | the best of three, batch by batch
-    teacher_folds: Whole = 0  # n of them, each trained without every n-th person of Train_Set, whom it teaches; others learn from their mean; 0: one
+    teachers: Literal["joint", "audio", "joint+visual+audio"] = "audio"  # who teaches: stage teacher | audio | the best of three, batch by batch
+    teacher_folds: Whole = 4  # n of them, each trained without every n-th person of Train_Set, whom it teaches; others learn from their mean; 0: one
     teacher_checkpoint: str = ""  # file of another teacher, of stage teacher or audio; "": the runs that the two settings above say
-    calibrate: bool = False  # the teacher's predictions with the ratings' mean in every recording, and their spread over all
+    calibrate: bool = True  # the teacher's predictions with the ratings' mean in every recording, and their spread over all
     unlabelled: Share = 1.0  # share of the recordings of Unlabelled_Set that a student follows its teacher on, too; 0: none
-    distill: str = "cosine"  # what is taken over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc | pseudo, or a sum: cosine:0.5+ccc:0.5
-    distill_weight: Share = 0.5  # most weight that the teacher can have against the ratings
+    distill: str = "pseudo"  # what is taken over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc | pseudo, or a sum: cosine:0.5+ccc:0.5
+    distill_weight: Share = 1.0  # most weight that the teacher can have against the ratings
     teacher_cache: Whole = 1  # views the teacher hears out once: 1: the pictures as they are; n: n - 1 augmented, too; 0: every step's clips, live
-    gate: Literal["adaptive", "held_out", "original", "off"] = "adaptive"  # trust in a teacher: by the batch | by strangers | as the original | full
+    gate: Literal["adaptive", "held_out", "original", "off"] = "held_out"  # trust in a teacher: by the batch | by strangers | as the original | full
 
     # --- training: mmpkd.py
     epochs: Count = 10  # passes over the training recordings
@@ -150,6 +150,7 @@ class Config:
     # --- demo: demo.py
     minutes: Annotated[float, (0.1, 60, True)] = 0.5  # length of each drawn recording
     subjects: Annotated[int, (3, 10000, True)] = 12  # drawn people, a third of them held out (dev_*)
+    unrated: Whole = 12  # more of them, whom nobody rated (unrated_*)
 
     # --- size: demo.py experiment.py
     quick: bool = False  # fewer people and shorter training: under 2 minutes (experiment.py: 10)
@@ -158,6 +159,7 @@ class Config:
     seeds: Count = 5  # runs of everything, each with weights and teachers of its own
     settings: tuple[str, ...] = ()  # only these corpora; --list names them
     methods: tuple[str, ...] = ()  # only these rows of the table; --list names them
+    report: bool = False  # only tables and figures, from the results that are there
     choose: bool = False  # compare on people held out of the training people, never on those that are reported
 
     # Folders, derived. Each has one script that writes it.

@@ -1,7 +1,7 @@
 """The whole road on a corpus that anyone can make: draws people, runs every script on them, ends with the comparison.
 
 Reads   nothing
-Writes  the data folder, first as a corpus ships: videos/, audio/, ratings_gold_standard/ with train_1 ..., dev_1 ...
+Writes  the data folder, first as a corpus ships: videos/, audio/, ratings_gold_standard/ with train_1 ..., dev_1 ..., unrated_1 ...
         then what the scripts make of it: Annotations/ Cropped_Aligned/ audio_segments/ specs/ runs/ plots/
 
     python demo.py              under 10 minutes on 2 cores
@@ -31,10 +31,10 @@ import face_detector_frameRetention
 import mmpkd
 import plot_ccc
 from annotations import keep_settings
-from config import parse_config, run_script
+from config import Config, parse_config, run_script
 from drawn_people import FRAME_RATE, Recording, write_recording
 
-QUICK = {"minutes": 0.2, "subjects": 6}  # with --quick, where these are not given
+QUICK = {"minutes": 0.2, "subjects": 6, "unrated": 3}  # with --quick, where these are not given
 # What the paper's defaults are to RECOLA, these are to a corpus of a few minutes and a machine of two cores.
 FACES = {"face_size": 48}
 SPECS = {"n_mels": 32, "hop_length": 320}
@@ -43,16 +43,22 @@ NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feat
 EPOCHS = {True: 3, False: 16}  # quick or not
 
 
-def names_of(subjects):
-    """Ids of the drawn people, a third of them held out: train_1 ..., dev_1 ..."""
+def names_of(subjects, unrated=0):
+    """Ids of the drawn people, a third of those that are rated held out: train_1 ..., dev_1 ..., unrated_1 ..."""
     held_out = max(1, subjects // 3)
-    return [f"train_{n + 1}" for n in range(subjects - held_out)] + [f"dev_{n + 1}" for n in range(held_out)]
+    counts = {"train": subjects - held_out, "dev": held_out, "unrated": unrated}
+    return [f"{word}_{n + 1}" for word, count in counts.items() for n in range(count)]
+
+
+def last_file(cfg, name):
+    """What is written last of a recording: it marks it as whole."""
+    return cfg.audio_dir / f"{name}.wav" if name.startswith("unrated") else cfg.ratings_dir / f"{name}.csv"
 
 
 def draw(numbered_name, data_dir, seed, frames):
-    """Draws one recording. Its ratings are written last: they mark it as whole."""
+    """Draws one recording."""
     number, name = numbered_name
-    write_recording(data_dir, name, Recording.draw((seed, number), frames))
+    write_recording(data_dir, name, Recording.draw((seed, number), frames), not name.startswith("unrated"))
 
 
 def _begin_worker():
@@ -63,7 +69,7 @@ def _begin_worker():
 def draw_corpus(cfg, names):
     """The corpus as it ships, drawn on all cores; what is there is left."""
     frames = math.ceil(cfg.minutes * 60 * FRAME_RATE)
-    missing = [(number, name) for number, name in enumerate(names) if not (cfg.ratings_dir / f"{name}.csv").exists()]
+    missing = [(number, name) for number, name in enumerate(names) if not last_file(cfg, name).exists()]
     if missing:
         work = partial(draw, data_dir=cfg.data_dir, seed=cfg.seed, frames=frames)
         # a fork of a process in which torch has threads can hang
@@ -95,21 +101,23 @@ def conclusion(table):
     count = len(set(table["recording"]) - {"mean", "concatenated"})
     people = f"{count} {'person' if count == 1 else 'people'}"
     return (f"They show that on arousal, for {people} never trained on, the teacher that sees and hears reaches a mean CCC of "
-            f"{teacher:.2f} and the network that only sees {visual:.2f}; the student, which only sees but was taught by that teacher, reaches "
+            f"{teacher:.2f} and the network that only sees {visual:.2f}; the student, which only sees but was taught by networks that hear, reaches "
             f"{student:.2f} (gap closed: {mmpkd.gap_closed(visual, teacher, student)}). One seed and {people}: a look, not a result.")
 
 
 def main(argv=None):
     given = parse_config(argv, __file__, __doc__, data_dir="data_demo")
     cfg = parse_config(argv, __file__, __doc__, data_dir="data_demo", **(QUICK if given.quick else {}))
-    keep_settings(cfg.data_dir, cfg, "quick minutes subjects seed")
+    keep_settings(cfg.data_dir, cfg, "quick minutes subjects unrated seed")
     began, data = time.perf_counter(), {"data_dir": cfg.data_dir}
-    draw_corpus(cfg, names_of(cfg.subjects))
+    names = names_of(cfg.subjects, cfg.unrated)
+    draw_corpus(cfg, names)
     call(annotations, **data)
     call(face_detector_frameRetention, **data, **FACES)
     call(audio_extract, **data)
     call(audio_melspec, **data, **SPECS)
-    call(mmpkd, **data, **NETWORKS, target="both", epochs=EPOCHS[cfg.quick], seed=cfg.seed, resume=True)
+    folds = min(Config().teacher_folds, sum(name.startswith("train") for name in names))
+    call(mmpkd, **data, **NETWORKS, target="both", epochs=EPOCHS[cfg.quick], teacher_folds=folds, seed=cfg.seed, resume=True)
     plots = call(plot_ccc, **data)
     print(f"\nPlots: {plots['summary']} (the runs side by side) and {Path(plots['traces'][0]).parent.parent}/ (each person over time)")
     print(conclusion(plots["ccc"]))

@@ -657,11 +657,13 @@ def write_video(path, frames, sound=None, frame_rate=FRAME_RATE):
             container.mux(track.encode())
 
 
-def write_recording(data_dir, name, recording):
-    """One recording in the form in which a corpus ships: its video, its sound, its gold standard."""
+def write_recording(data_dir, name, recording, rated=True):
+    """One recording in the form in which a corpus ships: its video, its sound, and if it is rated its gold standard, in this order."""
     write_video(Path(data_dir, "videos", f"{name}.mp4"), recording.frames(), recording.sound)
     with whole_file(Path(data_dir, "audio", f"{name}.wav")) as part:
         soundfile.write(part, recording.sound, SOUND_RATE, subtype="PCM_16")
+    if not rated:
+        return
     with whole_file(Path(data_dir, "ratings_gold_standard", f"{name}.csv")) as part:
         part.write_text("".join(f"{arousal:.4f};{valence:.4f}\n" for arousal, valence in recording.gold))
 

@@ -3,7 +3,7 @@
 Reads   nothing: people are drawn (drawn_people.py), and go through every script as a corpus does
 Writes  data_study/<corpus>/                        a corpus of drawn people, as demo.py makes one
         data_study/<corpus>/views/<view>/           who of them is rated, unlabelled, reported; runs/seed<k>/ of every method
-        docs/results.csv docs/table.md docs/*.png   a row per run, target and person; what they say
+        docs/results.csv results.md results_*.png   a row per run, target and person; what they say (--choose: docs/choice*)
 
     python experiment.py                    the whole study: a night on 2 cores; goes on where it was stopped
     python experiment.py --quick            a small one, under 10 minutes; into data_quick/, docs/ stays as it is
@@ -11,6 +11,7 @@ Writes  data_study/<corpus>/                        a corpus of drawn people, as
     python experiment.py --list             what there is to run: settings, methods, how far they are
     python experiment.py --settings much --methods visual recipe        only these
     python experiment.py --shard 1/4        a quarter of the runs, for a job array
+    python experiment.py --report           only the tables and figures, from docs/results.csv
 
 Nothing is chosen on the people it reports: every run keeps its last epoch, and methods are compared with --choose on people
 held out of Train_Set, in folders that hold nothing of the others.
@@ -18,6 +19,7 @@ held out of Train_Set, in folders that hold nothing of the others.
 import contextlib
 import dataclasses
 import itertools
+import json
 import multiprocessing
 import os
 import signal
@@ -29,11 +31,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
 import pandas as pd
 import soundfile
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import annotations
@@ -42,15 +44,13 @@ import audio_melspec
 import face_detector_frameRetention
 import mmpkd
 from annotations import TARGETS, UNLABELLED, keep_settings, shard_of
-from config import Config, SettingsError, parse_config, run_script, torch_device, whole_file
+from config import Config, SettingsError, UserError, parse_config, run_script, torch_device, whole_file
 from demo import FACES, NETWORKS, SPECS, call
 from drawn_people import FRAME_RATE, SOUND_RATE, World, write_video
 from drawn_people import Recording as Drawn
 from mmpkd import PARTITIONS
+from plot_ccc import save_figure
 from training import read_log
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 RATE = 5  # ratings, faces and spectrograms per second: neighbours at 25 are almost the same picture, and cost five times the work
 SECONDS = 30  # of each person
@@ -58,7 +58,7 @@ FOLDS = 3  # of the rated people, with --choose
 RESAMPLES = 10000  # of the bootstrap
 STUDY = FACES | SPECS | NETWORKS | dict(
     target="both", keep="last", precision="float32", frame_rate=float(RATE), resume=True, clip_length=30, batch_size=8)
-EPOCHS = 50  # of every run, whatever it learns from: as many looks at each person
+EPOCHS, QUICK_EPOCHS = 50, 16  # of every run, whatever it learns from: as many looks at each person
 
 
 # ---- corpora --------------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ SETTINGS = {
     "nothing": Setting("the voice tells nothing", voice(0)),
     "more_rated": Setting("as much, but 30 people are rated and 30 are not", corpus="much", rated=30, unlabelled=30),
 }
-QUICK = dict(rated=6, unlabelled=10, reported=6)
+QUICK = dict(rated=8, unlabelled=16, reported=8)
 
 
 def setting_of(cfg, name):
@@ -176,11 +176,10 @@ class Method(NamedTuple):
     where: tuple = tuple(SETTINGS)  # in which settings
 
 
-PAPER = dict(stage="student", teachers="joint", teacher_folds=0, calibrate=False, distill="cosine_original", gate="original", unlabelled=0.0)
-ALONE = PAPER | dict(gate="adaptive", distill_weight=0.5)  # the rated people alone, teacher and gate as they should be
+PAPER = {"stage": "student"} | json.loads(Path(__file__).with_name("paper.json").read_text())
+ALONE = PAPER | dict(gate="adaptive")  # the rated people alone, teacher and gate as they should be
 WITH = ALONE | dict(unlabelled=1.0)
-RECIPE = dict(stage="student", teachers="audio", teacher_folds=4, calibrate=True, distill="pseudo", distill_weight=1.0, gate="held_out",
-              unlabelled=1.0)
+RECIPE = {"stage": "student"} | {name: getattr(Config(), name) for name in PAPER if name != "stage"}  # what config.py says
 MUCH, NOTHING = ("much",), ("nothing",)
 ELSEWHERE = ("much", "little", "more_rated")
 
@@ -239,7 +238,7 @@ def view_folder(cfg, job):
 def settings_of(cfg, job):
     """The Config of a job."""
     method, folder = METHODS[job.method], view_folder(cfg, job)
-    changes = {"epochs": 4 if cfg.quick else EPOCHS} | method.settings
+    changes = {"epochs": QUICK_EPOCHS if cfg.quick else EPOCHS} | method.settings
     named = {"variant": job.method} if method.settings["stage"] == "student" or len(method.settings) > 1 else {}
     return Config(**STUDY | changes | named | dict(data_dir=str(folder), runs_dir=str(folder / "runs" / f"seed{job.seed}"), seed=job.seed,
                                                    device=cfg.device))
@@ -339,7 +338,10 @@ def gather(cfg, jobs, path):
 
 
 def matrix(results, setting, method, target):
-    """CCC of every seed and person, (seeds and folds, people), as a table; empty if the method was not run there."""
+    """CCC of every seed and person, (seeds, people), as a table; empty if the method was not run there. target "both": the mean of the two."""
+    if target == "both":
+        parts = [matrix(results, setting, method, each) for each in TARGETS]
+        return min(parts, key=lambda part: part.size) if not all(part.size for part in parts) else sum(parts) / len(parts)
     rows = results[(results.setting == setting) & (results.method == method) & (results.target == target) & (results.recording != "concatenated")]
     return rows.pivot_table(index="seed", columns="recording", values="ccc")
 
@@ -372,33 +374,36 @@ def share(results, setting, method, target, upper):
 
 
 def table_of(results, setting):
-    """The table of a setting, Markdown: a row for each method and target."""
-    lines = [f"### {setting}: {SETTINGS[setting].says}\n",
-             "| method | | target | mean over people (sd over seeds) | concatenated | over visual [95 % interval] | of the gap to the teacher "
-             "| of the oracle's gain | seconds |", "| --- " * 9 + "|"]
-    for method in METHODS:
-        for target in TARGETS:
-            each = matrix(results, setting, method, target)
-            if each.size:
-                runs = results[(results.setting == setting) & (results.method == method) & (results.target == target)]
-                whole = runs[runs.recording == "concatenated"].ccc.mean()
-                over = paired(results, setting, method, target)
-                spread = f" ({each.mean(axis=1).std():.3f})" if len(each) > 1 else ""
-                gain = f"{over[0]:+.3f} [{over[1]:+.3f}, {over[2]:+.3f}]" if over and method != "visual" else ""
-                shares = ["" if method in BOUNDS else share(results, setting, method, target, upper) for upper in ("teacher", "oracle")]
-                first = [method, METHODS[method].says] if target == TARGETS[0] else ["", ""]
-                lines.append("| " + " | ".join([*first, target, f"{each.to_numpy().mean():.3f}{spread}", f"{whole:.3f}", gain, *shares,
-                                                f"{runs.seconds.mean():.0f}"]) + " |")
-    seeds = results[results.setting == setting].seed.nunique()
-    lines.append(f"\n{seeds} seeds, {results[results.setting == setting].recording.nunique() - 1} people reported.\n")
+    """The tables of a setting, Markdown: one for each target and one for their mean, a row for each method."""
+    mine = results[results.setting == setting]
+    people, seeds = set(mine.recording) - {"concatenated"}, mine.seed.nunique()
+    lines = [f"## {setting}: {SETTINGS[setting].says}\n", f"{len(people)} people reported, {seeds} seed{'s' * (seeds > 1)}.\n"]
+    for target in (*TARGETS, "both"):
+        lines += [f"### {setting}, {target if target in TARGETS else 'mean of arousal and valence'}\n",
+                  "| method | mean over people | sd over seeds | concatenated | over visual | 95 % interval | gap to teacher closed "
+                  "| of the oracle's gain | seconds | |", "| --- " * 10 + "|",
+                  *(row_of(results, setting, method, target) for method in METHODS if matrix(results, setting, method, target).size), ""]
     return "\n".join(lines)
+
+
+def row_of(results, setting, method, target):
+    """The row of a method in a table."""
+    runs = results[(results.setting == setting) & (results.method == method) & results.target.isin(TARGETS if target == "both" else [target])]
+    each, over = matrix(results, setting, method, target), paired(results, setting, method, target)
+    gain = [f"{over[0]:+.3f}", f"{over[1]:+.3f} to {over[2]:+.3f}"] if over and method != "visual" else ["", ""]
+    shares = ["", ""] if method in BOUNDS else [share(results, setting, method, target, upper) for upper in ("teacher", "oracle")]
+    spread = f"{each.mean(axis=1).std():.3f}" if len(each) > 1 else ""
+    cells = [method, f"{each.to_numpy().mean():.3f}", spread, f"{runs[runs.recording == 'concatenated'].ccc.mean():.3f}", *gain, *shares,
+             f"{runs.seconds.mean():.0f}", METHODS[method].says]
+    return f"| {' | '.join(cells)} |"
 
 
 def plot_gains(results, setting, path):
     """A picture of what each method gains over the visual baseline, with its interval."""
     methods = [method for method in METHODS if method != "visual" and matrix(results, setting, method, TARGETS[0]).size
                and matrix(results, setting, "visual", TARGETS[0]).size]
-    figure, axes = plt.subplots(1, 2, figsize=(12, 1.2 + 0.3 * len(methods)), sharey=True, layout="constrained")
+    figure = Figure(figsize=(12, 1.2 + 0.3 * len(methods)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, target in zip(axes, TARGETS):
         for place, method in enumerate(methods):
             mean, low, high = paired(results, setting, method, target)
@@ -410,13 +415,14 @@ def plot_gains(results, setting, path):
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].invert_yaxis()
     figure.suptitle(f"{setting}: {SETTINGS[setting].says} (95 % intervals over people and seeds)")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_unlabelled(results, setting, path):
     """A picture of the recipe's CCC against how many unlabelled people it had."""
     steps = {0: "visual", 12: "recipe_12", 24: "recipe_24", 48: "recipe"}
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
     for target, colour in zip(TARGETS, ("tab:blue", "tab:orange")):
         values = {count: matrix(results, setting, method, target) for count, method in steps.items()}
         values = {count: value.mean(axis=1) for count, value in values.items() if value.size}
@@ -427,25 +433,19 @@ def plot_unlabelled(results, setting, path):
             axis.axhline(oracle.to_numpy().mean(), color=colour, linestyle=":", label=f"oracle, {target}")
     axis.set(xlabel="unlabelled people", ylabel="CCC, mean over people", xticks=[*steps], title="The recipe; bars: standard deviation over seeds")
     axis.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure, path):
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=110)
-    plt.close(figure)
-
-
-def report(results, folder):
-    """Writes table.md and the figures of all settings in the results into a folder; returns the tables as text."""
+def report(results, file):
+    """Writes the tables and figures of all settings in the results beside their file; returns the tables as text."""
     there = [setting for setting in SETTINGS if setting in set(results.setting)]
     text = "\n".join(table_of(results, setting) for setting in there)
-    with whole_file(folder / "table.md") as part:
-        part.write_text("Made by `python experiment.py` from results.csv.\n\n" + text)
+    with whole_file(file.with_suffix(".md")) as part:
+        part.write_text(f"Made by `python experiment.py --report{' --choose' * (file.stem == 'choice')}` from {file.name}.\n\n{text}")
     for setting in there:
-        plot_gains(results, setting, folder / f"gains_{setting}.png")
+        plot_gains(results, setting, file.with_name(f"{file.stem}_{setting}.png"))
     if {"recipe_12", "recipe_24"} <= set(results.method):
-        plot_unlabelled(results, "much", folder / "unlabelled.png")
+        plot_unlabelled(results, "much", file.with_name(f"{file.stem}_unlabelled.png"))
     return text
 
 
@@ -468,6 +468,13 @@ def main(argv=None):
     if cfg.list:
         print(listing(cfg, jobs))
         return None
+    folder = Path(cfg.data_dir) if cfg.quick else Path(__file__).with_name("docs")
+    file = folder / ("choice.csv" if cfg.choose else "results.csv")
+    if cfg.report:
+        if not file.exists():
+            raise UserError(f"{file} is not there: run the same without --report first")
+        print(report(pd.read_csv(file), file))
+        return None
     keep_settings(cfg.data_dir, cfg, "quick")
     chains = shard_of(chains_of(cfg, jobs), cfg.shard)
     for job in {view_folder(cfg, job): job for chain in chains.values() for job in chain}.values():
@@ -476,11 +483,9 @@ def main(argv=None):
         draw_corpus(view.parent.parent, setting_of(cfg, corpus), list(SETTINGS).index(corpus) + 1, cfg.workers or os.cpu_count())
         make_view(view.parent.parent, view, setting, view.name.removeprefix(f"{job.setting}_"))
     train_all(cfg, chains)
-    folder = Path(cfg.data_dir) if cfg.quick else Path("docs")
-    results = gather(cfg, jobs, folder / ("choice.csv" if cfg.choose else "results.csv"))
-    text = report(results, folder / "choice" if cfg.choose else folder)
-    print(text)
-    print(f"{folder}/: {len(results)} rows; done in {(time.perf_counter() - began) / 60:.1f} minutes")
+    results = gather(cfg, jobs, file)
+    print(report(results, file))
+    print(f"{file}: {len(results)} rows; done in {(time.perf_counter() - began) / 60:.1f} minutes")
     return results
 
 

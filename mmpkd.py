@@ -441,7 +441,8 @@ def load_sets(cfg):
         sets["held_out"] = [recording for recording in sets["train"] if recording.name in out]
         sets["train"] = [recording for recording in sets["train"] if recording.name not in out]
         if not sets["held_out"] or not sets["train"]:
-            raise UserError(f"fold {cfg.fold} of the recordings of Train_Set leaves nobody to hold out or to train on")
+            raise UserError(f"fold {cfg.fold} of the recordings of Train_Set leaves nobody to hold out or to train on: there are "
+                            f"{len(sets['train']) + len(sets['held_out'])} (--fold, or of a student's teachers --teacher-folds)")
     if cfg.stage == "student" and cfg.unlabelled:
         others = load_recordings(cfg, UNLABELLED, trained_on(cfg.stage))
         sets["unlabelled"] = others[:round(cfg.unlabelled * len(others))]
@@ -497,7 +498,11 @@ def student_objective(recordings, shapes, cfg, device):
         with first_goes_first():
             keep_outputs(lambda person: [[group[left_out_by[person]]] if person in left_out_by else group for group in teachers],
                          recordings, name, cfg, device)
+    if {DISTILL[method].of for method in methods_of(cfg)} == {"label"} and all(np.isfinite(recording.gold).all() for recording in recordings):
+        print("everybody is rated: pseudo-labels are the ratings then, and the student learns what the visual baseline does. Recordings that "
+              "nobody rated are what it needs (Unlabelled_Set, annotations.py), or another --distill")
     calibration = calibrated(recordings, device) if cfg.calibrate else None
+    torch.manual_seed(cfg.seed)  # the adapters
     usual = usual_loss(teachers[0][0], calibration, recordings, cfg, device)
     return Distillation(teachers[0][0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, calibration, name, len(teachers))
 

@@ -16,6 +16,7 @@ bias and scale follow from mean and spread alone.
     python plot_ccc.py --data-dir data
 """
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from mmpkd import AGAIN, PARTITIONS, gap_closed, read_predictions, score, target
 GAIN = 1e-6  # a step must raise the CCC by more to be kept: predictions have six digits
 SPREAD = 1e-9  # predictions that vary by less are constant: there is nothing to scale
 
+FOLD = re.compile(r"_fold\d+of\d+")  # in the name of a run that held people out
 # Of each stage, in this order everywhere: what it is, and its colour (Okabe and Ito's, told apart by the colour-blind).
 STAGES = {"visual": ("face only: lower bound", "#0072B2"), "teacher": ("face and voice: upper bound", "#D55E00"),
           "student": ("face only, taught by the teacher", "#009E73"), "audio": ("voice only", "#CC79A7")}
@@ -136,11 +138,13 @@ def fit_postprocessing(preds, golds, smoothing, longest_window, longest_delay):
 # ---- runs on disk ---------------------------------------------------------------------------------------------------
 
 def read_runs(root, frame_rate):
-    """(finished runs, names of the unfinished ones) of a runs folder, in the order of STAGES.
+    """(finished runs, names of the unfinished ones) of a runs folder, in the order of STAGES. Teachers trained in folds are parts of
+    one, and left out where there are other runs.
 
     Raises UserError if none is finished, if a table is damaged, or if the runs were not scored on the same ratings.
     """
     names = sorted(path.name for path in Path(root).glob("[!.]*") if path.is_dir())
+    names = [name for name in names if not FOLD.search(name)] or names
     names.sort(key=lambda name: ([*STAGES, name.split("_")[0]].index(name.split("_")[0]), name))
     unfinished = [name for name in names if not (Path(root, name) / "predictions").exists()]
     if len(unfinished) == len(names):

@@ -24,7 +24,8 @@ from training import load_checkpoint, read_log
 
 SMALL = {"face_size": 32, "n_mels": 16, "hop_length": 320}
 NETWORKS = ["--visual-backbone", "small_cnn", "--audio-backbone", "small_cnn", "--feature-size", "32", "--gru-size", "32", "--clip-length", "20",
-            "--batch-size", "2", "--target", "both", "--learning-rate", "0.001", "--device", "cpu"]
+            "--batch-size", "2", "--target", "both", "--learning-rate", "0.001", "--device", "cpu",
+            "--distill", "cosine", "--no-calibrate", "--gate", "adaptive"]
 PEOPLE = {"train_1": "Train_Set", "train_2": "Train_Set", "dev_1": "Val_Set"}
 
 

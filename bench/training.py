@@ -44,7 +44,7 @@ class Ours:
 
     def __init__(self, stage, recordings, cfg, device, teacher=None):
         inputs = ("frames", "taught") if teacher and cfg.teacher_cache else mmpkd.trained_on(stage)
-        self.objective = mmpkd.Distillation(teacher, {"cosine": 1.0}, cfg.gate, cfg.distill_weight) if teacher else mmpkd.task_objective
+        self.objective = mmpkd.Distillation(teacher, {"cosine": 1.0}, "adaptive", 0.5) if teacher else mmpkd.task_objective
         self.training = Training(build_model(stage, cfg, picture_shapes(recordings)).to(device), cfg)
         self.training.precision, self.why = choose_precision(cfg.precision, self.training.model, picture_shapes(recordings), device)
         self.training.model.train().in_bfloat16 = self.training.precision == "bfloat16"

@@ -20,7 +20,8 @@ FRAMES = 60  # of each
 SMALL = ["--face-size", "32"]  # settings of the steps, so that tests are quick
 STEPS = {"annotations": [], "face_detector": SMALL, "audio_extract": [], "audio_melspec": ["--n-mels", "16"]}
 TINY = ["--visual-backbone", "small_cnn", "--audio-backbone", "small_cnn", "--feature-size", "16", "--gru-size", "16",
-        "--epochs", "2", "--clip-length", "10", "--learning-rate", "0.001", "--device", "cpu"]  # of mmpkd.py
+        "--epochs", "2", "--clip-length", "10", "--learning-rate", "0.001", "--device", "cpu",
+        "--teachers", "joint", "--teacher-folds", "0", "--no-calibrate", "--distill", "cosine", "--distill-weight", "0.5", "--gate", "adaptive"]
 SHAPES = {"frames": (3, 16, 16), "specs": (1, 8, 16)}
 STAGES = ["visual", "teacher", "student", "audio"]
 CPU = torch.device("cpu")
@@ -92,7 +93,8 @@ def run_of(folder, stage, target="both"):
 
 
 def tiny_config(**changes):
-    small = dict(visual_backbone="small_cnn", audio_backbone="small_cnn", feature_size=16, gru_size=16, clip_length=10, device="cpu")
+    small = dict(visual_backbone="small_cnn", audio_backbone="small_cnn", feature_size=16, gru_size=16, clip_length=10, device="cpu",
+                 teachers="joint", teacher_folds=0, calibrate=False, distill="cosine", distill_weight=0.5, gate="adaptive")
     return Config(**small | changes)
 
 

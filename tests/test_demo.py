@@ -7,7 +7,7 @@ import pytest
 import config
 import demo
 
-SMALL = ["--quick", "--minutes", "0.1", "--subjects", "3"]
+SMALL = ["--quick", "--minutes", "0.1", "--subjects", "3", "--unrated", "1"]
 FRAMES = 150
 
 
@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
 
 
 def test_all_steps_make_as_many_files_as_there_are_frames(finished):
-    for name in ["train_1", "train_2", "dev_1"]:
+    for name in ["train_1", "train_2", "dev_1", "unrated_1"]:
         made = [finished / "Cropped_Aligned" / name, finished / "audio_segments" / name, finished / "specs" / name]
         assert [len(list(folder.glob("0*"))) for folder in made] == [FRAMES] * 3
         rows = pd.read_csv(next((finished / "Annotations").glob(f"*/{name}.csv")))

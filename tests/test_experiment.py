@@ -128,8 +128,25 @@ def test_the_table_has_a_row_for_every_method_and_target_that_was_run():
     both = pd.concat([results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.5]]), results_of(visual=[[0.1, 0.2]]).assign(target="valence")])
     whole = both.drop_duplicates(COLUMNS[:4]).assign(recording="concatenated", ccc=0.9)
     text = experiment.table_of(pd.concat([both, whole]), "much")
-    assert text.count("\n| visual ") == 1 and text.count("\n| recipe ") == 1 and text.count("| valence |") == 1
-    assert "| arousal | 0.500 | 0.900 | +0.300 [+0.200, +0.400] |" in text and "1 seeds, 2 people reported" in text
+    assert text.count("\n| visual | ") == 3 and text.count("\n| recipe | ") == 1 and "2 people reported, 1 seed." in text
+    assert "| recipe | 0.500 |  | 0.900 | +0.300 | +0.200 to +0.400 |  |  | 10 |" in text
+
+
+def test_the_mean_of_both_targets_is_taken_person_by_person():
+    results = pd.concat([results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.5]]),
+                         results_of(visual=[[0.1, 0.2]], recipe=[[0.3, 0.2]]).assign(target="valence")])
+    assert experiment.matrix(results, "much", "recipe", "both").to_numpy().tolist() == [[0.4, 0.35]]
+    assert experiment.paired(results, "much", "recipe", "both")[0] == pytest.approx(0.2)
+
+
+def test_report_alone_reads_the_results_and_says_if_there_are_none(small, studied, tmp_path, capsys, call):
+    folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
+    shutil.rmtree(folder / "much")
+    (folder / "results.md").unlink()
+    experiment.main(["--data-dir", str(folder), *SMALL, "--report"])
+    assert (folder / "results.md").read_bytes() == (studied / "results.md").read_bytes()
+    code, _, err = call("experiment", "--quick", "--data-dir", tmp_path / "none", "--report")
+    assert "results.csv is not there: run the same without --report" in one_line(code, err)
 
 
 # ---- a study in small -----------------------------------------------------------------------------------------------
@@ -140,6 +157,8 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "QUICK", dict(rated=4, unlabelled=2, reported=2))
         patch.setattr(experiment, "SECONDS", 8)
+        patch.setattr(experiment, "QUICK_EPOCHS", 1)
+        patch.setattr(experiment, "QUICK_METHODS", ("visual", "oracle", "recipe", "control_other_voice"))
         patch.setattr(experiment, "train_all", lambda cfg, chains: [experiment.train_chain(cfg, chain) for chain in chains.values()])
         patch.setattr(experiment, "draw_corpus", drawn_in_this_process)
         patch.setattr(experiment, "STUDY", experiment.STUDY | dict(feature_size=8, gru_size=8, clip_length=10))
@@ -170,7 +189,7 @@ def test_a_study_ends_with_results_table_and_figures(studied):
     assert list(results.columns) == COLUMNS and set(results.method) == set(experiment.QUICK_METHODS)
     assert set(results.recording) == {"person_7", "person_8", "concatenated"} and results.ccc.between(-1, 1).all() and (results.seconds > 0).all()
     assert len(results) == len(experiment.QUICK_METHODS) * 2 * 3
-    assert "oracle" in (studied / "table.md").read_text() and (studied / "gains_much.png").stat().st_size > 10_000
+    assert "oracle" in (studied / "results.md").read_text() and (studied / "results_much.png").stat().st_size > 10_000
 
 
 def test_the_scores_are_those_of_the_predictions_on_disk(studied):
