@@ -162,10 +162,11 @@ def _begin_worker(done, stop):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be kept from them
     global _DONE, _STOP
     _DONE, _STOP = done, stop
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
 
 
-def _die_with_parent():
+def die_with_parent():
+    """Of a process that works for another: ends it as soon as the other has ended, in whatever way. Waits for that: call it in a thread."""
     multiprocessing.parent_process().join()
     os._exit(1)  # nobody waits for what this worker does, and the next run may do the same recording
 

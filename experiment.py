@@ -23,6 +23,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ import audio_extract
 import audio_melspec
 import face_detector_frameRetention
 import mmpkd
-from annotations import TARGETS, UNLABELLED, keep_settings, shard_of
+from annotations import TARGETS, UNLABELLED, die_with_parent, keep_settings, shard_of
 from config import Config, SettingsError, UserError, parse_config, run_script, torch_device, whole_file
 from demo import FACES, NETWORKS, SPECS, call
 from drawn_people import FRAME_RATE, SOUND_RATE, World, write_video
@@ -135,6 +136,7 @@ def _begin_worker():
     torch.set_num_threads(1)
     os.environ["TQDM_DISABLE"] = "1"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair, which asks politely
+    threading.Thread(target=die_with_parent, daemon=True).start()
 
 
 # ---- views: who is rated, who is not, who is reported ---------------------------------------------------------------
@@ -490,4 +492,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's wish to stop is as good as Ctrl-C
     raise SystemExit(run_script(main, __file__))
