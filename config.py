@@ -117,10 +117,10 @@ class Config:
     variant: str = ""  # a word at the end of the run's name, to keep it beside runs of other settings; teachers are looked for without it
 
     # --- distillation: mmpkd.py
-    teachers: Literal["joint", "audio", "joint+visual+audio"] = "audio"  # who teaches: stage teacher | audio | the best of three, batch by batch
+    teachers: Literal["joint", "audio", "visual", "audio+visual", "joint+visual+audio"] = "audio+visual"  # stage teacher|audio|visual|two|best of 3
     teacher_folds: Whole = 4  # n of them, each trained without every n-th person of Train_Set, whom it teaches; others learn from their mean; 0: one
     teacher_checkpoint: str = ""  # file of another teacher, of stage teacher or audio; "": the runs that the two settings above say
-    calibrate: bool = True  # the teacher's predictions with the ratings' mean in every recording, and their spread over all
+    calibrate: bool = True  # teachers weighed by what they tell of the ratings, moved to their mean in every recording, and to their spread
     unlabelled: Share = 1.0  # share of the recordings of Unlabelled_Set that a student follows its teacher on, too; 0: none
     distill: str = "pseudo"  # what is taken over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc | pseudo, or a sum: cosine:0.5+ccc:0.5
     distill_weight: Share = 1.0  # most weight that the teacher can have against the ratings
@@ -128,7 +128,8 @@ class Config:
     gate: Literal["adaptive", "held_out", "original", "off"] = "held_out"  # trust in a teacher: by the batch | by strangers | as the original | full
 
     # --- training: mmpkd.py
-    epochs: Count = 10  # passes over the training recordings
+    epochs: Count = 10  # passes over the training recordings, each followed by a look at the validation CCC and a checkpoint
+    epoch_steps: Whole = 0  # an epoch is as many passes as come nearest to so many gradient steps, where one is too short; 0: one pass
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the networks in training; auto: bfloat16 where a short trial is faster with it
     batch_size: Count = 8  # clips per gradient step
     learning_rate: Positive = 1e-4  # initial learning rate, of everything but the backbones

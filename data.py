@@ -267,10 +267,13 @@ class Clips:
     which a few clips would make a poor one of, and several devices can share every batch evenly.
     """
 
-    def __init__(self, recordings, batch_size, clip_length, inputs, seed):
-        """inputs: names of the pictures to read, and "taught" for what a teacher said (Recording.arrays)."""
-        self.recordings, self.batch_size, self.clip_length, self.inputs, self.seed = recordings, batch_size, clip_length, inputs, seed
-        self.steps = math.ceil(sum(math.ceil(len(recording) / clip_length) for recording in recordings) / batch_size)  # of an epoch
+    def __init__(self, recordings, batch_size, clip_length, inputs, seed, epoch_steps=0):
+        """inputs: names of the pictures to read, and "taught" for what a teacher said (Recording.arrays); epoch_steps: an epoch is as many
+        passes over the recordings as come nearest to so many steps, and one at least."""
+        clips = sum(math.ceil(len(recording) / clip_length) for recording in recordings)
+        passes = max(1, round(epoch_steps * batch_size / clips))
+        self.recordings, self.batch_size, self.clip_length, self.inputs, self.seed = recordings * passes, batch_size, clip_length, inputs, seed
+        self.steps = math.ceil(clips * passes / batch_size)  # of an epoch
 
     def of_epoch(self, epoch):
         """(recording, start, view) of all clips of an epoch, in order; view: a number from 0 to 1 that picks a view of its teacher."""

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import nnls
 from torch import nn
 from tqdm import tqdm
 
@@ -64,11 +65,13 @@ from training import (
 )
 
 AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
-KNOWS = 0.2  # CCC on strangers from which on a teacher is trusted wholly by the gate held_out
+BETTER = 0.05  # CCC that teachers which hear must be better by than those that see, for the gate held_out to trust them wholly
 NO_GAP = 0.02  # CCC: a share of less would be a share of noise
 CLOCK_S = 0.001  # time_s is rounded to a tenth of this
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
-TEACHERS = {"joint": ["teacher"], "audio": ["audio"], "joint+visual+audio": ["teacher", "visual", "audio"]}  # setting `teachers` -> stages
+# Setting `teachers` -> the stages that they are of
+TEACHERS = {"joint": ["teacher"], "audio": ["audio"], "visual": ["visual"], "audio+visual": ["audio", "visual"],
+            "joint+visual+audio": ["teacher", "visual", "audio"]}
 MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "tensorboard"}  # when a run is resumed
 
 
@@ -95,22 +98,21 @@ class Distillation:
 
     Each target has its own weight of the teacher: what it knows of arousal says nothing of how well it knows valence.
 
-    Of several teachers, kept outputs alone, the one with the lowest loss on the batch teaches it; the first, the joint one, where
-    none is better or nobody is rated (MT-PKDOT, Aslam et al., 2024). Adapters learn meanwhile to take the others' features to
-    where the joint teacher has them.
+    Several teachers, kept outputs alone, teach by their mean if they are `mixed`. Else the one with the lowest loss on the batch
+    teaches it; the first, the joint one, where none is better or nobody is rated (MT-PKDOT, Aslam et al., 2024). Adapters learn
+    meanwhile to take the others' features to where the joint teacher has them.
     """
 
-    def __init__(self, teacher, methods, gate, weight, usual=None, calibration=None, name="", teachers=1):
+    def __init__(self, teacher, methods, gate, weight, usual=None, mixed=None, name="", teachers=1):
         """methods: {name in losses.DISTILL: weight in their sum}; weight: most that the teacher can have against the ratings; usual: (K,)
-        the teacher's 1 - CCC over all rated recordings, for batches in which nobody is rated, and for the
-        gate held_out of all batches; calibration: calibrated()'s, or none; name: tells the teacher from others; teachers: how many are
-        kept side by side."""
+        the teacher's 1 - CCC over all rated recordings, for batches in which nobody is rated (for the gate held_out, of all batches, 1 -
+        known_of_strangers()); mixed: mixture()'s, or none; name: tells the teacher from others; teachers: how many are kept side by side."""
         self.name = name
         self.teacher, self.methods, self.gate, self.weight = teacher, methods, GATES[gate], weight
-        self.usual, self.calibration = usual, calibration
+        self.usual, self.mixed = usual, mixed
         self.steady = gate == "held_out" and usual is not None
         self.adapters = nn.ModuleDict({name: nn.Linear(HINT, HINT) for name in methods if DISTILL[name].mapped})
-        self.adapters.update({f"teacher_{number}": nn.Linear(HINT, HINT) for number in range(1, teachers)})
+        self.adapters.update({f"teacher_{number}": nn.Linear(HINT, HINT) for number in range(1, 1 if mixed else teachers)})
         self.teachers = teachers
         self.adapters.to(next(teacher.parameters()).device)
 
@@ -135,14 +137,14 @@ class Distillation:
 
     @torch.no_grad()
     def teach(self, batch):
-        """The Output of each teacher on a batch: what was kept of it, else what it makes of the clips."""
+        """The Output of each teacher on a batch, of one if they are mixed: what was kept of it, else what it makes of the clips."""
         targets = batch.gold.shape[2]
         kept = batch.taught.chunk(self.teachers, 2) if batch.taught is not None else []
         said = [Output(part[..., :targets], part[..., targets:], None) for part in kept] or [forward(self.teacher, batch)]
-        if self.calibration is None:
+        if self.mixed is None:
             return said
-        scale, offset = torch.stack([self.calibration[name] for name, _ in batch.clips]).to(batch.gold.device).unbind(1)  # (B, K) each
-        return [output._replace(pred=output.pred * scale[:, None] + offset[:, None]) for output in said]
+        *counts, added = torch.stack([self.mixed[name] for name, _ in batch.clips]).to(batch.gold.device)[:, :, None].unbind(1)  # (B, 1, K) each
+        return [said[0]._replace(pred=sum(count * output.pred for count, output in zip(counts, said)) + added)]
 
     def align(self, said):
         """Mean of 1 - cos between the features of the joint teacher and the adapted ones of each other, which it puts in their place: scalar."""
@@ -193,12 +195,12 @@ def no_gate(teacher_loss, weight):
 
 
 def held_out_gate(teacher_loss, weight):
-    """All of `weight` for a teacher that has a CCC of KNOWS or more on people it was not trained on, nothing at 0, in between in proportion.
+    """All of `weight` for teachers that are better by BETTER or more, on people they were not trained on, than those of them that only see.
+    Nothing where they are not better at all, in between in proportion: a student is to learn what it could not see for itself.
 
-    teacher_loss: 1 - that CCC of each target, the same for all batches, (K,). That a teacher knows something of strangers is
-    reason enough to follow it where nobody rated: its errors are other ones for every face, what it knows is not.
+    teacher_loss: 1 - known_of_strangers(), of each target, the same for all batches: (K,).
     """
-    return weight * ((1 - teacher_loss) / KNOWS).clamp(0, 1)
+    return weight * ((1 - teacher_loss) / BETTER).clamp(0, 1)
 
 
 GATES = {"adaptive": adaptive_gate, "held_out": held_out_gate, "original": original_gate, "off": no_gate}
@@ -315,21 +317,49 @@ def mean_output(models, recording, device, changes):
         yield torch.stack([torch.cat([output.pred, output.feat], 2)[0] for output in said]).mean(0)
 
 
-def calibrated(recordings, device):
-    """{id: (2, K) scale and offset} that give the predictions of a teacher the mean of all ratings in every recording, and their spread over
-    all recordings that nobody rated (over all, if there is none).
+def said_by(recording, teachers, targets):
+    """What was kept of each of G teachers' predictions: (G, N, K)."""
+    return np.stack([part[:, :targets] for part in np.split(recording.arrays["taught"][0], teachers, 1)]).astype(float)
 
-    What a network says of a stranger is offset by who it is: a deep voice, a stern face. A student that learned it would learn faces, not
-    feelings. And it hedges: its predictions spread less than the ratings, which CCC punishes.
+
+def mixture(recordings, teachers, calibrate, device):
+    """{id: (G + 1, K)}: what each of G teachers counts in what they say together, and what is added to it. Not calibrated: their mean.
+
+    calibrate: each target has the weights with which the teachers tell the ratings best (stacking: non-negative least squares, Breiman, 1996),
+    on people they were not trained on if they are cross-fitted. What they say together gets the mean of the ratings in every
+    recording, and their spread over all recordings that nobody rated (over all, if there is none): what a network says of a stranger
+    is offset by who it is, a deep voice, a stern face, and a student that learned it would learn faces, not feelings. And it
+    hedges: its predictions spread less than the ratings, which CCC punishes.
     """
     gold = np.concatenate([recording.gold for recording in recordings])
     targets = gold.shape[1]
-    said = {recording.name: np.asarray(recording.arrays["taught"][0, :, :targets], float) for recording in recordings}
-    unrated = [recording.name for recording in recordings if np.isnan(recording.gold).all()] or list(said)
-    spread = np.concatenate([said[name] - said[name].mean(0) for name in unrated]).std(0)
-    scale = np.nanstd(gold, 0) / np.maximum(spread, TINY)
-    return {name: torch.tensor(np.stack([scale, np.nanmean(gold, 0) - scale * preds.mean(0)]), dtype=torch.float32, device=device)
-            for name, preds in said.items()}
+    said = {recording.name: said_by(recording, teachers, targets) for recording in recordings}
+    counts, mean = np.full((teachers, targets), 1 / teachers), 0
+    if calibrate:
+        moves = {name: preds - preds.mean(1, keepdims=True) for name, preds in said.items()}
+        unrated = [recording.name for recording in recordings if np.isnan(recording.gold).all()] or list(said)
+        strangers = np.concatenate([moves[name] for name in unrated], 1)  # (G, all frames, K)
+        counts = stacked(moves, recordings) if teachers > 1 else counts
+        mean, spread = np.nanmean(gold, 0), (counts[:, None] * strangers).sum(0).std(0)
+        counts = counts * np.nanstd(gold, 0) / np.maximum(spread, TINY)
+    added = {name: mean - (counts * preds.mean(1)).sum(0) if calibrate else np.zeros(targets) for name, preds in said.items()}
+    return {name: torch.tensor(np.concatenate([counts, added[name][None]]), dtype=torch.float32, device=device) for name in said}
+
+
+def stacked(moves, recordings):
+    """(G, K) weights, none negative, with which the moves of G teachers about their mean, {id: (G, N, K)}, come nearest to those of the
+    ratings in each recording; equal ones where none tells anything."""
+    weights = []
+    for k in range(recordings[0].gold.shape[1]):
+        ratings, preds = [], []
+        for recording in recordings:
+            valid = np.isfinite(recording.gold[:, k])
+            if valid.sum() > 1:
+                ratings.append(recording.gold[valid, k] - recording.gold[valid, k].mean())
+                preds.append(moves[recording.name][:, valid, k].T)
+        best = nnls(np.concatenate(preds), np.concatenate(ratings))[0] if ratings else np.zeros(len(moves[recordings[0].name]))
+        weights.append(best if best.any() else np.ones_like(best))
+    return np.stack(weights, 1)
 
 
 def trained_on(stage):
@@ -419,7 +449,7 @@ def run(cfg, device):
     shapes = picture_shapes([recording for recordings in sets.values() for recording in recordings])
     learned_from = sets["train"] + sets.pop("unlabelled", [])
     objective = student_objective(learned_from, shapes, cfg, device) if cfg.stage == "student" else task_objective
-    clips = Clips(learned_from, cfg.batch_size, cfg.clip_length, read_in_training(cfg), cfg.seed)
+    clips = Clips(learned_from, cfg.batch_size, cfg.clip_length, read_in_training(cfg), cfg.seed, cfg.epoch_steps)
     chosen_on = sets.get("held_out", sets["val"])
     with held(folder):
         if state_of_run_changed(folder, state):
@@ -501,10 +531,16 @@ def student_objective(recordings, shapes, cfg, device):
     if {DISTILL[method].of for method in methods_of(cfg)} == {"label"} and all(np.isfinite(recording.gold).all() for recording in recordings):
         print("everybody is rated: pseudo-labels are the ratings then, and the student learns what the visual baseline does. Recordings that "
               "nobody rated are what it needs (Unlabelled_Set, annotations.py), or another --distill")
-    calibration = calibrated(recordings, device) if cfg.calibrate else None
+    mixed = mixture(recordings, len(teachers), cfg.calibrate, device) if cfg.calibrate or len(teachers) > 1 and not take_turns(cfg) else None
+    usual = (1 - known_of_strangers(mixed, recordings, cfg, device) if cfg.gate == "held_out"
+             else usual_loss(teachers[0][0], mixed, recordings, cfg, device))
     torch.manual_seed(cfg.seed)  # the adapters
-    usual = usual_loss(teachers[0][0], calibration, recordings, cfg, device)
-    return Distillation(teachers[0][0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, calibration, name, len(teachers))
+    return Distillation(teachers[0][0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, mixed, name, len(teachers))
+
+
+def take_turns(cfg):
+    """Whether several teachers teach a batch each, rather than all by their mean."""
+    return cfg.teachers == "joint+visual+audio" and not cfg.teacher_checkpoint
 
 
 def held_out_people(cfg, count):
@@ -513,21 +549,40 @@ def held_out_people(cfg, count):
     return {name: number % count for number, name in enumerate(people)} if count > 1 else {}
 
 
-def usual_loss(teacher, calibration, recordings, cfg, device):
-    """(K,) the teacher's 1 - CCC over all rated frames; from what was kept of it, if it was.
-
-    For the gate held_out: 1 - the CCC that it has for sure, its mean over the people less its standard error.
-    """
+def usual_loss(teacher, mixed, recordings, cfg, device):
+    """(K,) the teacher's 1 - CCC over all rated frames; from what was kept of it, if it was."""
     rated = [recording for recording in recordings if np.isfinite(recording.gold).any()]
-    said = {recording.name: recording.arrays["taught"][0, :, :len(cfg.targets)] for recording in rated if "taught" in recording.arrays}
-    said = said or predict(teacher, rated)
-    if calibration:
-        said = {name: pred * scale + offset for name, pred in said.items() for scale, offset in [calibration[name].cpu().numpy()]}
-    tables = {recording.name: prediction_table(recording, said[recording.name], cfg.targets, cfg.frame_rate) for recording in rated}
-    scores = score(tables, cfg.targets)
-    known = [surely([scores[target][name] for name in tables if name in scores[target]]) if cfg.gate == "held_out"
-             else scores[target]["concatenated"] for target in cfg.targets]
-    return 1 - torch.tensor(known, device=device)
+    if mixed or rated and "taught" in rated[0].arrays:
+        scores = scores_of_teachers(mixed, rated, cfg)
+    else:
+        scores = score(predictions(teacher, rated, cfg), cfg.targets)
+    return torch.tensor([1 - scores[target]["concatenated"] for target in cfg.targets], device=device)
+
+
+def scores_of_teachers(mixed, rated, cfg, only=None):
+    """score() of the kept predictions of teachers, mixed; of the first alone if nothing is mixed. only: number of the one that counts."""
+    tables = {}
+    for recording in rated:
+        (*counts, added) = mixed[recording.name].cpu().numpy() if mixed else (1, 0)
+        said = said_by(recording, recording.arrays["taught"].shape[2] // (len(cfg.targets) + HINT), len(cfg.targets))[:len(counts)]
+        pred = sum(count * part for count, part in zip(counts, said)) + added
+        tables[recording.name] = prediction_table(recording, pred, cfg.targets, cfg.frame_rate)
+    return score(tables, cfg.targets)
+
+
+def known_of_strangers(mixed, recordings, cfg, device):
+    """(K,) by how much CCC the teachers, together, surely are better than those of them that only see, on people they were not trained on: the
+    mean over the people less its standard error."""
+    rated = [recording for recording in recordings if np.isfinite(recording.gold).any()]
+    number = TEACHERS[cfg.teachers].index("visual")
+    seen = [dataclasses.replace(recording, arrays={"taught": np.split(recording.arrays["taught"], len(TEACHERS[cfg.teachers]), 2)[number]})
+            for recording in recordings]
+    alone = mixture(seen, 1, cfg.calibrate, "cpu")
+    together, visual = (scores_of_teachers(mix, [one for one in some if np.isfinite(one.gold).any()], cfg)
+                        for mix, some in ((mixed, recordings), (alone, seen)))
+    better = [surely([together[target][one.name] - visual[target][one.name] for one in rated if one.name in together[target]])
+              for target in cfg.targets]
+    return torch.tensor(better, device=device)
 
 
 def surely(values):
@@ -569,14 +624,14 @@ def check_distillation(cfg):
                             "pseudo, or --teacher-folds 0")
     if several and cfg.fold:
         raise SettingsError("teacher_folds: people held out of a student's training (--fold) would be taught to its teachers: give one of them up")
-    if cfg.gate == "held_out" and not several:
-        raise SettingsError("gate: held_out asks what teachers know of people they were not trained on: it needs --teacher-folds 2 or more")
+    if cfg.gate == "held_out" and not (several and "visual" in TEACHERS[cfg.teachers] and not take_turns(cfg)):
+        raise SettingsError("gate: held_out asks what teachers that hear know of people they were not trained on, and those that see do not: it "
+                            "needs --teachers audio+visual and --teacher-folds 2 or more")
     if cfg.teacher_folds == 1:
         raise SettingsError("teacher_folds: 1 leaves nobody to train on: 0 for one teacher, 2 or more")
-    side_by_side = len(TEACHERS[cfg.teachers]) > 1 and not cfg.teacher_checkpoint
-    if not cfg.teacher_cache and (several or cfg.calibrate or side_by_side):
+    if not cfg.teacher_cache and (several or cfg.calibrate or len(TEACHERS[cfg.teachers]) > 1 and not cfg.teacher_checkpoint):
         raise SettingsError("teacher_cache: 0 hears clips alone: calibrate and several teachers need whole recordings, so 1 or more")
-    if side_by_side and cfg.calibrate:
+    if take_turns(cfg) and cfg.calibrate:
         raise SettingsError(f"calibrate: the teachers of {cfg.teachers} take turns and would need one scale each: give one of the two up")
 
 

@@ -490,6 +490,15 @@ def test_a_batch_of_sound_alone_is_augmented_too():
     assert there.frames is None and torch.equal(there.specs, move_in_time(batch.specs, changes) / 255)
 
 
+def test_an_epoch_is_as_many_passes_as_come_nearest_to_its_steps_and_every_pass_draws_anew():
+    recordings = [Recording(name, np.zeros((50, 1), np.float32), {}) for name in "ab"]
+    steps = {wanted: Clips(recordings, 4, 10, (), 0, wanted).steps for wanted in (0, 1, 3, 4, 8, 20)}
+    assert steps == {0: 3, 1: 3, 3: 3, 4: 5, 8: 8, 20: 20}
+    once, thrice = Clips(recordings, 4, 10, (), 0), Clips(recordings, 4, 10, (), 0, 8)
+    starts = [(number % 2, at) for number, at, _ in thrice.of_epoch(0)[:30]]
+    assert len(once.of_epoch(0)) == 12 and len(set(starts)) > 20 and sum(number for number, _ in starts) == 15
+
+
 # ---- two processes --------------------------------------------------------------------------------------------------
 
 def test_two_processes_that_pack_at_once_both_read_all_of_it(made):
