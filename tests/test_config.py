@@ -500,3 +500,10 @@ def test_bytes_that_a_disk_has_no_room_for_name_their_file(tmp_path, monkeypatch
     with pytest.raises(OSError, match="No space") as error:
         write_bytes(str(tmp_path / "b"), b"0123456789")
     assert error.value.filename == str(tmp_path / "b")
+
+
+def test_the_papers_preset_is_a_student_as_published():
+    cfg = parse_config(["--config", str(Path(config.__file__).with_name("paper.json")), "--stage", "student"], "mmpkd.py", "")
+    assert (cfg.distill, cfg.gate, cfg.unlabelled) == ("cosine_original", "original", 0)
+    assert (cfg.teachers, cfg.teacher_folds, cfg.calibrate) == ("joint", 0, False)
+    assert (cfg.epochs, cfg.visual_backbone) == (Config().epochs, Config().visual_backbone), "it holds how a student is taught, and nothing else"

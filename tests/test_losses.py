@@ -511,7 +511,7 @@ def test_the_table_says_what_is_compared_and_how():
     assert {name for name, method in DISTILL.items() if method.of == "pred"} == {"ccc"}
     assert {name for name, method in DISTILL.items() if method.mapped} == {"fitnets"}
     assert {method.of for method in DISTILL.values()} == {"feat", "pred", "label"} and DISTILL["pseudo"].of == "label"
-    assert [method.compare for method in DISTILL.values()] == [cosine, cosine_original, fitnets, sp, rkd, ot, ccc_distill]
+    assert [method.compare for method in DISTILL.values()] == [cosine, cosine_original, fitnets, sp, rkd, ot, ccc_distill, ccc_distill]
 
 
 # ---- the setting ----------------------------------------------------------------------------------------------------
