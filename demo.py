@@ -40,7 +40,7 @@ FACES = {"face_size": 48}
 SPECS = {"n_mels": 32, "hop_length": 320}
 NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feature_size": 64, "gru_size": 64, "clip_length": 100, "batch_size": 4,
             "learning_rate": 0.001, "visual_lr_scale": 1.0, "weight_decay": 0.05, "dropout": 0.4, "modality_dropout": 0.5}
-EPOCHS = {True: 3, False: 16}  # quick or not
+EPOCHS = {True: 3, False: 12}  # quick or not
 
 
 def names_of(subjects, unrated=0):
