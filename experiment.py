@@ -60,7 +60,7 @@ FIRST_SEED = 10  # of the people drawn; those of 1 were looked at before the rec
 FOLDS = 3  # of the rated people, with --choose
 RESAMPLES = 10000  # of the bootstrap
 # Every run takes as many gradient steps, however many people it learns from: an epoch of 12 people would leave the baseline half trained
-EPOCHS, QUICK_EPOCHS, EPOCH_STEPS = 50, 6, 38
+EPOCHS, QUICK_EPOCHS, EPOCH_STEPS = 50, 4, 38
 STUDY = FACES | SPECS | NETWORKS | dict(
     target="both", keep="last", precision="float32", frame_rate=float(RATE), resume=True, clip_length=30, batch_size=8,
     epoch_steps=EPOCH_STEPS)
