@@ -102,6 +102,7 @@ QUICK = dict(rated=8, unlabelled=16, reported=8)
 
 
 def setting_of(cfg, name):
+    """A setting, with fewer people for --quick."""
     return dataclasses.replace(SETTINGS[name], **QUICK) if cfg.quick else SETTINGS[name]
 
 
@@ -229,7 +230,7 @@ QUICK_METHODS = (*BOUNDS, "recipe", "control_other_voice", "paper", "ccc_unlabel
 
 
 class Job(NamedTuple):
-    """One run of the table: it is trained by `train_job`."""
+    """One run of the table."""
     setting: str
     method: str
     seed: int
@@ -267,6 +268,7 @@ def jobs_of(cfg):
 # ---- running them ---------------------------------------------------------------------------------------------------
 
 def is_finished(cfg, job):
+    """Whether a job's run has its predictions, which are written last."""
     return (mmpkd.run_folder(settings_of(cfg, job)) / "predictions").exists()
 
 

@@ -559,8 +559,8 @@ def usual_loss(teacher, mixed, recordings, cfg, device):
     return torch.tensor([1 - scores[target]["concatenated"] for target in cfg.targets], device=device)
 
 
-def scores_of_teachers(mixed, rated, cfg, only=None):
-    """score() of the kept predictions of teachers, mixed; of the first alone if nothing is mixed. only: number of the one that counts."""
+def scores_of_teachers(mixed, rated, cfg):
+    """score() of the kept predictions of teachers, mixed; of the first alone if nothing is mixed."""
     tables = {}
     for recording in rated:
         (*counts, added) = mixed[recording.name].cpu().numpy() if mixed else (1, 0)
@@ -573,15 +573,13 @@ def scores_of_teachers(mixed, rated, cfg, only=None):
 def known_of_strangers(mixed, recordings, cfg, device):
     """(K,) by how much CCC the teachers, together, surely are better than those of them that only see, on people they were not trained on: the
     mean over the people less its standard error."""
-    rated = [recording for recording in recordings if np.isfinite(recording.gold).any()]
     number = TEACHERS[cfg.teachers].index("visual")
     seen = [dataclasses.replace(recording, arrays={"taught": np.split(recording.arrays["taught"], len(TEACHERS[cfg.teachers]), 2)[number]})
             for recording in recordings]
     alone = mixture(seen, 1, cfg.calibrate, "cpu")
     together, visual = (scores_of_teachers(mix, [one for one in some if np.isfinite(one.gold).any()], cfg)
                         for mix, some in ((mixed, recordings), (alone, seen)))
-    better = [surely([together[target][one.name] - visual[target][one.name] for one in rated if one.name in together[target]])
-              for target in cfg.targets]
+    better = [surely([value - visual[target][name] for name, value in together[target].items() if name in mixed]) for target in cfg.targets]
     return torch.tensor(better, device=device)
 
 
