@@ -132,6 +132,7 @@ def _in_processes(names, work, bar, workers):
     try:
         with _no_interrupts():
             waiting = {pool.submit(_work_of, work, name, number): name for number, name in enumerate(names)}
+            pool.submit(abs, 0)  # lets the pool look at its processes again: it may not watch the last one that was started
         bar.set_description(f"{workers} workers")
         while waiting:
             ended, _ = wait(waiting, 0.2, FIRST_COMPLETED)

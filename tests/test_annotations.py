@@ -610,7 +610,7 @@ def test_every_recording_is_in_one_shard_and_they_differ_by_one_at_most(count, n
 # ---- recordings one after the other and at the same time ------------------------------------------------------------
 
 JOBS = """
-import errno, os, signal, sys, time
+import errno, multiprocessing, os, signal, sys, time
 from functools import partial
 from pathlib import Path
 from annotations import for_each
@@ -633,8 +633,15 @@ def work(name, report, folder):
         report(1)
     return f"{name} done", name.upper()
 
+def start_late(process, start=multiprocessing.context.SpawnProcess.start):
+    if process.name.endswith("-2"):
+        time.sleep(3)  # by now the first one has its job, and the pool watches the first one
+    start(process)
+
 def main(argv):
     folder, workers, *names = argv
+    if "killed_late" in names:
+        multiprocessing.context.SpawnProcess.start = start_late
     for name, result in for_each(names, partial(work, folder=folder), dict.fromkeys(names, 10), int(workers), worth=30).items():
         print("result", name, result)
 
@@ -717,8 +724,9 @@ def test_a_bug_is_shown_as_one(tmp_path):
     assert code == 1 and err[-1] == "ZeroDivisionError: division by zero"
 
 
-def test_a_worker_that_was_killed_is_one_line(tmp_path):
-    code, out, err = Job(tmp_path, 2, "killed_1", "long_2").ended()
+@pytest.mark.parametrize("names", [("killed_1", "long_2"), ("long_1", "killed_late")], ids=["at once", "the last that was started"])
+def test_a_worker_that_was_killed_is_one_line(names, tmp_path):
+    code, out, err = Job(tmp_path, 2, *names).ended()
     assert code == 1 and err == ["jobs.py: error: a worker was killed (out of memory?): run the same again, with a lower --workers"]
 
 
