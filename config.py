@@ -101,8 +101,8 @@ class Config:
     keep: Literal["best", "last"] = "best"  # the network of the epoch with the best CCC there, or of the last: nothing is chosen
 
     # --- networks: mmpkd.py
-    visual_backbone: Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn"] = "vgg19_bn"  # for the faces
-    audio_backbone: Literal["resnet18", "small_cnn"] = "resnet18"  # for the spectrograms (teacher, audio)
+    visual_backbone: Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn", "tiny_cnn"] = "vgg19_bn"  # for the faces
+    audio_backbone: Literal["resnet18", "small_cnn", "tiny_cnn"] = "resnet18"  # for the spectrograms (teacher, audio)
     visual_weights: str = ""  # "": random; a file (torchvision's or the FER2013 checkpoint); imagenet: download them
     audio_weights: str = ""  # "": random; a file; imagenet: download torchvision's
     feature_size: Count = 512  # numbers per frame out of a backbone
@@ -122,6 +122,7 @@ class Config:
     teacher_checkpoint: str = ""  # file of another teacher, of stage teacher or audio; "": the runs that the two settings above say
     calibrate: bool = True  # teachers weighed by what they tell of the ratings, moved to their mean in every recording, and to their spread
     unlabelled: Share = 1.0  # share of the recordings of Unlabelled_Set that a student follows its teacher on, too; 0: none
+    unlabelled_clips: Share = 0.5  # share of the clips of every batch that are of such recordings; the others are of rated people
     distill: str = "pseudo"  # what is taken over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc | pseudo, or a sum: cosine:0.5+ccc:0.5
     distill_weight: Share = 1.0  # most weight that the teacher can have against the ratings
     teacher_cache: Whole = 1  # views the teacher hears out once: 1: the pictures as they are; n: n - 1 augmented, too; 0: every step's clips, live
@@ -129,7 +130,7 @@ class Config:
 
     # --- training: mmpkd.py
     epochs: Count = 10  # passes over the training recordings, each followed by a look at the validation CCC and a checkpoint
-    epoch_steps: Whole = 0  # an epoch is as many passes as come nearest to so many gradient steps, where one is too short; 0: one pass
+    epoch_steps: Whole = 0  # gradient steps of an epoch; 0: as many as one pass over the rated recordings takes
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the networks in training; auto: bfloat16 where a short trial is faster with it
     batch_size: Count = 8  # clips per gradient step
     learning_rate: Positive = 1e-4  # initial learning rate, of everything but the backbones
@@ -413,10 +414,9 @@ def check_settings(cfg, read=()):
         ("n_fft segment_s audio_rate", cfg.n_fft > samples,
          f"n_fft {cfg.n_fft} is longer than a segment ({cfg.segment_s:g} s at {cfg.audio_rate} Hz)"),
         ("n_mels n_fft", cfg.n_mels > cfg.n_fft // 2, f"n_mels {cfg.n_mels} is more than n_fft {cfg.n_fft} can tell apart (half of it)"),
-        ("visual_weights visual_backbone", cfg.visual_weights == "imagenet" and cfg.visual_backbone == "small_cnn",
-         "visual_weights imagenet: there are none for visual_backbone small_cnn"),
-        ("audio_weights audio_backbone", cfg.audio_weights == "imagenet" and cfg.audio_backbone == "small_cnn",
-         "audio_weights imagenet: there are none for audio_backbone small_cnn"),
+        *((f"{kind}_weights {kind}_backbone", getattr(cfg, f"{kind}_weights") == "imagenet" and backbone.endswith("_cnn"),
+           f"{kind}_weights imagenet: there are none for {kind}_backbone {backbone}")
+          for kind, backbone in (("visual", cfg.visual_backbone), ("audio", cfg.audio_backbone))),
     ]
     for names, is_so, message in impossible:
         if is_so and set(names.split()) <= set(read):

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from annotations import UNLABELLED, valid_labels
-from config import UserError, whole_file
+from config import SettingsError, UserError, whole_file
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
 ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # last bytes of a picture that is whole
@@ -264,23 +264,44 @@ class Clips:
     """The random training clips of a run, in batches. Those of an epoch follow from the seed and its number: a run can go on anywhere.
 
     Every batch is full, the last one filled up with clips of the epoch's beginning: CCC is a statistic of the whole batch,
-    which a few clips would make a poor one of, and several devices can share every batch evenly.
+    which a few clips would make a poor one of, and several devices can share every batch evenly. For the same reason every
+    batch has as many clips of rated people as the next, where others, whom nobody rated, are many more.
     """
 
-    def __init__(self, recordings, batch_size, clip_length, inputs, seed, epoch_steps=0):
-        """inputs: names of the pictures to read, and "taught" for what a teacher said (Recording.arrays); epoch_steps: an epoch is as many
-        passes over the recordings as come nearest to so many steps, and one at least."""
-        clips = sum(math.ceil(len(recording) / clip_length) for recording in recordings)
-        passes = max(1, round(epoch_steps * batch_size / clips))
-        self.recordings, self.batch_size, self.clip_length, self.inputs, self.seed = recordings * passes, batch_size, clip_length, inputs, seed
-        self.steps = math.ceil(clips * passes / batch_size)  # of an epoch
+    def __init__(self, recordings, batch_size, clip_length, inputs, seed, epoch_steps=0, others=(), share=0.5):
+        """inputs: names of the pictures to read, and "taught" for what a teacher said (Recording.arrays); epoch_steps: steps of an epoch; 0: as
+        many as it takes to go through `recordings`; others: recordings that `share` of the clips of every batch are of.
+
+        Raises SettingsError if that share leaves no clip of a batch to one of the two.
+        """
+        self.recordings, self.batch_size, self.clip_length, self.inputs, self.seed = [*recordings, *others], batch_size, clip_length, inputs, seed
+        self.rated = len(recordings)
+        self.places = {k for k in range(batch_size) if others and int((k + 1) * share) > int(k * share)}  # of others, spread over a batch
+        if others and len(self.places) in (0, batch_size):
+            raise SettingsError(f"unlabelled_clips: {share:g} of a batch of {batch_size} clips leaves none to the "
+                                f"{'rated' if self.places else 'unlabelled'} people: at least one of each was expected")
+        self.steps = epoch_steps or math.ceil(self._clips(recordings) / (batch_size - len(self.places)))  # of an epoch
+
+    def _clips(self, recordings):
+        """How many clips there are in one pass over some recordings."""
+        return sum(math.ceil(len(recording) / self.clip_length) for recording in recordings)
 
     def of_epoch(self, epoch):
         """(recording, start, view) of all clips of an epoch, in order; view: a number from 0 to 1 that picks a view of its teacher."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
-        clips = epoch_clips([len(recording) for recording in self.recordings], self.clip_length, generator)
-        views = torch.rand(len(clips), generator=generator).tolist()
-        return [(*clips[k % len(clips)], views[k % len(clips)]) for k in range(self.steps * self.batch_size)]
+        rated = self._drawn(0, self.rated, self.steps * (self.batch_size - len(self.places)), generator)
+        others = self._drawn(self.rated, len(self.recordings), self.steps * len(self.places), generator)
+        views = torch.rand(self.steps * self.batch_size, generator=generator).tolist()
+        return [(*next(others if k % self.batch_size in self.places else rated), view) for k, view in enumerate(views)]
+
+    def _drawn(self, first, last, count, generator):
+        """Yields (recording, start) of `count` clips of some of the recordings: as many passes over them as fit, then their beginning again."""
+        recordings = self.recordings[first:last]
+        clips = [clip for _ in range(max(1, count // max(1, self._clips(recordings)))) for clip in epoch_clips(
+            [len(recording) for recording in recordings], self.clip_length, generator)]
+        for k in range(count):
+            number, start = clips[k % len(clips)]
+            yield first + number, start
 
     def batches(self, epoch, first=0, share=(0, 1)):
         """Yields the Batches of an epoch from step `first` on; share: (r, n) for the r-th of n equal parts of each."""

@@ -62,8 +62,8 @@ RESAMPLES = 10000  # of the bootstrap
 # Every run takes as many gradient steps, however many people it learns from: an epoch of 12 people would leave the baseline half trained
 EPOCHS, QUICK_EPOCHS, EPOCH_STEPS = 50, 4, 38
 STUDY = FACES | SPECS | NETWORKS | dict(
-    target="both", keep="last", precision="float32", frame_rate=float(RATE), resume=True, clip_length=30, batch_size=8,
-    epoch_steps=EPOCH_STEPS)
+    visual_backbone="tiny_cnn", audio_backbone="tiny_cnn", target="both", keep="last", precision="float32", frame_rate=float(RATE), resume=True,
+    clip_length=30, batch_size=8, epoch_steps=EPOCH_STEPS)
 
 
 # ---- corpora --------------------------------------------------------------------------------------------------------

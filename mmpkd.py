@@ -135,6 +135,11 @@ class Distillation:
         parts = {"task": tasks.sum() / rated.sum().clamp_min(1), "hint": hint.mean(), "beta": beta.mean(), "teacher": teacher_loss.mean()}
         return loss, parts | ({name: value.mean() for name, value in hints.items()} if len(hints) > 1 else {})
 
+    @property
+    def silent(self):
+        """Whether the gate is shut from beginning to end. The student is trained as the visual baseline then, on the rated people alone."""
+        return self.steady and not self.gate(self.usual, self.weight).any()
+
     @torch.no_grad()
     def teach(self, batch):
         """The Output of each teacher on a batch, of one if they are mixed: what was kept of it, else what it makes of the clips."""
@@ -447,9 +452,10 @@ def run(cfg, device):
         sets = load_sets(cfg)
     check_sets(sets, cfg)
     shapes = picture_shapes([recording for recordings in sets.values() for recording in recordings])
-    learned_from = sets["train"] + sets.pop("unlabelled", [])
-    objective = student_objective(learned_from, shapes, cfg, device) if cfg.stage == "student" else task_objective
-    clips = Clips(learned_from, cfg.batch_size, cfg.clip_length, read_in_training(cfg), cfg.seed, cfg.epoch_steps)
+    unlabelled = sets.pop("unlabelled", [])
+    objective = student_objective(sets["train"] + unlabelled, shapes, cfg, device) if cfg.stage == "student" else task_objective
+    clips = Clips(sets["train"], cfg.batch_size, cfg.clip_length, read_in_training(cfg), cfg.seed, cfg.epoch_steps,
+                  [] if getattr(objective, "silent", False) else unlabelled, cfg.unlabelled_clips)
     chosen_on = sets.get("held_out", sets["val"])
     with held(folder):
         if state_of_run_changed(folder, state):
@@ -535,7 +541,12 @@ def student_objective(recordings, shapes, cfg, device):
     usual = (1 - known_of_strangers(mixed, recordings, cfg, device) if cfg.gate == "held_out"
              else usual_loss(teachers[0][0], mixed, recordings, cfg, device))
     torch.manual_seed(cfg.seed)  # the adapters
-    return Distillation(teachers[0][0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, mixed, name, len(teachers))
+    objective = Distillation(teachers[0][0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, mixed, name, len(teachers))
+    if objective.steady and world()[0] == 0:
+        trust = objective.gate(usual, cfg.distill_weight).tolist()
+        print(f"weight of the teachers, from what they surely add to faces: {', '.join(f'{k} {beta:.2f}' for k, beta in zip(cfg.targets, trust))}"
+              + " (trained as the visual baseline)" * objective.silent)
+    return objective
 
 
 def take_turns(cfg):

@@ -23,9 +23,12 @@ class Output(NamedTuple):
 
 # ---- backbones: one picture -> D features ---------------------------------------------------------------------------
 
-def small_cnn(channels):
+CNNS = {"small_cnn": [16, 32, 64, 64], "tiny_cnn": [8, 16, 32, 64]}  # channels out of each layer; the tiny one takes half the time
+
+
+def cnn(name, channels):
     """A CNN for small pictures and few cores: (N, channels, H, W) -> (N, 64, ceil(H / 16), ceil(W / 16))."""
-    layers, sizes = [], [channels, 16, 32, 64, 64]
+    layers, sizes = [], [channels, *CNNS[name]]
     for before, after in zip(sizes, sizes[1:]):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
@@ -55,7 +58,7 @@ class Backbone(nn.Module):
         what tells expressions apart, and saturates the GRU: without it, training can stay at a CCC of 0.
         """
         super().__init__()
-        net = small_cnn(shape[0]) if name == "small_cnn" else _torchvision(name, shape[0])
+        net = cnn(name, shape[0]) if name in CNNS else _torchvision(name, shape[0])
         self.net = net.to(memory_format=torch.channels_last)  # how CPUs and GPUs like convolutions best
         mean, std = load_weights(self.net, name, weights) if weights else ([0.5], [0.25])
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])

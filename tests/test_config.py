@@ -248,7 +248,7 @@ IMPOSSIBLE = [
     ("audio_melspec.py", ["--n-fft", "16001"], "n_fft"), ("audio_melspec.py", ["--segment-s", "0.02"], "n_fft"),
     ("audio_melspec.py", ["--n-mels", "300"], "n_mels"), ("audio_extract.py", ["--segment-s", "0.00001"], "segment_s"),
     ("mmpkd.py", ["--visual-backbone", "small_cnn", "--visual-weights", "imagenet"], "visual_weights"),
-    ("mmpkd.py", ["--audio-backbone", "small_cnn", "--audio-weights", "imagenet"], "audio_weights"),
+    ("mmpkd.py", ["--audio-backbone", "tiny_cnn", "--audio-weights", "imagenet"], "audio_weights"),
 ]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import audio_melspec
 import data
-from config import Config, UserError
+from config import Config, SettingsError, UserError
 from data import (
     Batch,
     Clips,
@@ -490,13 +490,30 @@ def test_a_batch_of_sound_alone_is_augmented_too():
     assert there.frames is None and torch.equal(there.specs, move_in_time(batch.specs, changes) / 255)
 
 
-def test_an_epoch_is_as_many_passes_as_come_nearest_to_its_steps_and_every_pass_draws_anew():
+def test_an_epoch_has_the_steps_asked_for_and_every_pass_draws_anew():
     recordings = [Recording(name, np.zeros((50, 1), np.float32), {}) for name in "ab"]
-    steps = {wanted: Clips(recordings, 4, 10, (), 0, wanted).steps for wanted in (0, 1, 3, 4, 8, 20)}
-    assert steps == {0: 3, 1: 3, 3: 3, 4: 5, 8: 8, 20: 20}
+    assert [Clips(recordings, 4, 10, (), 0, wanted).steps for wanted in (0, 1, 3, 4, 8)] == [3, 1, 3, 4, 8]
     once, thrice = Clips(recordings, 4, 10, (), 0), Clips(recordings, 4, 10, (), 0, 8)
-    starts = [(number % 2, at) for number, at, _ in thrice.of_epoch(0)[:30]]
-    assert len(once.of_epoch(0)) == 12 and len(set(starts)) > 20 and sum(number for number, _ in starts) == 15
+    passes = [[(number, at) for number, at, _ in thrice.of_epoch(0)[start:start + 10]] for start in (0, 10, 20)]
+    assert len(once.of_epoch(0)) == 12 and len({clip for clips in passes for clip in clips}) > 20
+    assert all(sum(number for number, _ in clips) == 5 for clips in passes)
+
+
+@given(st.integers(1, 5), st.integers(1, 30), st.integers(2, 9), st.integers(0, 20), st.floats(0, 1))
+def test_every_batch_has_as_many_clips_of_rated_people_as_the_next(rated, others, batch_size, steps, share):
+    there = [Recording(str(number), np.zeros((12, 1), np.float32), {}) for number in range(rated + others)]
+    many = [int((k + 1) * share) > int(k * share) for k in range(batch_size)]
+    if sum(many) in (0, batch_size):
+        with pytest.raises(SettingsError, match="unlabelled_clips"):
+            Clips(there[:rated], batch_size, 5, (), 0, steps, there[rated:], share)
+        return
+    clips = Clips(there[:rated], batch_size, 5, (), 0, steps, there[rated:], share)
+    assert sum(many) == int(batch_size * share) and clips.steps == (steps or math.ceil(rated * 3 / (batch_size - sum(many))))
+    drawn = clips.of_epoch(1)
+    assert [number >= rated for number, *_ in drawn] == many * clips.steps
+    for one in (range(rated), range(rated, rated + others)):
+        counts = [sum(number == person for number, *_ in drawn) for person in one]
+        assert max(counts) - min(counts) <= 3  # of whole passes with 3 clips of each, and a part of one
 
 
 # ---- two processes --------------------------------------------------------------------------------------------------

@@ -605,6 +605,27 @@ def test_a_student_learns_from_people_nobody_rated_and_a_baseline_does_not(train
     assert "60 frames of 1 recordings" in call("mmpkd", *words, "--stage", "student", "--unlabelled", 0)[1]
 
 
+@pytest.mark.parametrize("known, said", [((-0.1, 0.0), "arousal 0.00, valence 0.00 (trained as the visual baseline)"),
+                                         ((0.02, 0.0), "arousal 0.40, valence 0.00\n")])
+def test_a_student_whose_teachers_add_nothing_to_faces_is_the_visual_baseline_to_the_bit(known, said, made, call, monkeypatch):
+    monkeypatch.setattr(mmpkd, "known_of_strangers", lambda *_: torch.tensor(known))
+    unlabelled = made / "Annotations" / "Unlabelled_Set"
+    unlabelled.mkdir(exist_ok=True)
+    pd.read_csv(made / "Annotations" / "Train_Set" / "train_2.csv", dtype=str)[["image path", "spec path"]].to_csv(unlabelled / "x_1.csv", index=False)
+    code, out, err = call("mmpkd", "--data-dir", made, *TINY, "--target", "both", "--teachers", "audio+visual", "--teacher-folds", 2, "--calibrate",
+                          "--gate", "held_out", "--distill", "pseudo", "--distill-weight", 1)
+    assert code == 0 and said in out, err
+    visual, student = (load_checkpoint(made / "runs" / name / "last.pt")["model"] for name in ("visual_both", "student_both_pseudo"))
+    assert same(visual, student) == (max(known) <= 0)
+
+
+def test_a_batch_too_small_for_both_kinds_of_people_is_one_line(trained, call):
+    unrate(trained, "train_2")
+    line = one_line(*call("mmpkd", "--data-dir", trained, *TINY, "--target", "both", "--stage", "student", "--runs-dir", trained / "others",
+                          "--batch-size", 1, "--teacher-checkpoint", run_of(trained, "teacher") / "best.pt")[::2], 2)
+    assert "unlabelled_clips: 0.5 of a batch of 1 clips leaves none to the unlabelled people" in line
+
+
 def test_a_person_both_rated_and_unrated_is_refused(trained, call):
     kept = next((trained / "Annotations").glob("*/dev_1.csv")).read_text()
     unrate(trained, "dev_1")

@@ -9,7 +9,7 @@ from torch import nn
 
 import models_kd
 from config import Config, UserError
-from models_kd import MODELS, Backbone, CrossAttention, Student, build_model, load_weights, small_cnn
+from models_kd import MODELS, Backbone, CrossAttention, Student, build_model, cnn, load_weights
 
 torch.set_num_threads(1)
 SHAPES = {"frames": (3, 32, 32), "specs": (1, 16, 40)}
@@ -38,7 +38,7 @@ def linears(module):
 # ---- backbones ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name, channels, side", [("resnet18", 3, 64), ("resnet18", 1, 64), ("mobilenet_v3_small", 3, 64),
-                                                  ("small_cnn", 3, 32), ("small_cnn", 1, 20)])
+                                                  ("small_cnn", 3, 32), ("small_cnn", 1, 20), ("tiny_cnn", 3, 32)])
 def test_every_backbone_gives_one_row_of_features_per_picture(name, channels, side):
     backbone = Backbone(name, "", (channels, side, side), 24, True).eval()
     assert backbone(torch.rand(3, channels, side, side)).shape == (3, 24)
@@ -62,7 +62,7 @@ def test_backbones_are_torchvisions_under_their_own_names_without_the_classifier
 
 @pytest.mark.parametrize("side", [16, 17, 48, 100])
 def test_the_small_cnn_takes_pictures_of_any_size(side):
-    assert small_cnn(1).eval()(torch.rand(1, 1, side, side)).shape == (1, 64, -(-side // 16), -(-side // 16))
+    assert cnn("small_cnn", 1).eval()(torch.rand(1, 1, side, side)).shape == (1, 64, -(-side // 16), -(-side // 16))
 
 
 def test_time_folded_into_the_batch_gives_what_single_pictures_give():
