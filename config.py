@@ -121,8 +121,10 @@ class Config:
     teacher_folds: Whole = 4  # n of them, each trained without every n-th person of Train_Set, whom it teaches; others learn from their mean; 0: one
     teacher_checkpoint: str = ""  # file of another teacher, of stage teacher or audio; "": the runs that the two settings above say
     calibrate: bool = True  # teachers weighed by what they tell of the ratings, moved to their mean in every recording, and to their spread
+    confidence: Literal["off", "agreement"] = "off"  # frames of unlabelled people count the less, the less the teachers of all folds agree on them
     unlabelled: Share = 1.0  # share of the recordings of Unlabelled_Set that a student follows its teacher on, too; 0: none
     unlabelled_clips: Share = 0.5  # share of the clips of every batch that are of such recordings; the others are of rated people
+    unlabelled_first: Share = 0.0  # share of the epochs that are of such recordings alone, those after of rated people; 0: all of both
     distill: str = "pseudo"  # what is taken over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc | pseudo, or a sum: cosine:0.5+ccc:0.5
     distill_weight: Share = 1.0  # most weight that the teacher can have against the ratings
     teacher_cache: Whole = 1  # views the teacher hears out once: 1: the pictures as they are; n: n - 1 augmented, too; 0: every step's clips, live

@@ -268,16 +268,17 @@ class Clips:
     batch has as many clips of rated people as the next, where others, whom nobody rated, are many more.
     """
 
-    def __init__(self, recordings, batch_size, clip_length, inputs, seed, epoch_steps=0, others=(), share=0.5):
+    def __init__(self, recordings, batch_size, clip_length, inputs, seed, epoch_steps=0, others=(), share=0.5, alone=0):
         """inputs: names of the pictures to read, and "taught" for what a teacher said (Recording.arrays); epoch_steps: steps of an epoch; 0: as
-        many as it takes to go through `recordings`; others: recordings that `share` of the clips of every batch are of.
+        many as it takes to go through `recordings`; others: recordings that `share` of the clips of every batch are of; alone: if not 0,
+        so many epochs are of the others alone, and those that follow of `recordings` alone.
 
         Raises SettingsError if that share leaves no clip of a batch to one of the two.
         """
         self.recordings, self.batch_size, self.clip_length, self.inputs, self.seed = [*recordings, *others], batch_size, clip_length, inputs, seed
-        self.rated = len(recordings)
-        self.places = {k for k in range(batch_size) if others and int((k + 1) * share) > int(k * share)}  # of others, spread over a batch
-        if others and len(self.places) in (0, batch_size):
+        self.rated, self.alone = len(recordings), alone if others else 0
+        self.places = {k for k in range(batch_size) if others and not alone and int((k + 1) * share) > int(k * share)}  # of others, spread out
+        if others and not alone and len(self.places) in (0, batch_size):
             raise SettingsError(f"unlabelled_clips: {share:g} of a batch of {batch_size} clips leaves none to the "
                                 f"{'rated' if self.places else 'unlabelled'} people: at least one of each was expected")
         self.steps = epoch_steps or math.ceil(self._clips(recordings) / (batch_size - len(self.places)))  # of an epoch
@@ -289,10 +290,11 @@ class Clips:
     def of_epoch(self, epoch):
         """(recording, start, view) of all clips of an epoch, in order; view: a number from 0 to 1 that picks a view of its teacher."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
-        rated = self._drawn(0, self.rated, self.steps * (self.batch_size - len(self.places)), generator)
-        others = self._drawn(self.rated, len(self.recordings), self.steps * len(self.places), generator)
+        places = range(self.batch_size) if epoch < self.alone else self.places
+        rated = self._drawn(0, self.rated, self.steps * (self.batch_size - len(places)), generator)
+        others = self._drawn(self.rated, len(self.recordings), self.steps * len(places), generator)
         views = torch.rand(self.steps * self.batch_size, generator=generator).tolist()
-        return [(*next(others if k % self.batch_size in self.places else rated), view) for k, view in enumerate(views)]
+        return [(*next(others if k % self.batch_size in places else rated), view) for k, view in enumerate(views)]
 
     def _drawn(self, first, last, count, generator):
         """Yields (recording, start) of `count` clips of some of the recordings: as many passes over them as fit, then their beginning again."""

@@ -23,18 +23,20 @@ SINKHORN_STEPS = 100
 OVERRELAXATION = 1.8  # 1: plain Sinkhorn, which needs more than ten times the steps; from 1.9 it can swing
 
 
-def ccc(pred, gold):
+def ccc(pred, gold, weight=None):
     """Concordance correlation coefficient, with population moments (Lin, 1989): (N,), (N,) -> scalar in [-1, 1].
 
-    2 cov(p, g) / (var p + var g + (mean p - mean g)^2). Takes tensors or arrays. Raises ValueError if the shapes differ
-    or are not (N,): (N, 1) beside (N,) would broadcast to (N, N) and give nearly 0.
+    2 cov(p, g) / (var p + var g + (mean p - mean g)^2). Takes tensors or arrays. weight: how much each value counts in the moments,
+    (N,), none negative and one at least above 0. Raises ValueError if the shapes differ or are not (N,): (N, 1) beside (N,) would
+    broadcast to (N, N) and give nearly 0.
     """
     pred, gold = (series if torch.is_tensor(series) else torch.tensor(series) for series in (pred, gold))  # copies: pandas' are read-only
     if pred.ndim != 1 or pred.shape != gold.shape:
         raise ValueError(f"ccc takes two series of one shape (N,), not {tuple(pred.shape)} and {tuple(gold.shape)}")
-    p, g = pred - pred.mean(), gold - gold.mean()
-    spread = (p * p).mean() + (g * g).mean() + (pred - gold).mean() ** 2  # not of the means: they round where both are large
-    return 2 * (p * g).mean() / spread.clamp_min(TINY)
+    mean = torch.mean if weight is None else lambda values: (values * weight).sum() / weight.sum()
+    p, g = pred - mean(pred), gold - mean(gold)
+    spread = mean(p * p) + mean(g * g) + mean(pred - gold) ** 2  # not of the means: they round where both are large
+    return 2 * mean(p * g) / spread.clamp_min(TINY)
 
 
 def ccc_loss(pred, gold):
@@ -116,10 +118,14 @@ def ot(student, teacher):
     return (between - (within_s + within_t) / 2).clamp_min(0)
 
 
-def ccc_distill(student, teacher):
-    """Mean over targets of 1 - CCC(student's prediction, teacher's): (N, K), (N, K) -> scalar in [0, 2]."""
+def ccc_distill(student, teacher, weight=None):
+    """Mean over targets of 1 - CCC(student's prediction, teacher's): (N, K), (N, K) -> scalar in [0, 2].
+
+    weight: (N, K), how much each frame counts; None: as much as any other.
+    """
     _same_shape(student, teacher)
-    return torch.stack([1 - ccc(s, t) for s, t in zip(student.unbind(1), teacher.unbind(1))]).mean().clamp_min(0)
+    weights = [None] * student.shape[1] if weight is None else weight.unbind(1)
+    return torch.stack([1 - ccc(*series) for series in zip(student.unbind(1), teacher.unbind(1), weights)]).mean().clamp_min(0)
 
 
 def _same_shape(student, teacher):

@@ -103,13 +103,14 @@ class Distillation:
     meanwhile to take the others' features to where the joint teacher has them.
     """
 
-    def __init__(self, teacher, methods, gate, weight, usual=None, mixed=None, name="", teachers=1):
+    def __init__(self, teacher, methods, gate, weight, usual=None, mixed=None, name="", teachers=1, sure=None):
         """methods: {name in losses.DISTILL: weight in their sum}; weight: most that the teacher can have against the ratings; usual: (K,)
         the teacher's 1 - CCC over all rated recordings, for batches in which nobody is rated (for the gate held_out, of all batches, 1 -
-        known_of_strangers()); mixed: mixture()'s, or none; name: tells the teacher from others; teachers: how many are kept side by side."""
+        known_of_strangers()); mixed: mixture()'s, or none; name: tells the teacher from others; teachers: how many are kept side by side;
+        sure: agreement()'s, or none."""
         self.name = name
         self.teacher, self.methods, self.gate, self.weight = teacher, methods, GATES[gate], weight
-        self.usual, self.mixed = usual, mixed
+        self.usual, self.mixed, self.sure = usual, mixed, sure
         self.steady = gate == "held_out" and usual is not None
         self.adapters = nn.ModuleDict({name: nn.Linear(HINT, HINT) for name in methods if DISTILL[name].mapped})
         self.adapters.update({f"teacher_{number}": nn.Linear(HINT, HINT) for number in range(1, 1 if mixed else teachers)})
@@ -129,7 +130,8 @@ class Distillation:
             beta = self.gate(self.usual if self.steady else teacher_loss, self.weight)
         learned = of_whole_batch(forward(model, batch))
         tasks = task_loss(learned, gold)
-        hints = {name: self.compare(name, learned, taught, gold) for name in self.methods}
+        sure = self.sure and whole_batch(torch.stack([self.sure[name][at:at + batch.gold.shape[1]] for name, at in batch.clips]))
+        hints = {name: self.compare(name, learned, taught, gold, sure) for name in self.methods}
         hint = sum(weight * hints[name] for name, weight in self.methods.items())
         loss = ((1 - beta) * tasks + beta * hint).mean() + apart
         parts = {"task": tasks.sum() / rated.sum().clamp_min(1), "hint": hint.mean(), "beta": beta.mean(), "teacher": teacher_loss.mean()}
@@ -145,7 +147,7 @@ class Distillation:
         """The Output of each teacher on a batch, of one if they are mixed: what was kept of it, else what it makes of the clips."""
         targets = batch.gold.shape[2]
         kept = batch.taught.chunk(self.teachers, 2) if batch.taught is not None else []
-        said = [Output(part[..., :targets], part[..., targets:], None) for part in kept] or [forward(self.teacher, batch)]
+        said = [Output(part[..., :targets], part[..., targets:targets + HINT], None) for part in kept] or [forward(self.teacher, batch)]
         if self.mixed is None:
             return said
         *counts, added = torch.stack([self.mixed[name] for name, _ in batch.clips]).to(batch.gold.device)[:, :, None].unbind(1)  # (B, 1, K) each
@@ -167,15 +169,17 @@ class Distillation:
         number = torch.stack([task_loss(output, gold).mean() for output in said]).argmin()  # the first of equals
         return Output(torch.stack([output.pred for output in said])[number], torch.stack([output.feat for output in said])[number], None)
 
-    def compare(self, name, learned, taught, gold):
-        """A method's loss between two Outputs, over all frames of the batch: of each target where it compares predictions, (K,)."""
+    def compare(self, name, learned, taught, gold, sure=None):
+        """A method's loss between two Outputs, over all frames of the batch: of each target where it compares predictions, (K,), in which frames
+        can count by `sure`, (B, T, K)."""
         method = DISTILL[name]
         if method.of == "feat":
             student, teacher = learned.feat.flatten(0, 1), taught.feat.flatten(0, 1)
             return method.compare(self.adapters[name](student) if method.mapped else student, teacher)
         labels = torch.where(gold.isnan(), taught.pred, gold) if method.of == "label" else taught.pred
-        series = zip(learned.pred.flatten(0, 1).split(1, 1), labels.flatten(0, 1).split(1, 1))
-        return torch.stack([method.compare(student, teacher) for student, teacher in series])
+        weights = [] if sure is None else [sure.to(labels.device)]
+        series = zip(*(part.flatten(0, 1).split(1, 1) for part in [learned.pred, labels, *weights]))
+        return torch.stack([method.compare(*each) for each in series])
 
 
 def adaptive_gate(teacher_loss, weight):
@@ -288,13 +292,12 @@ def load_teacher(path, targets, shapes, device, stages=("teacher", "audio")):
 
 
 def keep_outputs(teachers_of, recordings, name, cfg, device):
-    """Gives every recording what its teachers say of its frames, predictions and hints, "taught" (V, N, K + HINT): computed once, kept
-    in cache/.
+    """Gives every recording what its teachers say of its frames, "taught" (V, N, D): computed once, kept in cache/.
 
     teachers_of(id): the networks that teach on a recording, [[those whose mean is one teacher] of each teacher], side by side in
-    the last dimension; name: tells them from others. V = cfg.teacher_cache views: the pictures as they are, and others augmented,
-    each by one draw for the whole recording. A teacher goes through each recording from its beginning, as in `predict`: it knows
-    more of a clip's first frames than one that is shown the clip alone.
+    the last dimension as mean_output() has them; name: tells them from others. V = cfg.teacher_cache views: the pictures as they are,
+    and others augmented, each by one draw for the whole recording. A teacher goes through each recording from its beginning, as in
+    `predict`: it knows more of a clip's first frames than one that is shown the clip alone.
     """
     with tqdm(total=sum(map(len, recordings)) * cfg.teacher_cache, unit=" frames", disable=None if world()[0] == 0 else True, leave=False) as bar:
         for number, recording in enumerate(recordings):
@@ -303,23 +306,26 @@ def keep_outputs(teachers_of, recordings, name, cfg, device):
             views = [None, *(draw_changes(1, generator) for generator in generators)]
             teachers = teachers_of(recording.name)
             pictures = [made_of(recording.arrays[kind]) for kind in sorted({kind for group in teachers for kind in group[0].inputs})]
-            key = digest(repr([cfg.teacher_cache, cfg.seed * (cfg.teacher_cache > 1), *pictures]))
+            key = digest(repr([cfg.teacher_cache, cfg.seed * (cfg.teacher_cache > 1), *pictures, cfg.teacher_folds]))
+            pieces = partial(spoken, teachers, recording, views, device, cfg.teacher_folds, bar.update)
             recording.arrays["taught"] = kept_array(cfg.cache_dir / f"teacher.{name}" / f"{recording.name}.{key}.npy",
-                                                    (len(views), len(recording)), partial(spoken, teachers, recording, views, device, bar.update))
+                                                    (len(views), len(recording)), pieces)
 
 
-def spoken(teachers, recording, views, device, report):
-    """Yields what teachers say of a recording, piece by piece, view by view: (n, sum of K + HINT) float32."""
+def spoken(teachers, recording, views, device, folds, report):
+    """Yields what teachers say of a recording, piece by piece, view by view: (n, D) float32."""
     for changes in views:
-        for said in zip(*(mean_output(group, recording, device, changes) for group in teachers)):
+        for said in zip(*(mean_output(group, recording, device, changes, folds) for group in teachers)):
             yield torch.cat(said, 1).cpu().numpy()
             report(len(said[0]))
 
 
-def mean_output(models, recording, device, changes):
-    """Yields the mean of what several networks say, predictions beside hints: (n, K + HINT)."""
+def mean_output(models, recording, device, changes, folds):
+    """Yields what several networks say together: predictions, hints, and then the predictions of each of `folds` (of one that speaks alone, as
+    often), (n, K + HINT + folds K)."""
     for said in zip(*(outputs(model, recording, device, changes) for model in models)):
-        yield torch.stack([torch.cat([output.pred, output.feat], 2)[0] for output in said]).mean(0)
+        each = [said[k % len(said)].pred[0] for k in range(folds)]
+        yield torch.cat([*(torch.stack(parts).mean(0)[0] for parts in ([one.pred for one in said], [one.feat for one in said])), *each], 1)
 
 
 def said_by(recording, teachers, targets):
@@ -342,13 +348,34 @@ def mixture(recordings, teachers, calibrate, device):
     counts, mean = np.full((teachers, targets), 1 / teachers), 0
     if calibrate:
         moves = {name: preds - preds.mean(1, keepdims=True) for name, preds in said.items()}
-        unrated = [recording.name for recording in recordings if np.isnan(recording.gold).all()] or list(said)
-        strangers = np.concatenate([moves[name] for name in unrated], 1)  # (G, all frames, K)
+        strangers = np.concatenate([moves[name] for name in unrated_of(recordings)], 1)  # (G, all frames, K)
         counts = stacked(moves, recordings) if teachers > 1 else counts
         mean, spread = np.nanmean(gold, 0), (counts[:, None] * strangers).sum(0).std(0)
         counts = counts * np.nanstd(gold, 0) / np.maximum(spread, TINY)
     added = {name: mean - (counts * preds.mean(1)).sum(0) if calibrate else np.zeros(targets) for name, preds in said.items()}
     return {name: torch.tensor(np.concatenate([counts, added[name][None]]), dtype=torch.float32, device=device) for name in said}
+
+
+def unrated_of(recordings):
+    """Ids of the recordings that nobody rated; of all, if there is none."""
+    return [recording.name for recording in recordings if np.isnan(recording.gold).all()] or [recording.name for recording in recordings]
+
+
+def agreement(recordings, mixed, folds, device):
+    """{id: (N, K)}: how far the teachers of all folds agree on every frame, 1 / (1 + d^2 / mean d^2), with d the standard deviation between what
+    those of each fold say together, as mixture() has them counted, moved to one mean in the recording (cf. Lakshminarayanan et al., 2017).
+
+    1 for the rated people, on whom those of one fold speak alone.
+    """
+    doubts = {}
+    for recording in recordings:
+        counts = mixed[recording.name][:-1].cpu().numpy()  # (G, K)
+        said = np.stack([part[:, -folds * counts.shape[1]:] for part in np.split(recording.arrays["taught"][0], len(counts), 1)])
+        said = said.reshape(*said.shape[:2], folds, -1).astype(float)  # (G, N, folds, K)
+        said = (counts[:, None, None] * (said - said.mean(1, keepdims=True))).sum(0)
+        doubts[recording.name] = said.var(1)
+    typical = np.concatenate([doubts[name] for name in unrated_of(recordings)]).mean(0)
+    return {name: torch.tensor(1 / (1 + doubt / np.maximum(typical, TINY)), dtype=torch.float32, device=device) for name, doubt in doubts.items()}
 
 
 def stacked(moves, recordings):
@@ -455,7 +482,7 @@ def run(cfg, device):
     unlabelled = sets.pop("unlabelled", [])
     objective = student_objective(sets["train"] + unlabelled, shapes, cfg, device) if cfg.stage == "student" else task_objective
     clips = Clips(sets["train"], cfg.batch_size, cfg.clip_length, read_in_training(cfg), cfg.seed, cfg.epoch_steps,
-                  [] if getattr(objective, "silent", False) else unlabelled, cfg.unlabelled_clips)
+                  [] if getattr(objective, "silent", False) else unlabelled, cfg.unlabelled_clips, round(cfg.unlabelled_first * cfg.epochs))
     chosen_on = sets.get("held_out", sets["val"])
     with held(folder):
         if state_of_run_changed(folder, state):
@@ -537,11 +564,13 @@ def student_objective(recordings, shapes, cfg, device):
     if {DISTILL[method].of for method in methods_of(cfg)} == {"label"} and all(np.isfinite(recording.gold).all() for recording in recordings):
         print("everybody is rated: pseudo-labels are the ratings then, and the student learns what the visual baseline does. Recordings that "
               "nobody rated are what it needs (Unlabelled_Set, annotations.py), or another --distill")
-    mixed = mixture(recordings, len(teachers), cfg.calibrate, device) if cfg.calibrate or len(teachers) > 1 and not take_turns(cfg) else None
+    plain = take_turns(cfg) or len(teachers) == 1 and not cfg.calibrate and cfg.confidence == "off"
+    mixed = None if plain else mixture(recordings, len(teachers), cfg.calibrate, device)
+    sure = agreement(recordings, mixed, cfg.teacher_folds, device) if cfg.confidence == "agreement" else None
     usual = (1 - known_of_strangers(mixed, recordings, cfg, device) if cfg.gate == "held_out"
              else usual_loss(teachers[0][0], mixed, recordings, cfg, device))
     torch.manual_seed(cfg.seed)  # the adapters
-    objective = Distillation(teachers[0][0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, mixed, name, len(teachers))
+    objective = Distillation(teachers[0][0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, mixed, name, len(teachers), sure)
     if objective.steady and world()[0] == 0:
         trust = objective.gate(usual, cfg.distill_weight).tolist()
         print(f"weight of the teachers, from what they surely add to faces: {', '.join(f'{k} {beta:.2f}' for k, beta in zip(cfg.targets, trust))}"
@@ -572,10 +601,10 @@ def usual_loss(teacher, mixed, recordings, cfg, device):
 
 def scores_of_teachers(mixed, rated, cfg):
     """score() of the kept predictions of teachers, mixed; of the first alone if nothing is mixed."""
-    tables = {}
+    tables, teachers = {}, 1 if cfg.teacher_checkpoint else len(TEACHERS[cfg.teachers])
     for recording in rated:
         (*counts, added) = mixed[recording.name].cpu().numpy() if mixed else (1, 0)
-        said = said_by(recording, recording.arrays["taught"].shape[2] // (len(cfg.targets) + HINT), len(cfg.targets))[:len(counts)]
+        said = said_by(recording, len(counts) if mixed else teachers, len(cfg.targets))[:len(counts)]
         pred = sum(count * part for count, part in zip(counts, said)) + added
         tables[recording.name] = prediction_table(recording, pred, cfg.targets, cfg.frame_rate)
     return score(tables, cfg.targets)
@@ -640,6 +669,9 @@ def check_distillation(cfg):
         raise SettingsError("teacher_folds: 1 leaves nobody to train on: 0 for one teacher, 2 or more")
     if not cfg.teacher_cache and (several or cfg.calibrate or len(TEACHERS[cfg.teachers]) > 1 and not cfg.teacher_checkpoint):
         raise SettingsError("teacher_cache: 0 hears clips alone: calibrate and several teachers need whole recordings, so 1 or more")
+    if cfg.confidence == "agreement" and (not several or of_features or take_turns(cfg)):
+        raise SettingsError("confidence: agreement is that of the predictions of several teachers: it needs --teacher-folds 2 or more, and ccc or "
+                            "pseudo to --distill")
     if take_turns(cfg) and cfg.calibrate:
         raise SettingsError(f"calibrate: the teachers of {cfg.teachers} take turns and would need one scale each: give one of the two up")
 

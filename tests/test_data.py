@@ -516,6 +516,15 @@ def test_every_batch_has_as_many_clips_of_rated_people_as_the_next(rated, others
         assert max(counts) - min(counts) <= 3  # of whole passes with 3 clips of each, and a part of one
 
 
+def test_epochs_can_be_of_others_alone_before_those_of_rated_people():
+    there = [Recording(str(number), np.zeros((12, 1), np.float32), {}) for number in range(7)]
+    clips = Clips(there[:3], 4, 5, (), 0, 6, there[3:], 0.5, alone=2)
+    assert [{number >= 3 for number, *_ in clips.of_epoch(epoch)} for epoch in range(4)] == [{True}, {True}, {False}, {False}]
+    assert [len(clips.of_epoch(epoch)) for epoch in range(4)] == [24] * 4 and clips.steps == 6
+    assert {number for number, *_ in clips.of_epoch(1)} == {3, 4, 5, 6}
+    assert Clips(there[:3], 4, 5, (), 0, 6, alone=2).of_epoch(0) == Clips(there[:3], 4, 5, (), 0, 6).of_epoch(0), "there are no others"
+
+
 # ---- two processes --------------------------------------------------------------------------------------------------
 
 def test_two_processes_that_pack_at_once_both_read_all_of_it(made):

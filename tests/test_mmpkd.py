@@ -151,6 +151,44 @@ def test_teachers_are_weighed_for_each_target_by_how_well_they_tell_the_ratings(
     assert (mmpkd.stacked(moves, recordings) == 1).all()
 
 
+def test_teachers_are_believed_the_less_the_less_those_of_all_folds_agree():
+    draw = np.random.default_rng(0)
+    recordings = kept(2, 2, (1.0, 0.5), draw)
+    for recording in recordings:
+        each = draw.normal(0, 1, (1, 200, 2, 3, 2)) * np.linspace(0, 2, 200)[:, None, None, None] + draw.normal(0, 5, (1, 1, 2, 3, 2))  # folds differ
+        if np.isfinite(recording.gold).all():
+            each[:] = each[:, :, :, :1]  # one network alone
+        taught = recording.arrays["taught"].reshape(1, 200, 2, 130)
+        recording.arrays["taught"] = np.concatenate([taught, each.reshape(1, 200, 2, 6)], 3).reshape(1, 200, 272)
+        recording.each = each[0]
+    mixed = mmpkd.mixture(recordings, 2, True, CPU)
+    sure = mmpkd.agreement(recordings, mixed, 3, CPU)
+    assert all((sure[recording.name] == 1).all() for recording in recordings[:2])
+    doubts = {}
+    for recording in recordings[2:]:
+        moves = recording.each - recording.each.mean(0)
+        together = sum(mixed[recording.name][g].numpy() * moves[:, g] for g in range(2))  # (N, folds, K)
+        doubts[recording.name] = np.array([[np.std(together[k, :, target]) for target in range(2)] for k in range(200)])
+    typical = np.sqrt(np.mean([doubt ** 2 for doubt in doubts.values()], (0, 1)))
+    for name, doubt in doubts.items():
+        np.testing.assert_allclose(sure[name], 1 / (1 + (doubt / typical) ** 2), atol=1e-5)
+        assert sure[name][0].min() > 0.95 > 0.7 > sure[name][150:].mean()
+
+
+def test_a_frame_that_counts_half_teaches_half_as_much():
+    cfg = tiny_config(target="both")
+    student, batch = build_model("student", cfg, SHAPES).eval(), easy_batch()._replace(clips=(("a", 2), ("b", 0), ("a", 0)))
+    gold = torch.full((3, 8, 2), math.nan)
+    said = torch.rand(3, 8, 130, generator=torch.Generator().manual_seed(1))
+    sure = {name: torch.rand(10, 2, generator=torch.Generator().manual_seed(seed)) for seed, name in enumerate("ab")}
+    objective = Distillation(student, {"pseudo": 1.0}, "off", 1.0, sure=sure)
+    loss = float(objective(student, batch._replace(gold=gold, taught=said))[0].detach())
+    with torch.no_grad():
+        pred, weights = student(batch.frames).pred, torch.stack([sure["a"][2:], sure["b"][:8], sure["a"][:8]])
+        series = [(pred[..., k].flatten(), said[..., k].flatten(), weights[..., k].flatten()) for k in range(2)]
+        assert loss == pytest.approx(np.mean([1 - float(ccc(*each)) for each in series]), abs=1e-6)
+
+
 def test_without_calibration_teachers_teach_by_their_plain_mean():
     recordings = kept(1, 1, (1.0, 0.5), np.random.default_rng(0))
     mixed = mmpkd.mixture(recordings, 2, False, CPU)
@@ -603,6 +641,9 @@ def test_a_student_learns_from_people_nobody_rated_and_a_baseline_does_not(train
     assert {path.name for path in (trained / "others").rglob("*.csv")} == {"train_1.csv", "dev_1.csv"}
     assert "60 frames of 1 recordings" in call("mmpkd", *words[:-2], "--stage", "visual")[1]
     assert "60 frames of 1 recordings" in call("mmpkd", *words, "--stage", "student", "--unlabelled", 0)[1]
+    out = call("mmpkd", *words, "--stage", "student", "--distill", "ccc", "--unlabelled-first", 0.5, "--epochs", 2, "--variant", "first")[1]
+    log = log_of(trained / "others" / "student_both_ccc_first")
+    assert "finished" in out and log[0]["task"] == 0 < log[1]["task"], "the first epoch is of those whom nobody rated"
 
 
 @pytest.mark.parametrize("known, said", [((-0.1, 0.0), "arousal 0.00, valence 0.00 (trained as the visual baseline)"),
@@ -611,7 +652,8 @@ def test_a_student_whose_teachers_add_nothing_to_faces_is_the_visual_baseline_to
     monkeypatch.setattr(mmpkd, "known_of_strangers", lambda *_: torch.tensor(known))
     unlabelled = made / "Annotations" / "Unlabelled_Set"
     unlabelled.mkdir(exist_ok=True)
-    pd.read_csv(made / "Annotations" / "Train_Set" / "train_2.csv", dtype=str)[["image path", "spec path"]].to_csv(unlabelled / "x_1.csv", index=False)
+    table = pd.read_csv(made / "Annotations" / "Train_Set" / "train_2.csv", dtype=str)
+    table[["image path", "spec path"]].to_csv(unlabelled / "x_1.csv", index=False)
     code, out, err = call("mmpkd", "--data-dir", made, *TINY, "--target", "both", "--teachers", "audio+visual", "--teacher-folds", 2, "--calibrate",
                           "--gate", "held_out", "--distill", "pseudo", "--distill-weight", 1)
     assert code == 0 and said in out, err
