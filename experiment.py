@@ -222,6 +222,8 @@ METHODS = {
     "recipe_raw": Method("the recipe without calibration", RECIPE | dict(calibrate=False), where=MUCH),
     "recipe_joint": Method("the recipe, taught by joint networks, without a gate", RECIPE | dict(teachers="joint", gate="off"), where=MUCH),
     "recipe_off": Method("the recipe without a gate", RECIPE | dict(gate="off"), where=MUCH),
+    "recipe_first": Method("the recipe, half the epochs unlabelled people alone, then rated ones", RECIPE | dict(unlabelled_first=0.5), where=MUCH),
+    "recipe_confidence": Method("the recipe, frames counting by how far its teachers agree", RECIPE | dict(confidence="agreement"), where=MUCH),
     "recipe_24": Method("the recipe with 24 of the unlabelled people", RECIPE | dict(unlabelled=0.5), where=MUCH),
     "recipe_12": Method("the recipe with 12 of them", RECIPE | dict(unlabelled=0.25), where=MUCH),
 }
