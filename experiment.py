@@ -18,7 +18,6 @@ held out of Train_Set, in folders that hold nothing of the others.
 """
 import contextlib
 import dataclasses
-import itertools
 import json
 import multiprocessing
 import os
@@ -195,7 +194,7 @@ METHODS = {
     "teacher": Method("face and voice: upper bound", dict(stage="teacher")),
     "audio": Method("voice only", dict(stage="audio")),
     "oracle": Method("face only, with the true ratings of everybody", dict(stage="visual"), "oracle"),
-    "recipe": Method("pseudo-labels of cross-fitted voices and faces, calibrated, gate held_out", RECIPE, where=ELSEWHERE),
+    "recipe": Method("pseudo-labels of cross-fitted voices, calibrated, gate confirmed", RECIPE, where=ELSEWHERE),
     "control_other_voice": Method("the recipe, but everybody has another one's voice", RECIPE, "other_voice", MUCH),
     "control_nothing": Method("the recipe, where the voice tells nothing", RECIPE, where=NOTHING),
     "recipe_adaptive": Method("the recipe with the gate adaptive", RECIPE | dict(gate="adaptive"), where=ELSEWHERE),
@@ -212,12 +211,12 @@ METHODS = {
         distill="ot", teachers="joint+visual+audio"), where=MUCH),
     "ccc": Method("ccc, rated people", ALONE | dict(distill="ccc"), where=MUCH),
     "cosine_ccc": Method("cosine + ccc, rated people", ALONE | dict(distill="cosine:0.5+ccc:0.5"), where=MUCH),
-    "crossfit_alone": Method("ccc of cross-fitted voices and faces, calibrated, rated people", RECIPE | dict(
+    "crossfit_alone": Method("ccc of cross-fitted voices, calibrated, rated people", RECIPE | dict(
         distill="ccc", distill_weight=0.5, gate="adaptive", unlabelled=0.0), where=MUCH),
     "cosine_unlabelled": Method("cosine per frame, unlabelled people too", WITH | dict(distill="cosine"), where=MUCH),
     "audio_unlabelled": Method("ccc of one voice's predictions, unlabelled people too", WITH | dict(distill="ccc", teachers="audio"), where=MUCH),
     "teacher_attention": Method("face and voice, fused by joint cross-attention", dict(stage="teacher", fusion="cross_attention"), where=MUCH),
-    "recipe_audio": Method("the recipe, taught by voices alone, without a gate", RECIPE | dict(teachers="audio", gate="off"), where=MUCH),
+    "recipe_both": Method("the recipe, taught by voices and faces, without a gate", RECIPE | dict(teachers="audio+visual", gate="off"), where=MUCH),
     "self_training": Method("the recipe, taught by faces alone, without a gate", RECIPE | dict(teachers="visual", gate="off"), where=MUCH),
     "recipe_raw": Method("the recipe without calibration", RECIPE | dict(calibrate=False), where=MUCH),
     "recipe_joint": Method("the recipe, taught by joint networks, without a gate", RECIPE | dict(teachers="joint", gate="off"), where=MUCH),
@@ -281,9 +280,9 @@ def train_chain(cfg, jobs):
         one.run_root.mkdir(parents=True, exist_ok=True)
         with open(one.run_root / "log.txt", "a", buffering=1) as log, contextlib.redirect_stdout(log):
             device = torch_device(one.device)
-            for teacher in itertools.chain(*mmpkd.teacher_runs(one)) if one.stage == "student" else []:
-                take_over(teacher)
-                mmpkd.run(teacher, device)
+            for needed in mmpkd.built_on(one) if one.stage == "student" else []:
+                take_over(needed)
+                mmpkd.run(needed, device)
             mmpkd.check_before([one])
             mmpkd.run(one, device)
 
@@ -292,16 +291,16 @@ def chains_of(cfg, jobs):
     """Jobs that share teachers, which are those of one seed in one view: {view and seed: [jobs]}."""
     chains = {}
     for job in jobs:
-        view = view_folder(cfg, job).name.replace("other_voice", "rated")  # it takes over the visual teachers of that view
+        view = view_folder(cfg, job).name.replace("other_voice", "rated")  # it takes over what only sees of that view
         chains.setdefault(f"{view} {job.seed}", []).append(job)
     return chains
 
 
-def take_over(teacher):
-    """Copies the run of a teacher that only sees from the view "rated" to that of another voice, in which it would be the same."""
-    there, here = (mmpkd.run_folder(dataclasses.replace(teacher, runs_dir=folder))
-                   for folder in (teacher.runs_dir.replace("_other_voice", "_rated"), teacher.runs_dir))
-    if teacher.stage == "visual" and there != here and (there / "predictions").exists() and not here.exists():
+def take_over(needed):
+    """Copies a run that only sees from the view "rated" to that of another voice, in which it would be the same."""
+    there, here = (mmpkd.run_folder(dataclasses.replace(needed, runs_dir=folder))
+                   for folder in (needed.runs_dir.replace("_other_voice", "_rated"), needed.runs_dir))
+    if needed.stage == "visual" and there != here and (there / "predictions").exists() and not here.exists():
         with whole_folder(here) as part:
             shutil.copytree(there, part, dirs_exist_ok=True)
 

@@ -55,6 +55,7 @@ from training import (
     choose_precision,
     first_goes_first,
     forward,
+    from_first,
     joined,
     load_checkpoint,
     read_log,
@@ -65,7 +66,8 @@ from training import (
 )
 
 AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
-BETTER = 0.05  # CCC that teachers which hear must be better by than those that see, for the gate held_out to trust them wholly
+SURE = 3  # standard errors from 0 at which the gate confirmed takes an agreement for one: chance alone goes as far once in 740 times
+OTHERS = 10  # people whose witnesses are put in the place of one's own
 NO_GAP = 0.02  # CCC: a share of less would be a share of noise
 CLOCK_S = 0.001  # time_s is rounded to a tenth of this
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
@@ -104,14 +106,14 @@ class Distillation:
     """
 
     def __init__(self, teacher, methods, gate, weight, usual=None, mixed=None, name="", teachers=1, sure=None):
-        """methods: {name in losses.DISTILL: weight in their sum}; weight: most that the teacher can have against the ratings; usual: (K,)
-        the teacher's 1 - CCC over all rated recordings, for batches in which nobody is rated (for the gate held_out, of all batches, 1 -
-        known_of_strangers()); mixed: mixture()'s, or none; name: tells the teacher from others; teachers: how many are kept side by side;
-        sure: agreement()'s, or none."""
+        """methods: {name in losses.DISTILL: weight in their sum}; gate: of GATES, or (K,) the share of `weight` in all batches; weight: most
+        that the teacher can have against the ratings; usual: (K,) the teacher's 1 - CCC over all rated recordings, for batches in which
+        nobody is rated; mixed: mixture()'s, or none; name: tells the teacher from others; teachers: how many are kept side by side; sure:
+        agreement()'s, or none."""
         self.name = name
-        self.teacher, self.methods, self.gate, self.weight = teacher, methods, GATES[gate], weight
+        self.steady = None if isinstance(gate, str) else gate
+        self.teacher, self.methods, self.gate, self.weight = teacher, methods, GATES.get(gate) if self.steady is None else None, weight
         self.usual, self.mixed, self.sure = usual, mixed, sure
-        self.steady = gate == "held_out" and usual is not None
         self.adapters = nn.ModuleDict({name: nn.Linear(HINT, HINT) for name in methods if DISTILL[name].mapped})
         self.adapters.update({f"teacher_{number}": nn.Linear(HINT, HINT) for number in range(1, 1 if mixed else teachers)})
         self.teachers = teachers
@@ -127,7 +129,7 @@ class Distillation:
             teacher_loss = task_loss(taught, gold)
             if self.usual is not None:
                 teacher_loss = torch.where(rated, teacher_loss, self.usual)
-            beta = self.gate(self.usual if self.steady else teacher_loss, self.weight)
+            beta = self.gate(teacher_loss, self.weight) if self.steady is None else self.weight * self.steady
         learned = of_whole_batch(forward(model, batch))
         tasks = task_loss(learned, gold)
         sure = self.sure and whole_batch(torch.stack([self.sure[name][at:at + batch.gold.shape[1]] for name, at in batch.clips]))
@@ -140,7 +142,7 @@ class Distillation:
     @property
     def silent(self):
         """Whether the gate is shut from beginning to end. The student is trained as the visual baseline then, on the rated people alone."""
-        return self.steady and not self.gate(self.usual, self.weight).any()
+        return self.steady is not None and not (self.weight * self.steady).any()
 
     @torch.no_grad()
     def teach(self, batch):
@@ -203,16 +205,7 @@ def no_gate(teacher_loss, weight):
     return torch.full_like(teacher_loss, weight)
 
 
-def held_out_gate(teacher_loss, weight):
-    """All of `weight` for teachers that are better by BETTER or more, on people they were not trained on, than those of them that only see.
-    Nothing where they are not better at all, in between in proportion: a student is to learn what it could not see for itself.
-
-    teacher_loss: 1 - known_of_strangers(), of each target, the same for all batches: (K,).
-    """
-    return weight * ((1 - teacher_loss) / BETTER).clamp(0, 1)
-
-
-GATES = {"adaptive": adaptive_gate, "held_out": held_out_gate, "original": original_gate, "off": no_gate}
+GATES = {"adaptive": adaptive_gate, "original": original_gate, "off": no_gate}  # and "confirmed", which is no matter of batches: confirmed()
 
 
 # ---- the predictor --------------------------------------------------------------------------------------------------
@@ -555,7 +548,7 @@ def student_objective(recordings, shapes, cfg, device):
     """The Distillation of a student; where its teacher's outputs are to be kept, the recordings get them."""
     paths, stages = teacher_paths(cfg), ("teacher", "audio") if cfg.teacher_checkpoint else TEACHERS[cfg.teachers]
     teachers = [[load_teacher(path, cfg.targets, shapes, device, stages) for path in group] for group in paths]
-    name = hashlib.sha1(b"".join(path.read_bytes() for group in paths for path in group)).hexdigest()[:16]
+    name = digest_of(itertools.chain(*paths))
     if cfg.teacher_cache:
         left_out_by = held_out_people(cfg, len(teachers[0]))
         with first_goes_first():
@@ -567,15 +560,21 @@ def student_objective(recordings, shapes, cfg, device):
     plain = take_turns(cfg) or len(teachers) == 1 and not cfg.calibrate and cfg.confidence == "off"
     mixed = None if plain else mixture(recordings, len(teachers), cfg.calibrate, device)
     sure = agreement(recordings, mixed, cfg.teacher_folds, device) if cfg.confidence == "agreement" else None
-    usual = (1 - known_of_strangers(mixed, recordings, cfg, device) if cfg.gate == "held_out"
-             else usual_loss(teachers[0][0], mixed, recordings, cfg, device))
+    usual, gate = usual_loss(teachers[0][0], mixed, recordings, cfg, device), cfg.gate
+    if gate == "confirmed":
+        baseline = run_folder(baseline_run(cfg)) / "best.pt"
+        gate = confirmed(mixed, recordings, load_teacher(baseline, cfg.targets, shapes, device, ["visual"]), cfg.targets)
+        name = digest_of([*itertools.chain(*paths), baseline])
     torch.manual_seed(cfg.seed)  # the adapters
-    objective = Distillation(teachers[0][0], methods_of(cfg), cfg.gate, cfg.distill_weight, usual, mixed, name, len(teachers), sure)
-    if objective.steady and world()[0] == 0:
-        trust = objective.gate(usual, cfg.distill_weight).tolist()
-        print(f"weight of the teachers, from what they surely add to faces: {', '.join(f'{k} {beta:.2f}' for k, beta in zip(cfg.targets, trust))}"
-              + " (trained as the visual baseline)" * objective.silent)
+    objective = Distillation(teachers[0][0], methods_of(cfg), gate, cfg.distill_weight, usual, mixed, name, len(teachers), sure)
+    if objective.silent and world()[0] == 0:
+        print("nothing that the teachers say is confirmed: the student is trained as the visual baseline")
     return objective
+
+
+def digest_of(paths):
+    """What tells some files from others."""
+    return hashlib.sha1(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def take_turns(cfg):
@@ -601,31 +600,49 @@ def usual_loss(teacher, mixed, recordings, cfg, device):
 
 def scores_of_teachers(mixed, rated, cfg):
     """score() of the kept predictions of teachers, mixed; of the first alone if nothing is mixed."""
-    tables, teachers = {}, 1 if cfg.teacher_checkpoint else len(TEACHERS[cfg.teachers])
-    for recording in rated:
-        (*counts, added) = mixed[recording.name].cpu().numpy() if mixed else (1, 0)
-        said = said_by(recording, len(counts) if mixed else teachers, len(cfg.targets))[:len(counts)]
-        pred = sum(count * part for count, part in zip(counts, said)) + added
-        tables[recording.name] = prediction_table(recording, pred, cfg.targets, cfg.frame_rate)
+    teachers = 1 if cfg.teacher_checkpoint else len(TEACHERS[cfg.teachers])
+    tables = {recording.name: prediction_table(recording, said_together(recording, mixed, teachers), cfg.targets, cfg.frame_rate)
+              for recording in rated}
     return score(tables, cfg.targets)
 
 
-def known_of_strangers(mixed, recordings, cfg, device):
-    """(K,) by how much CCC the teachers, together, surely are better than those of them that only see, on people they were not trained on: the
-    mean over the people less its standard error."""
-    number = TEACHERS[cfg.teachers].index("visual")
-    seen = [dataclasses.replace(recording, arrays={"taught": np.split(recording.arrays["taught"], len(TEACHERS[cfg.teachers]), 2)[number]})
-            for recording in recordings]
-    alone = mixture(seen, 1, cfg.calibrate, "cpu")
-    together, visual = (scores_of_teachers(mix, [one for one in some if np.isfinite(one.gold).any()], cfg)
-                        for mix, some in ((mixed, recordings), (alone, seen)))
-    better = [surely([value - visual[target][name] for name, value in together[target].items() if name in mixed]) for target in cfg.targets]
-    return torch.tensor(better, device=device)
+def said_together(recording, mixed, teachers):
+    """(N, K) what was kept of teachers' predictions, mixed; of the first alone if nothing is mixed."""
+    (*counts, added) = mixed[recording.name].cpu().numpy() if mixed else (1, 0)
+    said = said_by(recording, len(counts) if mixed else teachers, recording.gold.shape[1])[:len(counts)]
+    return sum(count * part for count, part in zip(counts, said)) + added
 
 
-def surely(values):
-    """Mean of the values less its standard error: 0 for fewer than two."""
-    return float(np.mean(values) - np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+def confirmed(mixed, recordings, baseline, targets):
+    """(K,) 1 for every target on which what teachers that only hear say of a person is surely of this person, 0 for the others.
+
+    What they say of each recording is correlated over time with a witness: its ratings, where they were not trained on them, or, where
+    nobody rated, what the visual baseline says of it. A face and a voice have little in common but what the person feels, so
+    that two networks of which each has one agree on little else (two views: Blum & Mitchell, 1998); and of people that nobody rated
+    there are many. Less the same with the witnesses of up to OTHERS other recordings, for a corpus may have a course in common.
+    Surely: the mean over recordings is more than SURE standard errors. One or two recordings confirm nothing.
+    """
+    unrated = [recording for recording in recordings if np.isnan(recording.gold).all()]
+    witnesses = {recording.name: recording.gold for recording in recordings} | predict(baseline, unrated)
+    said = {recording.name: said_together(recording, mixed, 1) for recording in recordings}
+    names, verdict = [*said], []
+    for k, target in enumerate(targets):
+        more = [alike(said[name][:, k], witnesses[name][:, k]) - np.mean([alike(said[name][:, k], witnesses[other][:, k]) for other in others])
+                for number, name in enumerate(names) if (others := [*names[number + 1:], *names[:number]][:OTHERS])]
+        doubt = np.std(more, ddof=1) / math.sqrt(len(more)) if len(more) > 2 else math.inf
+        verdict.append(np.mean(more or 0) > SURE * doubt)
+        if world()[0] == 0:
+            print(f"{target}: what the teachers hear is {'' if verdict[-1] else 'not '}confirmed (it correlates with ratings and faces by "
+                  f"{np.mean(more or 0):+.2f} more than with other people's, standard error {doubt:.2f}; {len(more)} recordings)")
+    device = next(baseline.parameters()).device
+    return torch.tensor([from_first(sure, device) for sure in verdict], device=device)
+
+
+def alike(one, other):
+    """Correlation of two series, as far as both go and are there; 0 where one does not move."""
+    both = np.stack([one[:len(other)], other[:len(one)]]).astype(float)
+    both = both[:, np.isfinite(both).all(0)]
+    return float(np.corrcoef(both)[0, 1]) if both.shape[1] > 1 and both.std(1).all() else 0.0
 
 
 def check_before(runs):
@@ -639,6 +656,8 @@ def check_before(runs):
             raise SettingsError("tensorboard: the package tensorboard is not installed: pip install tensorboard, or leave the setting out")
         if cfg.stage == "student" and (cfg.teacher_checkpoint or len(runs) == 1):
             teacher_paths(cfg)
+            if cfg.gate == "confirmed" and not (path := run_folder(baseline_run(cfg)) / "best.pt").exists():
+                raise SettingsError(f"gate: confirmed asks the visual baseline, and {path} is missing: run --stage visual first (--stage all does)")
         for name in ("visual_weights", "audio_weights"):
             file = getattr(cfg, name)
             if file not in ("", "imagenet") and name in settings_of(cfg) and not Path(file).is_file():
@@ -662,9 +681,9 @@ def check_distillation(cfg):
                             "pseudo, or --teacher-folds 0")
     if several and cfg.fold:
         raise SettingsError("teacher_folds: people held out of a student's training (--fold) would be taught to its teachers: give one of them up")
-    if cfg.gate == "held_out" and not (several and "visual" in TEACHERS[cfg.teachers] and not take_turns(cfg)):
-        raise SettingsError("gate: held_out asks what teachers that hear know of people they were not trained on, and those that see do not: it "
-                            "needs --teachers audio+visual and --teacher-folds 2 or more")
+    if cfg.gate == "confirmed" and not (several and cfg.teachers == "audio"):
+        raise SettingsError("gate: confirmed asks whether faces and ratings confirm what teachers hear of people they were not trained on: it needs "
+                            "--teachers audio and --teacher-folds 2 or more")
     if cfg.teacher_folds == 1:
         raise SettingsError("teacher_folds: 1 leaves nobody to train on: 0 for one teacher, 2 or more")
     if not cfg.teacher_cache and (several or cfg.calibrate or len(TEACHERS[cfg.teachers]) > 1 and not cfg.teacher_checkpoint):
@@ -763,6 +782,16 @@ def teacher_runs(cfg):
                                               for stage in TEACHERS[cfg.teachers]]
 
 
+def baseline_run(cfg):
+    """Settings of the visual baseline of a student."""
+    return dataclasses.replace(cfg, stage="visual", variant="")
+
+
+def built_on(cfg):
+    """Settings of all runs that a student needs."""
+    return [*itertools.chain(*teacher_runs(cfg)), *[baseline_run(cfg)] * (cfg.gate == "confirmed")]
+
+
 def teacher_paths(cfg):
     """Checkpoints of the student's teachers, [[one for each fold] of each teacher]. Raises SettingsError if one is missing."""
     if cfg.teacher_checkpoint:
@@ -830,7 +859,7 @@ def main(argv=None):
     runs = {stage: dataclasses.replace(cfg, stage=stage) for stage in (ROLES if cfg.stage == "all" else [cfg.stage])}
     check_before([*runs.values()])
     with joined(cfg) as device:
-        for one in itertools.chain(*teacher_runs(runs["student"])) if cfg.stage == "all" else []:
+        for one in built_on(runs["student"]) if cfg.stage == "all" else []:
             if one not in runs.values():
                 run(one, device)
         scores = {stage: run(one, device) for stage, one in runs.items()}

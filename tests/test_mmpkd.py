@@ -72,19 +72,13 @@ def test_each_target_has_its_own_gate_and_frames_without_ratings_follow_the_teac
     assert float(parts["task"].detach()) == pytest.approx(float(task), abs=1e-6), "the target that nobody rated counts as learned"
 
 
-def test_the_held_out_gate_follows_teachers_that_know_more_than_a_face_does_whatever_the_batch():
-    gate = GATES["held_out"]
-    assert [round(float(gate(torch.tensor(1 - better), 0.8)), 6) for better in (0.3, 0.05, 0.025, 0.0, -0.5)] == [0.8, 0.8, 0.4, 0, 0]
-    cfg = tiny_config()
-    teacher, student = (build_model(stage, cfg, SHAPES).eval() for stage in ("teacher", "student"))
-    betas = [float(Distillation(teacher, {"ccc": 1.0}, "held_out", 1.0, torch.tensor([0.975]))(student, easy_batch(seed=seed))[1]["beta"])
-             for seed in (0, 1)]
-    assert betas == pytest.approx([0.5, 0.5])
-
-
-def test_what_a_teacher_surely_knows_is_the_mean_over_people_less_its_standard_error():
-    values = [0.1, 0.5, 0.3, -0.2]
-    assert mmpkd.surely(values) == pytest.approx(np.mean(values) - scipy.stats.sem(values)) and mmpkd.surely([0.7]) == 0
+def test_a_gate_that_is_no_matter_of_batches_is_the_same_for_all():
+    teacher, student = (build_model(stage, tiny_config(target="both"), SHAPES).eval() for stage in ("teacher", "student"))
+    for shares, silent in [(torch.tensor([1.0, 0.0]), False), (torch.zeros(2), True)]:
+        objective = Distillation(teacher, {"ccc": 1.0}, shares, 0.8)
+        batches = (easy_batch(seed=seed) for seed in (0, 1))
+        betas = [float(objective(student, batch._replace(gold=batch.gold.expand(-1, -1, 2)))[1]["beta"]) for batch in batches]
+        assert betas == pytest.approx([0.8 * float(shares.mean())] * 2) and objective.silent == silent
 
 
 def test_pseudo_labels_are_the_ratings_where_there_are_any_and_the_calibrated_teachers_elsewhere():
@@ -196,20 +190,48 @@ def test_without_calibration_teachers_teach_by_their_plain_mean():
         np.testing.assert_allclose(mixed_of(recording, mixed, 2), mmpkd.said_by(recording, 2, 2).mean(0), atol=1e-6)
 
 
-def test_what_is_known_of_strangers_is_the_gain_over_those_that_only_see():
-    cfg = tiny_config(target="both", teachers="audio+visual", teacher_folds=4, calibrate=True)
-    recordings = kept(6, 2, (1.0, 0.3), np.random.default_rng(0))
-    better = mmpkd.known_of_strangers(mmpkd.mixture(recordings, 2, True, CPU), recordings, cfg, CPU)
-    mixed, seen = mmpkd.mixture(recordings, 2, True, CPU), []
+def heard_and_seen(told, rated=4, unrated=20):
+    """(recordings, {id: what a face tells}): teachers hear `told` of arousal and nothing of valence; all people have a course in common."""
+    draw = np.random.default_rng(0)
+    recordings, seen = kept(rated, unrated, (1.0,), draw), {}
+    course = np.sin(np.arange(200) / 20)
     for recording in recordings:
-        seen.append(data.Recording(recording.name, recording.gold, {}, {"taught": recording.arrays["taught"][..., 130:]}))
-    alone = mmpkd.mixture(seen, 1, True, CPU)
-    for k in range(2):
-        gains = [float(ccc(torch.tensor(mixed_of(one, mixed, 2)[:, k]), torch.tensor(one.gold[:, k]).double()))
-                 - float(ccc(torch.tensor(mixed_of(other, alone, 1)[:, k]), torch.tensor(one.gold[:, k]).double()))
-                 for one, other in zip(recordings[:6], seen)]
-        assert float(better[k]) == pytest.approx(np.mean(gains) - scipy.stats.sem(gains), abs=1e-4)
-    assert (better > 0).all(), "two that err apart know more than one"
+        feels = np.cumsum(draw.normal(0, 0.2, (200, 2)), 0)
+        heard = np.stack([told * feels[:, 0] + course, 2 * course], 1) + draw.normal(0, 0.5, (200, 2))
+        recording.arrays["taught"][0, :, :2] = heard
+        recording.gold[:] = np.where(np.isnan(recording.gold), np.nan, feels + course[:, None])
+        seen[recording.name] = (feels + course[:, None] + draw.normal(0, 0.5, (200, 2))).astype(np.float32)
+    return recordings, seen
+
+
+@pytest.mark.parametrize("told, sure", [(0.5, 1), (0, 0), (-0.5, 0)])
+def test_what_is_heard_is_confirmed_where_it_agrees_with_what_is_seen_of_the_same_person(told, sure, monkeypatch, capsys):
+    recordings, seen = heard_and_seen(told)
+    monkeypatch.setattr(mmpkd, "predict", lambda _, some: {recording.name: seen[recording.name] for recording in some})
+    shares = mmpkd.confirmed(mmpkd.mixture(recordings, 1, True, CPU), recordings, torch.nn.Linear(1, 1), ["arousal", "valence"])
+    assert shares.tolist() == [sure, 0], "valence has nothing but the course that everybody has"
+    more, names = [], [recording.name for recording in recordings]
+    witnesses = {recording.name: recording.gold if np.isfinite(recording.gold).all() else seen[recording.name] for recording in recordings}
+    for number, recording in enumerate(recordings):
+        r = [scipy.stats.pearsonr(recording.arrays["taught"][0, :, 0], witnesses[names[(number + k) % len(names)]][:, 0])[0] for k in range(11)]
+        more.append(r[0] - np.mean(r[1:]))
+    assert f"by {np.mean(more):+.2f} more" in capsys.readouterr().out
+    assert (np.mean(more) > 3 * scipy.stats.sem(more)) == bool(sure)
+
+
+def test_few_people_confirm_nothing(monkeypatch, capsys):
+    recordings, seen = heard_and_seen(5)
+    monkeypatch.setattr(mmpkd, "predict", lambda _, some: {recording.name: seen[recording.name] for recording in some})
+    for count in (1, 2):
+        assert not mmpkd.confirmed(None, recordings[:count], torch.nn.Linear(1, 1), ["arousal", "valence"]).any()
+
+
+def test_series_are_compared_as_far_as_both_go():
+    one, other = np.random.default_rng(0).normal(0, 1, (2, 50))
+    other[3] = math.nan
+    kept = np.r_[0:3, 4:40]
+    assert mmpkd.alike(one, other[:40]) == pytest.approx(scipy.stats.pearsonr(one[kept], other[kept])[0]) == mmpkd.alike(other[:40], one)
+    assert mmpkd.alike(one, np.ones(50)) == mmpkd.alike(one, other * math.nan) == 0
 
 
 def test_of_several_teachers_the_best_on_the_batch_teaches_and_the_joint_one_where_none_is_better():
@@ -646,19 +668,35 @@ def test_a_student_learns_from_people_nobody_rated_and_a_baseline_does_not(train
     assert "finished" in out and log[0]["task"] == 0 < log[1]["task"], "the first epoch is of those whom nobody rated"
 
 
-@pytest.mark.parametrize("known, said", [((-0.1, 0.0), "arousal 0.00, valence 0.00 (trained as the visual baseline)"),
-                                         ((0.02, 0.0), "arousal 0.40, valence 0.00\n")])
-def test_a_student_whose_teachers_add_nothing_to_faces_is_the_visual_baseline_to_the_bit(known, said, made, call, monkeypatch):
-    monkeypatch.setattr(mmpkd, "known_of_strangers", lambda *_: torch.tensor(known))
+@pytest.mark.parametrize("shares", [(0.0, 0.0), (1.0, 0.0)])
+def test_a_student_whose_teachers_are_not_confirmed_is_the_visual_baseline_to_the_bit(shares, made, call, monkeypatch):
+    monkeypatch.setattr(mmpkd, "confirmed", lambda *_: torch.tensor(shares))
     unlabelled = made / "Annotations" / "Unlabelled_Set"
     unlabelled.mkdir(exist_ok=True)
     table = pd.read_csv(made / "Annotations" / "Train_Set" / "train_2.csv", dtype=str)
     table[["image path", "spec path"]].to_csv(unlabelled / "x_1.csv", index=False)
-    code, out, err = call("mmpkd", "--data-dir", made, *TINY, "--target", "both", "--teachers", "audio+visual", "--teacher-folds", 2, "--calibrate",
-                          "--gate", "held_out", "--distill", "pseudo", "--distill-weight", 1)
-    assert code == 0 and said in out, err
+    code, out, err = call("mmpkd", "--data-dir", made, *TINY, "--target", "both", *CONFIRMED)
+    assert code == 0 and ("the student is trained as the visual baseline" in out) == (not any(shares)), err
     visual, student = (load_checkpoint(made / "runs" / name / "last.pt")["model"] for name in ("visual_both", "student_both_pseudo"))
-    assert same(visual, student) == (max(known) <= 0)
+    assert same(visual, student) == (not any(shares))
+
+
+CONFIRMED = ["--teachers", "audio", "--teacher-folds", 2, "--calibrate", "--gate", "confirmed", "--distill", "pseudo", "--distill-weight", 1]
+
+
+def test_the_gate_asks_the_baseline_that_is_there_and_says_if_it_is_not(made, call):
+    words = ["--data-dir", made, *TINY, "--target", "both", *CONFIRMED]
+    code, out, err = call("mmpkd", *words)
+    assert code == 0 and out.count("not confirmed") == 2 and "2 recordings)" in out, err
+    shutil.rmtree(made / "runs" / "visual_both")
+    shutil.rmtree(made / "runs" / "student_both_pseudo")
+    assert "visual_both/best.pt is missing: run --stage visual first" in one_line(*call("mmpkd", *words, "--stage", "student")[::2], 2)
+
+
+@pytest.mark.parametrize("words", [["--teachers", "audio+visual"], ["--teachers", "joint"], ["--teacher-folds", 0]])
+def test_the_gate_is_for_teachers_that_only_hear(made, call, words):
+    line = one_line(*call("mmpkd", "--data-dir", made, *TINY, *CONFIRMED, *words)[::2], 2)
+    assert "needs --teachers audio and --teacher-folds 2" in line
 
 
 def test_a_batch_too_small_for_both_kinds_of_people_is_one_line(trained, call):
