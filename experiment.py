@@ -18,6 +18,7 @@ held out of Train_Set, in folders that hold nothing of the others.
 """
 import contextlib
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -419,6 +420,18 @@ def row_of(results, setting, method, target):
     return f"| {' | '.join(cells)} |"
 
 
+def summary(results):
+    """What the recipe, which was chosen before, and the controls gained over the visual baseline: text, a line for each setting and method."""
+    lines = []
+    for setting, method in itertools.product(SETTINGS, METHODS):
+        if method == "recipe" or method.startswith("control"):
+            gains = {target: paired(results, setting, method, target) for target in (*TARGETS, "both")}
+            if all(gains.values()):
+                lines.append(f"{setting}, {method}: " + ", ".join(f"{target} {mean:+.3f} ({low:+.3f} to {high:+.3f})"
+                                                                   for target, (mean, low, high) in gains.items()))
+    return "\n".join(["Over the visual baseline (95 % intervals):", *lines])
+
+
 def plot_gains(results, setting, path):
     """A picture of what each method gains over the visual baseline, with its interval."""
     methods = [method for method in METHODS if method != "visual" and matrix(results, setting, method, TARGETS[0]).size
@@ -460,7 +473,7 @@ def plot_unlabelled(results, setting, path):
 def report(results, file):
     """Writes the tables and figures of all settings in the results beside their file; returns the tables as text."""
     there = [setting for setting in SETTINGS if setting in set(results.setting)]
-    text = "\n".join(table_of(results, setting) for setting in there)
+    text = "\n".join([*(table_of(results, setting) for setting in there), summary(results)])
     with whole_file(file.with_suffix(".md")) as part:
         part.write_text(f"Made by `python experiment.py --report{' --choose' * (file.stem == 'choice')}` from {file.name}.\n\n{text}")
     for setting in there:

@@ -139,6 +139,15 @@ def test_the_mean_of_both_targets_is_taken_person_by_person():
     assert experiment.paired(results, "much", "recipe", "both")[0] == pytest.approx(0.2)
 
 
+def test_the_summary_has_the_recipe_and_the_controls_and_no_method_that_looked_best():
+    visual = np.full((2, 3), 0.4)
+    both = [results_of(visual=visual, recipe=visual + 0.1, ccc=visual + 0.3, control_other_voice=visual).assign(target=target)
+            for target in ("arousal", "valence")]
+    assert experiment.summary(pd.concat(both)).splitlines()[1:] == [
+        f"much, {method}: " + ", ".join(f"{target} +{gain} (+{gain} to +{gain})" for target in ("arousal", "valence", "both"))
+        for method, gain in (("recipe", "0.100"), ("control_other_voice", "0.000"))]
+
+
 def test_report_alone_reads_the_results_and_says_if_there_are_none(small, studied, tmp_path, capsys, call):
     folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
     shutil.rmtree(folder / "much")
