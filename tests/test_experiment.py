@@ -1,7 +1,9 @@
 """experiment.py: corpora and views, what is asked for, what the table says, and a study in small from end to end."""
 import dataclasses
 import itertools
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -156,6 +158,19 @@ def test_report_alone_reads_the_results_and_says_if_there_are_none(small, studie
     assert (folder / "results.md").read_bytes() == (studied / "results.md").read_bytes()
     code, _, err = call("experiment", "--quick", "--data-dir", tmp_path / "none", "--report")
     assert "results.csv is not there: run the same without --report" in one_line(code, err)
+
+
+def test_every_number_of_the_studys_page_comes_from_its_results(tmp_path):
+    docs = Path(experiment.__file__).with_name("docs")
+    shutil.copy(docs / "results.csv", tmp_path)
+    experiment.report(pd.read_csv(tmp_path / "results.csv"), tmp_path / "results.csv")
+    told = (tmp_path / "results.md").read_text()
+    assert (docs / "results.md").read_text() == told
+    for page in (docs / "study.md", docs.with_name("README.md")):
+        text = page.read_text()
+        assert all(line in told for line in text.splitlines() if line.startswith(tuple(f"| {method} |" for method in METHODS)))
+        assert all(line in told for line in text.splitlines() if line.startswith(tuple(f"{setting}, " for setting in SETTINGS)))
+    assert set(re.findall(r"[+-]?\d\.\d{3}|\d+%", (docs / "study.md").read_text())) <= set(re.findall(r"[+-]?\d\.\d{3}|\d+%", told))
 
 
 # ---- a study in small -----------------------------------------------------------------------------------------------
