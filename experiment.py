@@ -21,6 +21,7 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import signal
@@ -325,10 +326,18 @@ def train_all(cfg, chains):
                 bar.n = left - sum(not is_finished(cfg, job) for chain in chains.values() for job in chain)
                 bar.refresh()
         except BaseException:
-            for process in list(pool._processes.values()):  # each saves where it is, and ends
-                process.terminate()
-            pool.shutdown(cancel_futures=True)
+            stop(pool)
             raise
+
+
+def stop(pool):
+    """Ends the processes of a pool. Each saves where it is; one that had another job at hand and began it is asked again."""
+    processes = list(pool._processes.values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    while alive := [process for process in processes if process.is_alive()]:
+        for process in alive:
+            process.terminate()
+        multiprocessing.connection.wait([process.sentinel for process in alive], timeout=5)
 
 
 # ---- results --------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.optimize import nnls
+from scipy.stats import sem
 from torch import nn
 from tqdm import tqdm
 
@@ -67,7 +68,8 @@ from training import (
 
 AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
 SURE = 3  # standard errors from 0 at which the gate confirmed takes an agreement for one: chance alone goes as far once in 740 times
-OTHERS = 10  # people whose witnesses are put in the place of one's own
+WHOLLY = 0.5  # ... and the correlation from which on it trusts the teachers wholly
+OTHERS = 10  # ... and the people whose witnesses are put in the place of one's own
 NO_GAP = 0.02  # CCC: a share of less would be a share of noise
 CLOCK_S = 0.001  # time_s is rounded to a tenth of this
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
@@ -614,28 +616,37 @@ def said_together(recording, mixed, teachers):
 
 
 def confirmed(mixed, recordings, baseline, targets):
-    """(K,) 1 for every target on which what teachers that only hear say of a person is surely of this person, 0 for the others.
+    """(K,) the weight of teachers that only hear, of each target: how far what they say of a person is of this person, in [0, 1].
 
     What they say of each recording is correlated over time with a witness: its ratings, where they were not trained on them, or, where
     nobody rated, what the visual baseline says of it. A face and a voice have little in common but what the person feels, so
     that two networks of which each has one agree on little else (two views: Blum & Mitchell, 1998); and of people that nobody rated
-    there are many. Less the same with the witnesses of up to OTHERS other recordings, for a corpus may have a course in common.
-    Surely: the mean over recordings is more than SURE standard errors. One or two recordings confirm nothing.
+    there are many. The mean over recordings is the weight, in shares of WHOLLY: labels that tell little cost more than they give if they
+    count as much as ratings. It is 0 where the mean is less than SURE standard errors, or where there are no more than two recordings.
     """
     unrated = [recording for recording in recordings if np.isnan(recording.gold).all()]
     witnesses = {recording.name: recording.gold for recording in recordings} | predict(baseline, unrated)
-    said = {recording.name: said_together(recording, mixed, 1) for recording in recordings}
-    names, verdict = [*said], []
+    said, shares = {recording.name: said_together(recording, mixed, 1) for recording in recordings}, []
     for k, target in enumerate(targets):
-        more = [alike(said[name][:, k], witnesses[name][:, k]) - np.mean([alike(said[name][:, k], witnesses[other][:, k]) for other in others])
-                for number, name in enumerate(names) if (others := [*names[number + 1:], *names[:number]][:OTHERS])]
-        doubt = np.std(more, ddof=1) / math.sqrt(len(more)) if len(more) > 2 else math.inf
-        verdict.append(np.mean(more or 0) > SURE * doubt)
+        more = agreements({name: series[:, k] for name, series in said.items()}, {name: series[:, k] for name, series in witnesses.items()})
+        mean, doubt = (float(np.mean(more)), float(sem(more))) if len(more) > 2 else (0.0, math.inf)
+        shares.append(min(1.0, mean / WHOLLY) if mean > SURE * doubt else 0.0)
         if world()[0] == 0:
-            print(f"{target}: what the teachers hear is {'' if verdict[-1] else 'not '}confirmed (it correlates with ratings and faces by "
-                  f"{np.mean(more or 0):+.2f} more than with other people's, standard error {doubt:.2f}; {len(more)} recordings)")
+            print(f"{target}: weight of what the teachers hear {shares[-1]:.2f} (it correlates with ratings and faces by {mean:+.2f} more than with "
+                  f"other people's, standard error {doubt:.2f}; {len(more)} recordings)")
     device = next(baseline.parameters()).device
-    return torch.tensor([from_first(sure, device) for sure in verdict], device=device)
+    return torch.tensor([from_first(part, device) for part in shares], dtype=torch.float32, device=device)
+
+
+def agreements(said, witnesses):
+    """How much more each of several series, {id: (N,)}, is like its own witness than, on average, like those of OTHERS after it, in a
+    circle: a corpus may have a course in common. Nothing for one that is alone."""
+    names, more = [*said], []
+    for number, name in enumerate(names):
+        others = [*names[number + 1:], *names[:number]][:OTHERS]
+        if others:
+            more.append(alike(said[name], witnesses[name]) - np.mean([alike(said[name], witnesses[other]) for other in others]))
+    return more
 
 
 def alike(one, other):

@@ -1,8 +1,12 @@
 """experiment.py: corpora and views, what is asked for, what the table says, and a study in small from end to end."""
 import dataclasses
 import itertools
+import multiprocessing
 import re
 import shutil
+import signal
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +85,30 @@ def test_the_students_network_is_the_baselines(tmp_path):
 def test_an_unknown_name_is_said_with_those_that_there_are(call, tmp_path, words, said):
     code, _, err = call("experiment", "--data-dir", tmp_path, *words)
     assert said in one_line(code, err, 2)
+
+
+def busy(folder, number):
+    """A run that saves and ends when it is asked to, as training does."""
+    def asked(*_):
+        raise UserError("stopped")
+    before = signal.signal(signal.SIGTERM, asked)
+    try:
+        (folder / f"began_{number}").touch()
+        time.sleep(20)
+        (folder / f"ended_{number}").touch()
+    finally:
+        (folder / f"saved_{number}").touch()
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_study_that_is_stopped_does_not_go_on_with_the_next_chain(tmp_path):
+    """A pool hands its processes one more job than they work on: one that saved and ended its own would begin it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), experiment._begin_worker) as pool:
+        futures = [pool.submit(busy, tmp_path, number) for number in range(4)]
+        while not (tmp_path / "began_0").exists():
+            time.sleep(0.05)
+        experiment.stop(pool)
+    assert (tmp_path / "saved_0").exists() and futures[3].cancelled() and not [*tmp_path.glob("ended_*")]
 
 
 # ---- what the table says --------------------------------------------------------------------------------------------
