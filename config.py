@@ -57,7 +57,7 @@ class Config:
     # --- step 1, faces: face_detector.py face_detector_frameRetention.py
     min_face_size: Count = 60  # smallest face looked for, pixels of the video; larger is faster
     face_score: Share = 0.9  # a face below this probability (MTCNN's last network) counts as no face
-    look_every: Count = 3  # while a head is still, look for its face in every n-th picture; in between it lies in between
+    look_every: Count = 6  # while a head is still, look for its face in every n-th picture; in between it lies in between
     jpeg_quality: Annotated[int, (1, 100, True)] = 95  # of the crops
     face_size: Annotated[int, (16, 1024, True)] = 112  # side of a face crop, pixels
 

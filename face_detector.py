@@ -40,6 +40,7 @@ from config import UserError, growing_folder, parse_config, run_script, torch_de
 # Where the five landmarks go in a crop of side 1: left and right eye (the viewer's), nose, left and right mouth corner.
 # ArcFace's template (Deng et al., 2019), given there in pixels of a 112 px crop.
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]) / 112
+PLACES = TEMPLATE @ (1, 1j)
 STRIDE_WIDTHS = 1.0  # a face may move this many of its own widths from a frame to the next ...
 STRIDE_S = 0.5  # ... and as far again in each half second that it was out of sight
 BT601 = (2, 5, 6)  # FFmpeg's numbers for "not said" (which it takes for the same), BT.470BG and SMPTE 170M
@@ -48,6 +49,9 @@ DECODERS = 3  # threads that decode ahead: more need more memory and gain nothin
 JUMP = 0.25  # a face that goes this many distances of its eyes away from where its motion would take it may be another
 SMALLEST = 0.6  # MTCNN finds faces down to this share of the smallest size that it is told to look for
 STILL = 0.1  # a head is still whose landmarks move by less than this many distances of its eyes from one look to the next
+GLANCE = 16  # pixels across and down a face, by which pictures are compared in between looks
+SPREAD = (np.arange(GLANCE) + 0.5) / GLANCE
+UNLIKE = 0.5  # ... and look different from this share of the face's contrast on: something came before it, or it is another shot
 STEADY_S = 0.12  # landmarks are averaged with those of less than this before and after, the nearer the more
 SAME_PLACE = 0.25  # ... unless they lie this many distances of the eyes away: the head moves fast, or it is another shot
 HOW = ["missing", "detected", "tracked"]
@@ -63,6 +67,11 @@ FAILED = b"!"  # a NetServer's answer
 PATCH = 48  # pixels, the side of what MTCNN's output network sees
 BESIDE_S = 1.0  # a face beside the one followed is remembered this long: detectors miss one now and then
 GONE_S = 10.0  # a person out of sight for longer is given up, and the largest face is followed from there on
+
+
+def in_worker():
+    """Whether this is one of several processes, of which there is one for every core: threads that help it would only be in the way."""
+    return multiprocessing.parent_process() is not None
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
@@ -92,6 +101,13 @@ class Picture:
         x1, y1 = min(x1, x2), min(y1, y2)
         whole = "rgb" in vars(self) or not self.in_parts
         return self.rgb[y1:y2, x1:x2] if whole else self._part(x1, y1, x2, y2), (x1, y1)
+
+    def glance(self, box):
+        """Brightness of a few of its pixels, spread over a box: (GLANCE * GLANCE,)."""
+        x1, y1, x2, y2 = box.tolist()
+        rows = (y1 + (y2 - y1) * SPREAD).clip(0, self.height - 1).astype(int)[:, None]
+        columns = (x1 + (x2 - x1) * SPREAD).clip(0, self.width - 1).astype(int)
+        return (_plane(self.frame.planes[0])[rows, columns] if self.in_parts else self.rgb[rows, columns, 1]).astype(np.int16).ravel()
 
     def _part(self, x1, y1, x2, y2):
         height, width = y2 - y1, x2 - x1
@@ -152,7 +168,7 @@ def _rounding_s(times_s, stream):
 
 
 def _decoded(container, stream):
-    stream.thread_type, stream.thread_count = "AUTO", DECODERS
+    stream.thread_type, stream.thread_count = "AUTO", 1 if in_worker() else DECODERS
     try:
         yield from container.decode(stream)
     except av.error.FFmpegError:
@@ -162,41 +178,44 @@ def _decoded(container, stream):
 # ---- faces ----------------------------------------------------------------------------------------------------------
 
 def alignment(points):
-    """Similarity transform from five landmarks to TEMPLATE in the least-squares sense: (5, 2) -> (2, 3).
+    """Similarity transform from five landmarks to TEMPLATE in the least-squares sense: (5, 2) -> (2, 3)."""
+    return _matrix(*_similarity(points))
 
-    Umeyama (1991) for two dimensions: with points as complex numbers it is the line w = a z + b, and never a mirror.
-    """
-    z, w = (p[:, 0] + 1j * p[:, 1] for p in (np.asarray(points, float), TEMPLATE))
-    from_middle = z - z.mean()
-    a = complex(np.vdot(from_middle, w) / np.vdot(from_middle, from_middle))
-    b = complex(w.mean() - a * z.mean())
+
+def _similarity(points):
+    """The same with points as complex numbers, as a, b of the line w = a z + b, which is never a mirror (Umeyama, 1991)."""
+    z = np.asarray(points, float) @ (1, 1j)
+    middle = z.sum() / len(z)
+    from_middle = z - middle
+    a = np.vdot(from_middle, PLACES) / np.vdot(from_middle, from_middle).real
+    return complex(a), complex(PLACES.sum() / len(z) - a * middle)
+
+
+def _matrix(a, b):
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
 def crop_face(picture, points, size):
     """The face with its landmarks on TEMPLATE, black where the picture ends: Picture, (5, 2) -> (size, size, 3)."""
-    matrix = alignment(points) * size
-    (c, d, x), (_, _, y) = matrix.tolist()
-    scale = math.hypot(c, d)
-    at = (complex(size / 2, size / 2) - complex(x, y)) / complex(c, -d)  # the crop's middle in the picture
-    reach = size / 2 * (abs(c) + abs(d)) / scale**2 + 2  # from there to its furthest corner, and 2 for the interpolation
+    a, b = (size * number for number in _similarity(points))
+    at = (size * (0.5 + 0.5j) - b) / a  # the crop's middle in the picture
+    reach = size / 2 * (abs(a.real) + abs(a.imag)) / abs(a)**2 + 2  # from there to its furthest corner, and 2 for the interpolation
     rgb, corner = picture.region(at.real - reach, at.imag - reach, at.real + reach, at.imag + reach)
     if not rgb.size:
         return np.zeros((size, size, 3), np.uint8)
-    matrix[:, 2] += matrix[:, :2] @ corner
-    shrink = math.floor(1 / scale)  # in two steps, or fine detail turns into noise
-    if shrink > 1:
-        rgb = np.pad(rgb, [(0, -rgb.shape[0] % shrink), (0, -rgb.shape[1] % shrink), (0, 0)], "edge")
-        rgb = cv2.resize(rgb, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
-        matrix[:, :2] *= shrink
-    return cv2.warpAffine(rgb, _centre_of_pixels(matrix), (size, size), flags=cv2.INTER_LINEAR)
+    shrink = max(1, math.floor(1 / abs(a)))  # in two steps, or fine detail turns into noise
+    a, b = a * shrink, b + a * complex(*corner)
+    b += (a - 1) * (0.5 + 0.5j)  # OpenCV puts 0, 0 into the middle of the first pixel; the formulas here put it at its corner
+    rgba = cv2.cvtColor(_shrunk(rgb, shrink), cv2.COLOR_RGB2RGBA)  # four channels are moved in half the time that three take
+    return cv2.cvtColor(cv2.warpAffine(rgba, _matrix(a, b), (size, size), flags=cv2.INTER_LINEAR), cv2.COLOR_RGBA2RGB)
 
 
-def _centre_of_pixels(matrix):
-    """OpenCV puts (0, 0) into the middle of the first pixel; the formulas here put it at its corner."""
-    moved = matrix.copy()
-    moved[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
-    return moved
+def _shrunk(rgb, shrink):
+    """The picture at 1 / `shrink` of its size, its last row and column repeated to a multiple of it; as it is if that is less than 2."""
+    if shrink < 2:
+        return rgb
+    rgb = cv2.copyMakeBorder(rgb, 0, -rgb.shape[0] % shrink, 0, -rgb.shape[1] % shrink, cv2.BORDER_REPLICATE)
+    return cv2.resize(rgb, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
 
 
 class FaceFinder:
@@ -230,7 +249,8 @@ class FaceFinder:
         if x2 - x1 < 2 or y2 - y1 < 2:
             return None
         rgb, (left, top) = picture.region(x1, y1, x2, y2)
-        patch = cv2.resize(rgb[y1 - top:y2 - top, x1 - left:x2 - left], (PATCH, PATCH), interpolation=cv2.INTER_AREA)
+        rgb = _shrunk(rgb[y1 - top:y2 - top, x1 - left:x2 - left], int(side / PATCH / 2))  # by whole pixels first, which is quick
+        patch = cv2.resize(rgb, (PATCH, PATCH), interpolation=cv2.INTER_AREA)
         score, *found = self.output_net(patch[None])[0].tolist()
         if score < self.face_score:
             return None
@@ -428,25 +448,36 @@ class Tracker:
         """[(Face, "detected" or "tracked"), or (None, "missing") where the person followed is not in sight] of pictures in order.
 
         Where the face has hardly moved until the last of them, or has gone on as it went before, it is not looked for in those
-        before: it lies in between. Where there was none and nobody is in the last of them, nobody was in those before.
+        before, if they look alike: it lies in between. Where there was none and nobody is in the last of them, nobody was in those
+        before. Else each half of them is taken by itself.
         """
-        start, last = self.face, self._track(pictures[-1], len(pictures))
-        if len(pictures) > 1 and last and min(_moved(start, last), _moved(self._ahead(len(pictures)), last)) < STILL:
+        if len(pictures) == 1:
+            return [self._look(pictures[0], times_s[0])]
+        last = self._track(pictures[-1], len(pictures))
+        if last and min(_moved(self.face, last), _moved(self._ahead(len(pictures)), last)) < STILL:
             shares = np.arange(1, len(pictures) + 1) / len(pictures)
-            faces = [Face(*[(1 - share) * a + share * b for a, b in zip(start, last)]) for share in shares]
-            self.follower.moved(last.box, times_s[-1])
-            for picture, time_s, face in zip(pictures, times_s, faces):
-                self.skip(picture, time_s, face)
-            return [(face, "tracked") for face in faces]
-        if len(pictures) > 1 and not start and not len(self.find(pictures[-1].rgb)[0]):
+            faces = [Face(*[(1 - share) * a + share * b for a, b in zip(self.face, last)]) for share in shares]
+            if self._alike(pictures, faces):
+                self.follower.moved(last.box, times_s[-1])
+                for picture, time_s, face in zip(pictures, times_s, faces):
+                    self.skip(picture, time_s, face)
+                return [(face, "tracked") for face in faces]
+        if not self.face and not len(self.find(pictures[-1].rgb)[0]):
             self.skip(pictures[-1], times_s[-1], None)
             return [(None, "missing")] * len(pictures)
-        return [self._look(picture, time_s) for picture, time_s in zip(pictures, times_s)]
+        half = len(pictures) // 2
+        return self(pictures[:half], times_s[:half]) + self(pictures[half:], times_s[half:])
 
     def skip(self, picture, time_s, face):
         """Goes on from `picture`, in which `face` is known."""
         self.motion = face.points - self.face.points if face and self.face else None
         self.face, self.before = face, (picture, time_s)
+
+    def _alike(self, pictures, faces):
+        """Whether the face looks in every picture as it did in the one before them, or as it does in the last."""
+        seen = np.stack([picture.glance(face.box) for picture, face in zip([self.before[0], *pictures], [self.face, *faces])])
+        apart = np.minimum(*(np.abs(seen[1:-1] - seen[end]).mean(1) for end in (0, -1)))
+        return apart.max() < UNLIKE * seen[0].std()
 
     def _look(self, picture, time_s):
         face, how = self._track(picture), "tracked"
@@ -462,7 +493,7 @@ class Tracker:
         if self.motion is None:
             return self.face
         motion = pictures * self.motion
-        return Face(self.face.box + np.tile(motion.mean(0), 2), self.face.points + motion, self.face.score)
+        return Face(self.face.box + np.concatenate([motion.mean(0)] * 2), self.face.points + motion, self.face.score)
 
     def _track(self, picture, pictures=1):
         """The Face that was there a moment, or some pictures, ago; None where there is none, or perhaps another that came in front."""
@@ -489,7 +520,7 @@ class Tracker:
 
 def _moved(before, face):
     """How far the landmarks of a Face went, on average, in distances of its eyes."""
-    return np.hypot(*(face.points - before.points).T).mean() / np.hypot(*(before.points[1] - before.points[0]))
+    return np.hypot(*(face.points - before.points).T).sum() / 5 / math.hypot(*(before.points[1] - before.points[0]))
 
 
 def steady(points, times_s):
@@ -501,7 +532,7 @@ def steady(points, times_s):
     if not middle:
         return points[0]
     eyes = points[middle, 1] - points[middle, 0]
-    near = np.abs(points - points[middle]).mean((1, 2)) <= SAME_PLACE * np.abs(eyes).max()  # False for NaN
+    near = np.abs(points - points[middle]).sum((1, 2)) <= points[middle].size * SAME_PLACE * np.abs(eyes).max()  # False for NaN
     near = np.logical_and.accumulate((near & near[::-1])[middle:])
     near = np.concatenate([near[:0:-1], near])
     weights = np.maximum(1 - np.abs(times_s - times_s[middle]) / STEADY_S, 0)[near]
@@ -602,7 +633,7 @@ class Writer:
 
     def __init__(self, folder, size, quality):
         self.folder, self.size, self.quality = folder, size, quality
-        self.thread = ThreadPoolExecutor(1) if multiprocessing.parent_process() is None else None
+        self.thread = None if in_worker() else ThreadPoolExecutor(1)
         self.waiting = deque()
 
     def write(self, shot, points):
@@ -614,7 +645,7 @@ class Writer:
             self.waiting.popleft().result()
 
     def _write(self, shot, points):
-        jpeg = _jpeg(crop_face(shot.picture, points, self.size)[..., ::-1], self.quality)
+        jpeg = _jpeg(cv2.cvtColor(crop_face(shot.picture, points, self.size), cv2.COLOR_RGB2BGR), self.quality)
         for k in shot.ks:
             write_bytes(f"{self.folder}/{k:06d}.jpg", jpeg)
 

@@ -1,7 +1,8 @@
 """How fast face crops are made, beside MTCNN on every picture and beside decoding alone; and how well they agree with MTCNN's.
 
 Draws a person of the demo, one minute; videos given are looped to a minute. Every picture counts (the frame rate is set to the
-video's), crops are written. Sides take turns and the best of the rounds counts. A ratio above 1: ours is faster.
+video's), crops are written. Sides take turns and the best of the rounds counts. A ratio above 1: ours is faster. First one process
+does it, as with one recording, then as many as there are cores at once, each with a recording of its own, as with a corpus.
 
     python bench/faces.py                           5 minutes on 2 cores
     python bench/faces.py clip.mp4 other.mpg
@@ -9,10 +10,13 @@ video's), crops are written. Sides take turns and the best of the rounds counts.
 """
 import argparse
 import contextlib
+import functools
 import io
+import multiprocessing
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -50,6 +54,7 @@ def loop_to(seconds, source, out):
         container.mux(stream.encode())
 
 
+@functools.cache
 def frame_rate_of(video):
     """Pictures per second by which each is a frame of its own."""
     clock = picture_clock(video)
@@ -58,7 +63,7 @@ def frame_rate_of(video):
 
 # ---- speed ----------------------------------------------------------------------------------------------------------
 
-def ours(video, folder, _):
+def ours(video, folder, pictures=()):
     """Crops by face_detector.py, in one process, as it is called for one recording."""
     (folder / "videos").mkdir(parents=True)
     (folder / "videos" / video.name).symlink_to(video)
@@ -69,44 +74,71 @@ def ours(video, folder, _):
 
 def detect_with(mtcnn):
     """facenet-pytorch's own call on pictures that were decoded before: without crops, alignment or files."""
-    def detect(_video, _folder, pictures):
+    def detect(_video, pictures, folder):
         for rgb in pictures:
             mtcnn.detect(rgb, landmarks=True)
         return len(pictures)
     return detect
 
 
-def decode(video, *_):
+def decode(video, folder=None, pictures=()):
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         return sum(1 for _ in container.decode(stream))
 
 
-def decode_rgb(video, *_):
+def decode_rgb(video, folder=None, pictures=()):
     capture, count = cv2.VideoCapture(str(video)), 0
     while capture.read()[0]:
         count += 1
     return count
 
 
+DECODING = {"decoding into colour pictures (OpenCV's read)": decode_rgb, "decoding and nothing else (PyAV)": decode}
 SIDES = {"ours": ours,
          "MTCNN.detect on every picture, its defaults": detect_with(MTCNN()),
          f"MTCNN.detect on every picture, faces from {CFG.min_face_size} px": detect_with(MTCNN(keep_all=True, min_face_size=CFG.min_face_size)),
-         "decoding into colour pictures (OpenCV's read)": decode_rgb,
-         "decoding and nothing else (PyAV)": decode}
+         **DECODING}
+AT_ONCE = {"ours": ours, **DECODING}  # what several processes do at once
 
 
 def rates(video, scratch, sides=SIDES, rounds=3):
-    """Pictures per second of each of `sides`, the best of the rounds."""
+    """Pictures per second of each of `sides` in this process, the best of the rounds."""
     every = max(1, decode(video) // SLOW)
     pictures = [picture.rgb for number, (_, picture) in enumerate(read_frames(video, frame_rate_of(video))) if number % every == 0]
+    return best_of(rounds, {name: functools.partial(side, video, pictures=pictures) for name, side in sides.items()}, scratch)
+
+
+def rates_at_once(video, scratch, rounds=3):
+    """Pictures per second of each of AT_ONCE in all of as many processes as there are cores, which do the same at once."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores(), context, _begin, [context.Barrier(cores())]) as pool:
+        def all_do(side, folder):
+            work = [pool.submit(_do_at_once, side, video, folder / str(number)) for number in range(cores())]
+            return sum(each.result() for each in work)
+        return best_of(rounds + 1, {name: functools.partial(all_do, side) for name, side in AT_ONCE.items()}, scratch)  # a round to load the networks
+
+
+def _begin(barrier):
+    global together
+    together = barrier
+
+
+def _do_at_once(side, video, folder):
+    together.wait()  # or one process could do it all
+    with face_detector.one_thread():
+        return side(video, folder)
+
+
+def best_of(rounds, sides, scratch):
+    """{name: pictures per second} of {name: side(folder) -> pictures}, the best of the rounds."""
     best = dict.fromkeys(sides, 0)
     for turn in range(rounds):
         for name in list(sides)[::(-1) ** turn]:
             folder = Path(tempfile.mkdtemp(dir=scratch), "data")  # not deleted in between: file systems are slow after that
             began = time.perf_counter()
-            count = sides[name](video, folder, pictures)
+            count = sides[name](folder=folder)
             best[name] = max(best[name], count / (time.perf_counter() - began))
     return best
 
@@ -151,11 +183,16 @@ def fidelity(video, find, look_every=CFG.look_every):
 
 def print_speed(videos):
     for name, video in videos.items():
-        with face_detector.one_thread():
-            best = rates(video, video.parent)
         print(f"\n{name}: {frame_rate_of(video):g} pictures/s, one minute\n{'':56}{'pictures/s':>11}{'ours is':>10}")
-        for side, rate in best.items():
-            print(f"{side:56}{rate:11.0f}" + ("" if side == "ours" else f"{best['ours'] / rate:8.2f} x"))
+        with face_detector.one_thread():
+            print_rates(rates(video, video.parent))
+        print(f"{cores()} at once, each in a process of its own")
+        print_rates(rates_at_once(video, video.parent))
+
+
+def print_rates(best):
+    for side, rate in best.items():
+        print(f"{side:56}{rate:11.0f}" + ("" if side == "ours" else f"{best['ours'] / rate:8.2f} x"))
 
 
 def print_fidelity(videos):

@@ -27,7 +27,7 @@ from PIL import Image
 
 import face_detector
 import face_detector_frameRetention
-from config import UserError, field_notes, fields_of, run_script
+from config import Config, UserError, field_notes, fields_of, run_script
 from drawn_people import FRAME_RATE, SOUND_RATE, Recording, write_video
 from face_detector import (
     TEMPLATE,
@@ -48,6 +48,7 @@ from face_detector import (
 )
 
 BOTH = ["face_detector", "face_detector_frameRetention"]
+EVERY = Config().look_every
 COLUMNS = ["time_s", "found", "x1", "y1", "x2", "y2", "score"]
 
 
@@ -476,7 +477,7 @@ def sitter(seed, frames):
     return drawn
 
 
-def look_at(pictures, find, folder, look_every=3):
+def look_at(pictures, find, folder, look_every=EVERY):
     """Shots, and steady landmarks or None, of a video of `pictures`."""
     write_video(folder / "look.mp4", pictures)
     with face_detector.one_thread():
@@ -512,9 +513,9 @@ def off_head(seen, drawn):
     return np.hypot(*(middles(seen) - truth).T) / (2 * drawn.painter.look.scale * drawn.painter.look.width)
 
 
-@pytest.mark.parametrize("cut_at, seed", [(18, 0), (19, 1), (20, 2)])  # at every place among the pictures looked at together
+@pytest.mark.parametrize("cut_at, seed", [(18 + place, place) for place in range(EVERY)])  # at every place among the pictures looked at together
 def test_after_a_cut_the_face_is_found_elsewhere_and_never_on_the_background(seed, cut_at, find, tmp_path):
-    one, other = sitter((62, seed), 20), sitter((62, seed), 18)
+    one, other = sitter((62, seed), 26), sitter((62, seed), 18)
     one.motion.x[:], other.motion.x[:], other.painter.room = 90, 210, Recording.draw((63, seed), 1).painter.room
     seen, points = look_at([*one.frames()][:cut_at] + [*other.frames()], find, tmp_path)
     x = middles(seen)[:, 0]
@@ -524,12 +525,35 @@ def test_after_a_cut_the_face_is_found_elsewhere_and_never_on_the_background(see
     assert all(abs(place[2, 0] - at) < 15 for place, at in zip(points, [90] * cut_at + [210] * 18) if place is not None)  # no nose in between
 
 
-@pytest.mark.parametrize("cut_at", [18, 19, 20])
+@pytest.mark.parametrize("cut_at", range(18, 18 + EVERY))
 def test_after_a_cut_to_a_picture_without_a_face_it_is_missing_from_the_first_frame_on(cut_at, find, tmp_path):
     one = sitter((62, cut_at), 36)
     one.motion.x[cut_at:] = -300
     seen, _ = look_at(one.frames(), find, tmp_path)
     assert list(is_found(seen)) == [True] * cut_at + [False] * (36 - cut_at)
+
+
+@pytest.mark.parametrize("gone", range(18, 18 + EVERY))
+@pytest.mark.parametrize("how", ["out of the picture", "behind a card", "a dark picture"])
+def test_a_face_that_is_gone_for_one_picture_is_missing_there(how, gone, find, tmp_path):
+    drawn = sitter((62, gone), 36)
+    pictures = list(drawn.frames())
+    if how == "out of the picture":
+        drawn.motion.x[gone] = -300
+        pictures[gone] = drawn.painter.paint(drawn.actions, drawn.motion, gone)
+    elif how == "behind a card":
+        pictures[gone][40:200, 90:230] = (90, 120, 150)
+    else:
+        pictures[gone] = np.full_like(pictures[gone], 20)
+    seen, _ = look_at(pictures, find, tmp_path)
+    assert list(is_found(seen)) == [k != gone for k in range(36)]
+
+
+def test_another_light_is_no_other_face(find, tmp_path):
+    drawn = sitter((62, 1), 36)
+    drawn.motion.light[:] = 1 + 0.25 * np.sin(np.arange(36) / 3)
+    seen, _ = look_at(drawn.frames(), find, tmp_path)
+    assert [one.how for one in seen] == ["detected"] + ["tracked"] * 35
 
 
 def two_panels(left, right):
@@ -662,8 +686,8 @@ def put_on(box, pictures, find):
     tracker.follower.choose(face.box[None], 0)
     tracker.skip(shown(pictures[0]), 0, face)
     with face_detector.one_thread():
-        return [face for k in range(1, len(pictures), 3)
-                for face, _ in tracker([shown(one) for one in pictures[k:k + 3]], [(k + i) / 25 for i in range(len(pictures[k:k + 3]))])]
+        return [face for k in range(1, len(pictures), EVERY)
+                for face, _ in tracker([shown(one) for one in pictures[k:k + EVERY]], [(k + i) / 25 for i in range(len(pictures[k:k + EVERY]))])]
 
 
 @pytest.mark.parametrize("kind", ["room", "ellipses", 1, 3, 8])
@@ -750,11 +774,11 @@ def test_steady_landmarks_of_a_head_of_constant_speed_are_not_late(find, tmp_pat
 
 @pytest.fixture(scope="module")
 def beside(find, tmp_path_factory):
-    """A drawn person, lively and out of the picture for a while: looked at in every third picture, in each, and by all of MTCNN."""
+    """A drawn person, lively and out of the picture for a while: looked at now and then, in each picture, and by all of MTCNN."""
     folder, drawn = tmp_path_factory.mktemp("beside"), Recording.draw((81, 4), 100)
     drawn.motion.x[40:60] = -300
-    third = look_at(drawn.frames(), find, folder)
-    return drawn, third, look_at(drawn.frames(), find, folder, 1), detect_each(folder / "look.mp4", find)
+    now_and_then = look_at(drawn.frames(), find, folder)
+    return drawn, now_and_then, look_at(drawn.frames(), find, folder, 1), detect_each(folder / "look.mp4", find)
 
 
 def overlap(a, b):
@@ -770,7 +794,7 @@ def eyes_in_crop(points, eyes):
     return eyes @ alignment(points)[:, :2].T + alignment(points)[:, 2]
 
 
-@pytest.mark.parametrize("look_every", [3, 1])
+@pytest.mark.parametrize("look_every", [EVERY, 1])
 def test_tracked_faces_are_those_of_mtcnn_on_each_picture(look_every, beside):
     drawn, *ways, full = beside
     seen, points = ways[look_every == 1]
@@ -783,9 +807,9 @@ def test_tracked_faces_are_those_of_mtcnn_on_each_picture(look_every, beside):
     assert sum(one.how == "detected" for one in seen) <= 4
 
 
-def test_a_look_at_every_third_picture_finds_the_same_frames_and_eyes_as_a_look_at_each(beside):
-    drawn, (third, places), (each, own), _ = beside
-    assert np.array_equal(is_found(third), is_found(each))
+def test_looks_now_and_then_find_the_same_frames_and_eyes_as_a_look_at_each(beside):
+    drawn, (now_and_then, places), (each, own), _ = beside
+    assert np.array_equal(is_found(now_and_then), is_found(each))
     away = [np.hypot(*(eyes_in_crop(a, b[:2]) - eyes_in_crop(b, b[:2])).T).max() for a, b in zip(places, own) if a is not None]
     assert np.median(away) < 0.01 and max(away) < 0.05  # of the crop's width
 
@@ -1054,15 +1078,29 @@ def test_crops_of_another_video_are_not_taken_for_done(data, call):
     assert code == 1 and "18 crops" in out and "7 frames" in out
 
 
-def failing_after(looks, error):
-    """Tracker's own call, that fails with `error` after some calls."""
-    own, count = Tracker.__call__, iter(range(looks))
+def before_each_group(do):
+    """Tracker's own call, with do(times_s) before every group of pictures, but not before the halves that it takes of one."""
+    own, within = Tracker.__call__, []
 
     def look(self, pictures, times_s):
+        if not within:
+            do(times_s)
+        within.append(True)
+        try:
+            return own(self, pictures, times_s)
+        finally:
+            within.pop()
+    return look
+
+
+def failing_after(groups, error):
+    """Tracker's own call, that fails with `error` after some groups of EVERY pictures."""
+    count = iter(range(groups))
+
+    def do(_):
         if next(count, None) is None:
             raise error
-        return own(self, pictures, times_s)
-    return look
+    return before_each_group(do)
 
 
 def nothing_left_but(data, *names):
@@ -1074,7 +1112,7 @@ def nothing_left_but(data, *names):
 def test_ctrl_c_leaves_nothing_half_done_and_the_next_run_goes_on(data, call, monkeypatch):
     shutil.copy(data / "videos" / "train_1.mp4", data / "videos" / "train_2.mp4")
     with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "__call__", failing_after(6 + 3, KeyboardInterrupt()))  # looks at 3 pictures of 18 each
+        patch.setattr(Tracker, "__call__", failing_after(3 + 2, KeyboardInterrupt()))  # the second of two recordings of 18 pictures
         code, _, err = call("face_detector", "--data-dir", data)
     assert code == 130 and err.count("\n") == 1 and "goes on" in err and not (data / "Cropped_Aligned" / "train_2").exists()
     code, out, _ = call("face_detector", "--data-dir", data)
@@ -1250,17 +1288,7 @@ def test_a_run_killed_while_it_filled_a_gap_or_made_the_sheet_leaves_nothing(kil
         assert call("face_detector", "--data-dir", data, *SMALL)[0] == 0 and tree(data) == tree(unbroken)
 
 
-def counting(looks):
-    """Tracker's own call, that notes in a list the times of the pictures it was asked about."""
-    own = Tracker.__call__
-
-    def look(self, pictures, times_s):
-        looks.extend(times_s)
-        return own(self, pictures, times_s)
-    return look
-
-
-@pytest.mark.parametrize("groups", [21, 30, 55])  # of 3 pictures, after which it is stopped: also where there is no face
+@pytest.mark.parametrize("groups", [11, 15, 28])  # of EVERY pictures, after which it is stopped: also where there is no face
 def test_pictures_before_a_checkpoint_are_not_looked_at_again(groups, unbroken, tmp_path, call, monkeypatch):
     data, looks = fresh_copy(unbroken, tmp_path), []
     monkeypatch.setattr(face_detector, "CHECKPOINT", CHECKPOINT)
@@ -1268,10 +1296,10 @@ def test_pictures_before_a_checkpoint_are_not_looked_at_again(groups, unbroken, 
         patch.setattr(Tracker, "__call__", failing_after(groups, KeyboardInterrupt()))
         assert call("face_detector", "--data-dir", data, *SMALL, "--workers", "1")[0] == 130
     written = written_by(data / "Cropped_Aligned" / ".train_1.part")
-    monkeypatch.setattr(Tracker, "__call__", counting(looks))
+    monkeypatch.setattr(Tracker, "__call__", before_each_group(looks.extend))
     assert call("face_detector", "--data-dir", data, *SMALL, "--workers", "1")[0] == 0
     known = round(looks[0] * 25)
-    assert 3 * groups >= known >= written > 3 * groups - 2 * CHECKPOINT and known % 3 == 0
+    assert EVERY * groups >= known >= written > EVERY * groups - 2 * CHECKPOINT and known % EVERY == 0
     assert np.allclose(looks, np.arange(known, 200) / 25) and tree(data) == tree(unbroken)
 
 
@@ -1279,7 +1307,7 @@ def test_the_half_of_another_video_or_of_other_settings_is_not_gone_on_with(unbr
     data = long_data(tmp_path / "data", seed=1)  # another person, as many frames
     monkeypatch.setattr(face_detector, "CHECKPOINT", CHECKPOINT)
     with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "__call__", failing_after(40, KeyboardInterrupt()))
+        patch.setattr(Tracker, "__call__", failing_after(20, KeyboardInterrupt()))
         assert call("face_detector", "--data-dir", data, *SMALL)[0] == 130
     assert written_by(data / "Cropped_Aligned" / ".train_1.part") >= 80
     shutil.copy2(unbroken / "videos" / "train_1.mp4", data / "videos" / "train_1.mp4")
