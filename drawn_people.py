@@ -639,12 +639,16 @@ class Recording:
         return (self.motion.x > half) & (self.motion.x < WIDTH - half)
 
 
+# On processors with AVX-512 x264 else makes other bytes of the same pictures now and then; and on each kind of processor others
+X264 = {"preset": "veryfast", "crf": "20", "threads": "1", "x264-params": "cpu-independent=1"}
+
+
 def write_video(path, frames, sound=None, frame_rate=FRAME_RATE):
     """An H.264 video of RGB pictures, with an AAC sound track of float32 samples at SOUND_RATE if there is sound."""
     with whole_file(path) as part, av.open(str(part), "w") as container:
         frames = iter(frames)
         first = next(frames)
-        pictures = container.add_stream("libx264", rate=frame_rate, options={"preset": "veryfast", "crf": "20", "threads": "1"})
+        pictures = container.add_stream("libx264", rate=frame_rate, options=X264)
         pictures.height, pictures.width, pictures.pix_fmt = *first.shape[:2], "yuv420p"
         track = container.add_stream("aac", rate=SOUND_RATE, layout="mono") if sound is not None else None
         for rgb in itertools.chain([first], frames):

@@ -299,6 +299,14 @@ def test_a_recording_is_written_as_a_corpus_ships(tmp_path):
     assert np.abs(np.array([row.split(";") for row in rows], float) - drawn.gold).max() < 1e-4 and len(rows) == 31
 
 
+def test_the_same_pictures_make_the_same_video(tmp_path):
+    pictures, held = list(Recording.draw((12, 1), 18).frames()), []
+    for number in range(16):
+        held.append(np.random.default_rng(number).bytes(20_000 * number))  # so that memory lies elsewhere
+        write_video(tmp_path / f"{number}.mp4", pictures)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_a_video_that_could_not_be_written_leaves_nothing(tmp_path):
     def frames():
         yield np.zeros((HEIGHT, WIDTH, 3), np.uint8)

@@ -1019,7 +1019,7 @@ def break_file(kind, good, path):
                     copy.mux(packet)
         path.write_bytes(path.read_bytes()[:len(data) // 2])
     elif kind == "noise":
-        path.write_bytes(data[:len(data) // 3] + np.random.default_rng(0).bytes(len(data) // 3) + data[2 * len(data) // 3:])
+        path.write_bytes(data[:len(data) // 4] + np.random.default_rng(0).bytes(len(data) // 4) + data[len(data) // 4 * 2:])
     elif kind == "faceless":
         write_pictures(path, [card()] * 20, [n * 3600 for n in range(20)])
     elif kind == "tiny":
