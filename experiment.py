@@ -346,11 +346,16 @@ COLUMNS = ["setting", "method", "seed", "target", "recording", "ccc", "seconds"]
 
 
 def rows_of(cfg, job):
-    """What a finished run scored: rows of COLUMNS, one per target and person, and one per target of all concatenated."""
+    """What a finished run scored: rows of COLUMNS, one per target and person, and one per target of all concatenated.
+
+    The seconds are of training and validation as if every epoch had taken as long as the median one: others are longer where the machine
+    was busy or asleep.
+    """
     one = settings_of(cfg, job)
     folder = mmpkd.run_folder(one)
     scores = mmpkd.score(mmpkd.read_predictions(folder, "val", one.frame_rate), one.targets)
-    seconds = round(sum(entry["seconds"] for entry in read_log(folder)), 1)
+    seconds = [entry["seconds"] for entry in read_log(folder)]
+    seconds = round(float(np.median(seconds) * len(seconds)), 1)
     left_out = ("mean", "concatenated") if job.fold else ("mean",)
     return [[*job[:3], target, name, round(value, 5), seconds]
             for target in TARGETS for name, value in scores[target].items() if name not in left_out]
@@ -407,12 +412,12 @@ def share(results, setting, method, target, upper):
 def table_of(results, setting):
     """The tables of a setting, Markdown: one for each target and one for their mean, a row for each method."""
     mine = results[results.setting == setting]
-    people, seeds = set(mine.recording) - {"concatenated"}, mine.seed.nunique()
-    lines = [f"## {setting}: {SETTINGS[setting].says}\n", f"{len(people)} people reported, {seeds} seed{'s' * (seeds > 1)}.\n"]
+    people = set(mine.recording) - {"concatenated"}
+    lines = [f"## {setting}: {SETTINGS[setting].says}\n", f"{len(people)} people reported.\n"]
     for target in (*TARGETS, "both"):
         lines += [f"### {setting}, {target if target in TARGETS else 'mean of arousal and valence'}\n",
-                  "| method | mean over people | sd over seeds | concatenated | over visual | 95 % interval | gap to teacher closed "
-                  "| of the oracle's gain | seconds | |", "| --- " * 10 + "|",
+                  "| method | mean over people | seeds | sd over seeds | concatenated | over visual | 95 % interval | gap to teacher closed "
+                  "| of the oracle's gain | seconds | |", "| --- " * 11 + "|",
                   *(row_of(results, setting, method, target) for method in METHODS if matrix(results, setting, method, target).size), ""]
     return "\n".join(lines)
 
@@ -424,7 +429,7 @@ def row_of(results, setting, method, target):
     gain = [f"{over[0]:+.3f}", f"{over[1]:+.3f} to {over[2]:+.3f}"] if over and method != "visual" else ["", ""]
     shares = ["", ""] if method in BOUNDS else [share(results, setting, method, target, upper) for upper in ("teacher", "oracle")]
     spread = f"{each.mean(axis=1).std():.3f}" if len(each) > 1 else ""
-    cells = [method, f"{each.to_numpy().mean():.3f}", spread, f"{runs[runs.recording == 'concatenated'].ccc.mean():.3f}", *gain, *shares,
+    cells = [method, f"{each.to_numpy().mean():.3f}", str(len(each)), spread, f"{runs[runs.recording == 'concatenated'].ccc.mean():.3f}", *gain, *shares,
              f"{runs.seconds.mean():.0f}", METHODS[method].says]
     return f"| {' | '.join(cells)} |"
 
@@ -525,8 +530,10 @@ def main(argv=None):
         corpus = setting.corpus or job.setting
         draw_corpus(view.parent.parent, setting_of(cfg, corpus), FIRST_SEED + list(SETTINGS).index(corpus), cfg.workers or os.cpu_count())
         make_view(view.parent.parent, view, setting, view.name.removeprefix(f"{job.setting}_"))
-    train_all(cfg, chains)
-    results = gather(cfg, jobs, file)
+    try:
+        train_all(cfg, chains)
+    finally:
+        results = gather(cfg, jobs, file)  # stopped or not: what is finished counts
     print(report(results, file))
     print(f"{file}: {len(results)} rows; done in {(time.perf_counter() - began) / 60:.1f} minutes")
     return results

@@ -158,8 +158,8 @@ def test_the_table_has_a_row_for_every_method_and_target_that_was_run():
     both = pd.concat([results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.5]]), results_of(visual=[[0.1, 0.2]]).assign(target="valence")])
     whole = both.drop_duplicates(COLUMNS[:4]).assign(recording="concatenated", ccc=0.9)
     text = experiment.table_of(pd.concat([both, whole]), "much")
-    assert text.count("\n| visual | ") == 3 and text.count("\n| recipe | ") == 1 and "2 people reported, 1 seed." in text
-    assert "| recipe | 0.500 |  | 0.900 | +0.300 | +0.200 to +0.400 |  |  | 10 |" in text
+    assert text.count("\n| visual | ") == 3 and text.count("\n| recipe | ") == 1 and "2 people reported." in text
+    assert "| recipe | 0.500 | 1 |  | 0.900 | +0.300 | +0.200 to +0.400 |  |  | 10 |" in text
 
 
 def test_the_mean_of_both_targets_is_taken_person_by_person():
@@ -309,6 +309,17 @@ def test_choosing_cannot_open_a_rating_of_the_people_that_are_reported(small, st
     for job in jobs:
         text = "".join(path.read_text() + path.name for path in (experiment.view_folder(cfg, job) / "Annotations").glob("*/*.csv"))
         assert not any(name in text for name in reported)
+
+
+def test_what_is_finished_when_a_study_is_stopped_is_in_its_results(small, studied, tmp_path, monkeypatch):
+    folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
+    (folder / "results.csv").unlink()
+    shutil.rmtree(next(folder.glob("much/views/much_rated/runs/seed0/student_*_recipe")))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(experiment, "train_all", lambda cfg, chains: signal.raise_signal(signal.SIGINT))
+        experiment.main(["--data-dir", str(folder), *SMALL])
+    there, all_of_them = (pd.read_csv(one / "results.csv") for one in (folder, studied))
+    assert set(there.method) == set(all_of_them.method) - {"recipe"}
 
 
 def test_a_damaged_file_of_predictions_is_named(small, studied, tmp_path):
