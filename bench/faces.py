@@ -100,24 +100,24 @@ SIDES = {"ours": ours,
          "MTCNN.detect on every picture, its defaults": detect_with(MTCNN()),
          f"MTCNN.detect on every picture, faces from {CFG.min_face_size} px": detect_with(MTCNN(keep_all=True, min_face_size=CFG.min_face_size)),
          **DECODING}
-AT_ONCE = {"ours": ours, **DECODING}  # what several processes do at once
+AT_ONCE = ["ours", *DECODING]  # what several processes do at once
 
 
 def rates(video, scratch, sides=SIDES, rounds=3):
     """Pictures per second of each of `sides` in this process, the best of the rounds."""
     every = max(1, decode(video) // SLOW)
     pictures = [picture.rgb for number, (_, picture) in enumerate(read_frames(video, frame_rate_of(video))) if number % every == 0]
-    return best_of(rounds, {name: functools.partial(side, video, pictures=pictures) for name, side in sides.items()}, scratch)
+    return best_of(rounds, {name: functools.partial(SIDES[name], video, pictures=pictures) for name in sides}, scratch)
 
 
-def rates_at_once(video, scratch, rounds=3):
-    """Pictures per second of each of AT_ONCE in all of as many processes as there are cores, which do the same at once."""
+def rates_at_once(video, scratch, sides=AT_ONCE, rounds=3):
+    """Pictures per second of each of `sides` in all of as many processes as there are cores, which do the same at once."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(cores(), context, _begin, [context.Barrier(cores())]) as pool:
         def all_do(side, folder):
             work = [pool.submit(_do_at_once, side, video, folder / str(number)) for number in range(cores())]
             return sum(each.result() for each in work)
-        return best_of(rounds + 1, {name: functools.partial(all_do, side) for name, side in AT_ONCE.items()}, scratch)  # a round to load the networks
+        return best_of(rounds + 1, {name: functools.partial(all_do, SIDES[name]) for name in sides}, scratch)  # a round to load the networks
 
 
 def _begin(barrier):
@@ -184,8 +184,7 @@ def fidelity(video, find, look_every=CFG.look_every):
 def print_speed(videos):
     for name, video in videos.items():
         print(f"\n{name}: {frame_rate_of(video):g} pictures/s, one minute\n{'':56}{'pictures/s':>11}{'ours is':>10}")
-        with face_detector.one_thread():
-            print_rates(rates(video, video.parent))
+        print_rates(rates(video, video.parent))
         print(f"{cores()} at once, each in a process of its own")
         print_rates(rates_at_once(video, video.parent))
 

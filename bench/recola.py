@@ -2,7 +2,7 @@
 
 Rates are measured on a video (a drawn person at 640 x 480, or the clip given, looped to a minute) and on drawn voices, then
 multiplied. The original's way: MTCNN with its defaults on every picture, librosa.load of every slice, a matplotlib figure of
-every segment, one after the other. Ours: faces as one process makes them, sound with the scripts' default workers.
+every segment, one after the other. Ours: as many recordings at once as there are cores, as the scripts do it.
 
     python bench/recola.py                  6 minutes on 2 cores
     python bench/recola.py clip.mp4
@@ -34,8 +34,7 @@ def measure_faces(folder, clip):
     else:
         write_video(video, (cv2.resize(rgb, (640, 480)) for rgb in Recording.draw((0, 0), 60 * FRAME_RATE).frames()))
     original = "MTCNN.detect on every picture, its defaults"
-    with faces.face_detector.one_thread():
-        return faces.rates(video, folder, {"ours": faces.ours, "original": faces.SIDES[original]})
+    return faces.rates_at_once(video, folder, ["ours"]) | {"original": faces.rates(video, folder, [original])[original]}
 
 
 def duration(seconds):
