@@ -404,9 +404,12 @@ def interval(differences):
 
 
 def share(results, setting, method, target, upper):
-    """How much of the way from visual to `upper` a method has come, as text."""
+    """How much of the way from visual to `upper` a method has come, as text; "no gap" where the interval of that way is not above 0."""
     values = [matrix(results, setting, name, target).to_numpy() for name in ("visual", upper, method)]
-    return mmpkd.gap_closed(*(value.mean() for value in values)) if all(value.size for value in values) else ""
+    if not all(value.size for value in values):
+        return ""
+    gap = paired(results, setting, upper, target)
+    return mmpkd.gap_closed(*(value.mean() for value in values)) if gap and gap[1] > 0 else "no gap"
 
 
 def table_of(results, setting):

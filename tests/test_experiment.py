@@ -152,6 +152,8 @@ def test_the_share_of_a_gap_is_the_way_come_from_the_baseline():
     assert experiment.share(results, "much", "recipe", "arousal", "oracle") == "75%"
     assert experiment.share(results, "much", "recipe", "arousal", "teacher") == "no gap"
     assert experiment.share(results, "much", "recipe", "arousal", "audio") == ""
+    unsure = results_of(visual=[[0.2, 0.4]], teacher=[[0.9, 0.3]], recipe=[[0.4, 0.4]])  # better on average, and by chance
+    assert experiment.share(unsure, "much", "recipe", "arousal", "teacher") == "no gap"
 
 
 def test_the_table_has_a_row_for_every_method_and_target_that_was_run():
