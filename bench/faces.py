@@ -4,7 +4,7 @@ Draws a person of the demo, one minute; videos given are looped to a minute. Eve
 video's), crops are written. Sides take turns and the best of the rounds counts. A ratio above 1: ours is faster. First one process
 does it, as with one recording, then as many as there are cores at once, each with a recording of its own, as with a corpus.
 
-    python bench/faces.py                           5 minutes on 2 cores
+    python bench/faces.py                           3 minutes on 2 cores
     python bench/faces.py clip.mp4 other.mpg
     python bench/faces.py --fidelity clip.mp4       the second table alone
 """

@@ -4,7 +4,7 @@ Rates are measured on a video (a drawn person at 640 x 480, or the clip given, l
 multiplied. The original's way: MTCNN with its defaults on every picture, librosa.load of every slice, a matplotlib figure of
 every segment, one after the other. Ours: as many recordings at once as there are cores, as the scripts do it.
 
-    python bench/recola.py                  6 minutes on 2 cores
+    python bench/recola.py                  2 minutes on 2 cores
     python bench/recola.py clip.mp4
 """
 import argparse
