@@ -432,8 +432,8 @@ def row_of(results, setting, method, target):
     gain = [f"{over[0]:+.3f}", f"{over[1]:+.3f} to {over[2]:+.3f}"] if over and method != "visual" else ["", ""]
     shares = ["", ""] if method in BOUNDS else [share(results, setting, method, target, upper) for upper in ("teacher", "oracle")]
     spread = f"{each.mean(axis=1).std():.3f}" if len(each) > 1 else ""
-    cells = [method, f"{each.to_numpy().mean():.3f}", str(len(each)), spread, f"{runs[runs.recording == 'concatenated'].ccc.mean():.3f}", *gain, *shares,
-             f"{runs.seconds.mean():.0f}", METHODS[method].says]
+    cells = [method, f"{each.to_numpy().mean():.3f}", str(len(each)), spread, f"{runs[runs.recording == 'concatenated'].ccc.mean():.3f}",
+             *gain, *shares, f"{runs.seconds.mean():.0f}", METHODS[method].says]
     return f"| {' | '.join(cells)} |"
 
 
