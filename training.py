@@ -339,7 +339,7 @@ def choose_precision(wanted, model, shapes, device):
     for _ in range(3):  # the first one warms up
         for name in times:
             times[name] = min(times[name], _seconds_of_a_step(trial, noise, name, device))
-    gain = times["float32"] / times["bfloat16"]
+    gain = from_first(times["float32"] / times["bfloat16"], device)  # all processes take the same
     return "bfloat16" if gain >= PROBE_GAIN else "float32", f"in a short trial bfloat16 was {gain:.1f} x as fast"
 
 
@@ -516,9 +516,10 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         pass
 
     def forward(self, x):
-        """(N, C, ...) -> the same."""
+        """(N, C, ...) -> the same. In float32, whatever comes in, as PyTorch's own."""
         if not self.training:
             return super().forward(x)
+        given, x = x.dtype, x.float()
         dims, size = [0, *range(2, x.ndim)], world()[1]
         shape = [1, -1] + [1] * (x.ndim - 2)
         mean = _Sum.apply(x.mean(dims)) / size
@@ -529,7 +530,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
-        return centred * (var + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)
+        return (centred * (var + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)).to(given)
 
 
 def share_statistics(model):

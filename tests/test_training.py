@@ -620,7 +620,7 @@ def test_two_processes_with_half_the_batch_each_make_the_step_of_one_with_all_of
 
 
 def test_two_processes_train_what_one_does_and_one_can_go_on_from_two(made, call):
-    words = ["--data-dir", made, *TINY, "--stage", "visual", "--batch-size", 4, "--dropout", 0]
+    words = ["--data-dir", made, *TINY, "--stage", "visual", "--batch-size", 4, "--dropout", 0, "--precision", "float32"]
     assert call("mmpkd", *words, "--runs-dir", made / "one", "--epochs", 3)[0] == 0
     ended = torchrun(mmpkd.__file__, *words, "--runs-dir", made / "two", "--epochs", 3)
     assert ended.returncode == 0 and ended.stdout.count("finished; epoch") == 1 and "on cpu x 2 in float32" in ended.stdout, ended.stderr
@@ -629,6 +629,13 @@ def test_two_processes_train_what_one_does_and_one_can_go_on_from_two(made, call
     assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=1e-3)
     code, out, err = call("mmpkd", *words, "--runs-dir", made / "two", "--epochs", 4, "--resume")
     assert code == 0 and "from epoch 4, step 1" in out, err
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "auto"])
+def test_two_processes_train_in_bfloat16_too(precision, made):
+    ended = torchrun(mmpkd.__file__, "--data-dir", made, *TINY, "--stage", "visual", "--batch-size", 4, "--epochs", 1, "--precision", precision)
+    taken = {"bfloat16": ["bfloat16"], "auto": ["bfloat16", "float32"]}[precision]
+    assert ended.returncode == 0 and any(f"on cpu x 2 in {one}" in ended.stdout for one in taken), ended.stderr
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(made):
