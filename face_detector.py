@@ -178,12 +178,12 @@ def _decoded(container, stream):
 # ---- faces ----------------------------------------------------------------------------------------------------------
 
 def alignment(points):
-    """Similarity transform from five landmarks to TEMPLATE in the least-squares sense: (5, 2) -> (2, 3)."""
+    """Similarity transform from five landmarks to TEMPLATE in the least-squares sense (Umeyama, 1991): (5, 2) -> (2, 3)."""
     return _matrix(*_similarity(points))
 
 
 def _similarity(points):
-    """The same with points as complex numbers, as a, b of the line w = a z + b, which is never a mirror (Umeyama, 1991)."""
+    """The same with points as complex numbers: a, b of the line w = a z + b, which is never a mirror."""
     z = np.asarray(points, float) @ (1, 1j)
     middle = z.sum() / len(z)
     from_middle = z - middle
@@ -520,7 +520,7 @@ class Tracker:
 
 def _moved(before, face):
     """How far the landmarks of a Face went, on average, in distances of its eyes."""
-    return np.hypot(*(face.points - before.points).T).sum() / 5 / math.hypot(*(before.points[1] - before.points[0]))
+    return np.hypot(*(face.points - before.points).T).sum() / len(TEMPLATE) / math.hypot(*(before.points[1] - before.points[0]))
 
 
 def steady(points, times_s):

@@ -6,7 +6,7 @@ does it, as with one recording, then as many as there are cores at once, each wi
 
     python bench/faces.py                           3 minutes on 2 cores
     python bench/faces.py clip.mp4 other.mpg
-    python bench/faces.py --fidelity clip.mp4       the second table alone
+    python bench/faces.py --fidelity clip.mp4       the last table alone
 """
 import argparse
 import contextlib
