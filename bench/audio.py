@@ -1,13 +1,14 @@
 """Segments per second of audio_extract.py and audio_melspec.py, beside the original's way and librosa's.
 
-Draws people's voices, 44.1 kHz as in RECOLA. Sides take turns and the best of the rounds counts, so that a busy machine troubles
-both alike; files are written by all of them. The references do the first segments alone: theirs take equally long each. "files
-alone" reads and writes the same files in one process and does nothing else: what no way of doing it can be faster than.
-Where a disk is slow at making files all are bound by it: TMPDIR=/another/disk in front of the command measures there.
+Draws people's voices, 44.1 kHz as in RECOLA and half as many: a corpus that is worth a second process. Sides take turns and the
+best of the rounds counts, so that a busy machine troubles both alike; files are written by all of them. The references do the
+first segments alone: theirs take equally long each. "files alone" reads and writes the files of the first recording in one
+process and does nothing else: what no way of doing it can be faster than, on one core.
+Where a disk is slow at making files all are bound by it: TMPDIR=/another/disk in front of the command measures there (9 GB).
 Whoever calls `measure` should import little at the top, as this file does: every worker imports the script that was started.
 
     python bench/audio.py                                   3 minutes on 2 cores
-    python bench/audio.py --people 9 --minutes 5 --workers 2
+    python bench/audio.py --people 4 --minutes 1            small: one process is as fast
 """
 import argparse
 import sys
@@ -73,14 +74,14 @@ def draw_with_librosa(data, count):
         cv2.imwrite(str(out / f"{path.stem}.png"), ((db - CFG.db_min) / (CFG.db_max - CFG.db_min) * 255).clip(0, 255).astype(np.uint8))
 
 
-def files_alone(data, read, size):
-    """Reads every file of the folder `read` and writes one of `size` bytes for each segment."""
-    content, segments = bytes(size), len(list((data / "audio_segments").rglob("*.wav")))
-    for path in (data / read).rglob("*.wav"):
+def files_alone(data, read, size, count):
+    """Reads what the first `count` segments are made of, the files `read` of a folder, and writes one of `size` bytes for each."""
+    content = bytes(size)
+    for path in sorted(data.glob(read))[:count]:
         path.read_bytes()
     out = data / "reference"
     out.mkdir()
-    for number in range(segments):
+    for number in range(count):
         write_bytes(f"{out}/{number:06d}", content)
 
 
@@ -110,38 +111,39 @@ def rates(sides, data, made, rounds, counts):
     return {name: counts[name] / best[name] for name in sides}
 
 
-def measure(data, people=4, minutes=1.0, rounds=3, workers=0):
+def measure(data, people=9, minutes=5.0, rounds=2, workers=0):
     """Segments per second: {"audio_extract 44.1 kHz": {"ours": ..., "original": ..., "files alone": ...}, "audio_extract 16 kHz",
     "audio_melspec" with "librosa" too, "audio_melspec array"}, on drawn voices in the empty folder `data`.
 
     original of audio_extract: librosa.load of every slice; of audio_melspec: a matplotlib figure of every segment.
     """
     run = lambda module, *words: lambda folder: module.main(["--data-dir", str(folder), "--workers", str(workers), *words])
-    segments = round(minutes * 60 * CFG.frame_rate) * people
+    each = round(minutes * 60 * CFG.frame_rate)
     wav_size, picture = round(CFG.segment_s * CFG.audio_rate) * 2 + 44, audio_melspec.look_of(CFG)
     png_size = len(audio_melspec.png(np.zeros((CFG.n_mels, picture.columns), np.uint8)))
-    counts = {"ours": segments, "files alone": segments, "original": LIBROSA_SEGMENTS, "librosa": LIBROSA_SEGMENTS}
+    counts = {"ours": each * people, "files alone": each, "original": LIBROSA_SEGMENTS, "librosa": LIBROSA_SEGMENTS}
     found = {}
     for name, rate in (("44.1 kHz", 44100), ("16 kHz", 16000)):
         draw_voices(folder := data / name, rate, people, minutes)
         found[f"audio_extract {name}"] = rates(
             {"ours": run(audio_extract), "original": partial(cut_with_librosa, count=LIBROSA_SEGMENTS)},
             folder, ["audio_segments"], rounds, counts)
-        found[f"audio_extract {name}"] |= rates({"files alone": partial(files_alone, read="audio", size=wav_size)}, folder, [], rounds, counts)
+        alone = partial(files_alone, read="audio/train_0.wav", size=wav_size, count=each)
+        found[f"audio_extract {name}"] |= rates({"files alone": alone}, folder, [], rounds, counts)
     counts["original"] = ORIGINAL_SEGMENTS
     found["audio_melspec"] = rates(
         {"ours": run(audio_melspec), "original": partial(draw_with_matplotlib, count=ORIGINAL_SEGMENTS),
          "librosa": partial(draw_with_librosa, count=LIBROSA_SEGMENTS),
-         "files alone": partial(files_alone, read="audio_segments", size=png_size)}, folder, ["specs"], rounds, counts)
+         "files alone": partial(files_alone, read="audio_segments/train_0/*.wav", size=png_size, count=each)}, folder, ["specs"], rounds, counts)
     found["audio_melspec array"] = rates({"ours": run(audio_melspec, "--spec-files", "array")}, folder, ["specs"], rounds, counts)
     return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--people", type=int, default=4, help="drawn voices [4]")
-    parser.add_argument("--minutes", type=float, default=1.0, help="of each [1]")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each side [3]")
+    parser.add_argument("--people", type=int, default=9, help="drawn voices [9]")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of each [5]")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each side [2]")
     parser.add_argument("--workers", type=int, default=0, help="of our side, as the scripts take it [0]")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
