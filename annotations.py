@@ -20,13 +20,11 @@ import re
 import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from config import UserError, parse_config, part_of, run_script, whole_file
@@ -34,6 +32,7 @@ from config import UserError, parse_config, part_of, run_script, whole_file
 TARGETS = ["arousal", "valence"]
 RATED = ["Train_Set", "Val_Set"]
 UNLABELLED = "Unlabelled_Set"  # of recordings that nobody rated
+SUMMARIES = ["mean", "concatenated"]  # rows of score tables beside those of recordings
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)  # the next recording would end the same way
 WORTH_A_WORKER = 10000  # frames: a process with torch takes seconds to start
 CLOCK_S = 0.002  # containers round time stamps to a millisecond, the first one too: stamps this close are the same
@@ -45,7 +44,7 @@ def find_recordings(folders, wanted, missing):
     """Id -> path of every recording in `folders`, the first of them winning, in natural order (train_2 before train_10).
 
     wanted: only these ids, if any. Raises UserError if there is nothing (`missing` says what to do), if a wanted id is
-    not there, or if a folder has two files of one id.
+    not there, if a folder has two files of one id, or if an id is that of another row in the tables of scores.
     """
     found = {}
     for folder in folders:
@@ -57,6 +56,7 @@ def find_recordings(folders, wanted, missing):
             if name in here:
                 raise UserError(f"{here[name]} and {path} have the same id: keep one of them")
             here[name] = path
+            refuse_summary(name, path)
         found = here | found
     places, names = " or ".join(f"{folder}/" for folder in folders), sorted(found, key=_natural)
     if not found:
@@ -65,6 +65,12 @@ def find_recordings(folders, wanted, missing):
         if name not in found:
             raise UserError(f"no recording {name!r} in {places}, but {', '.join(names[:6])}{' ...' * (len(names) > 6)}")
     return {name: found[name] for name in names if name in wanted or not wanted}
+
+
+def refuse_summary(name, path):
+    """Raises UserError if a recording has an id that stands for all of them in the tables of scores."""
+    if name in SUMMARIES:
+        raise UserError(f"{path}: a recording cannot be called {name!r}, as tables of scores have a row of that name: give it another id")
 
 
 def _natural(name):
@@ -138,8 +144,6 @@ def _in_processes(names, work, bar, workers):
             ended, _ = wait(waiting, 0.2, FIRST_COMPLETED)
             bar.update(sum(done) - bar.n)
             for job in ended:
-                if isinstance(job.exception(), BrokenProcessPool):
-                    raise UserError("a worker was killed (out of memory?): run the same again, with a lower --workers")
                 yield waiting.pop(job), job.exception() or job.result()
     finally:  # also where an error or Ctrl-C ends it: the workers stop at their next frame
         stop.value = 1
@@ -317,6 +321,7 @@ def read_gold(path):
 
     Raises UserError naming the line if it does not hold two numbers.
     """
+    import pandas as pd  # here: workers of the sound's scripts import this file, and pandas is half of what they would start for
     text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
     rows = [line.split(";") for line in text.rstrip().splitlines()]
     if not rows:
@@ -348,6 +353,7 @@ def match_frames(gold, frames, source):
 
 def annotation_table(name, gold):
     """The annotation CSV of a recording as text; paths follow from k. gold: (K, 2), or (K, 0) where nobody rated it."""
+    import pandas as pd
     table = pd.DataFrame(gold, columns=TARGETS[:gold.shape[1]])
     table.insert(0, "spec path", [f"{name}/{k:06d}.png" for k in range(len(gold))])
     table.insert(0, "image path", [f"{name}/{k:06d}.jpg" for k in range(len(gold))])

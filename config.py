@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import typing
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -212,6 +213,8 @@ def run_script(main, script):
         message, code = str(error), error.exit_code
     except KeyboardInterrupt:
         message, code = "stopped. Everything written so far is whole; the same command goes on from there (mmpkd.py with --resume)", 130
+    except BrokenProcessPool:
+        message, code = "a worker was killed (out of memory?): run the same again, with a lower --workers", 1
     except OSError as error:  # a full disk, a missing permission: it names the file itself
         message, code = f"{error.strerror or error}: {error.filename or 'while writing'}", 1
     print(f"{Path(script).name}: error: {' '.join(message.splitlines())}", file=sys.stderr)
@@ -315,9 +318,10 @@ def growing_folder(path, made_of, only=None):
 
 
 @contextlib.contextmanager
-def claimed(folder, doing):
-    """Holds `folder` against other processes until the block ends. Raises UserError ("<folder> is being <doing> ...") if one holds it."""
-    claim = _claim(Path(folder), folder, doing)
+def claimed(folder, doing, wait=False):
+    """Holds `folder` against other processes until the block ends. Where one holds it: waits for it, or raises UserError
+    ("<folder> is being <doing> ...")."""
+    claim = _claim(Path(folder), folder, doing, wait)
     try:
         yield
     finally:
@@ -333,7 +337,7 @@ def is_claimed(folder):
         return Path(folder).exists()
 
 
-def _claim(part, path, doing="made"):
+def _claim(part, path, doing="made", wait=False):
     """Holds the folder `part` against other processes: a descriptor to close, which the kernel does if we are killed."""
     if not fcntl:
         return None
@@ -342,7 +346,7 @@ def _claim(part, path, doing="made"):
     except FileNotFoundError:  # it was renamed since it was made
         raise UserError(f"{path} has just been made by another process: run the same again") from None
     try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(claim, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(claim)
         raise UserError(f"{path} is being {doing} by another process: wait for it, or stop it") from None

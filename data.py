@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from annotations import UNLABELLED, valid_labels
+from annotations import UNLABELLED, refuse_summary, valid_labels
 from config import SettingsError, UserError, whole_file
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
@@ -81,6 +81,7 @@ def read_recording(path, targets, folders, rated=True):
 
     rated: whether it has ratings; else they are all NaN.
     """
+    refuse_summary(path.stem, path)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

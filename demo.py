@@ -30,7 +30,7 @@ import audio_melspec
 import face_detector_frameRetention
 import mmpkd
 import plot_ccc
-from annotations import keep_settings
+from annotations import SUMMARIES, keep_settings
 from config import Config, parse_config, run_script
 from drawn_people import FRAME_RATE, Recording, write_recording
 
@@ -98,7 +98,7 @@ def conclusion(table):
     """One sentence on what ccc.csv, as a table, shows."""
     means = table[(table["target"] == "arousal") & (table["recording"] == "mean")].set_index("run")["ccc_raw"]
     visual, teacher, student = (means[[run for run in means.index if run.startswith(stage)][0]] for stage in mmpkd.ROLES)
-    count = len(set(table["recording"]) - {"mean", "concatenated"})
+    count = len(set(table["recording"]) - set(SUMMARIES))
     people = f"{count} {'person' if count == 1 else 'people'}"
     return (f"They show that on arousal, for {people} never trained on, the teacher that sees and hears reaches a mean CCC of "
             f"{teacher:.2f} and the network that only sees {visual:.2f}; the student, which only sees but was taught by networks that hear, reaches "

@@ -46,8 +46,8 @@ import audio_extract
 import audio_melspec
 import face_detector_frameRetention
 import mmpkd
-from annotations import TARGETS, UNLABELLED, die_with_parent, keep_settings, shard_of
-from config import Config, SettingsError, UserError, parse_config, run_script, torch_device, whole_file, whole_folder
+from annotations import SUMMARIES, TARGETS, UNLABELLED, die_with_parent, keep_settings, shard_of
+from config import Config, SettingsError, UserError, claimed, parse_config, run_script, torch_device, whole_file, whole_folder
 from demo import FACES, NETWORKS, SPECS, call
 from drawn_people import FRAME_RATE, SOUND_RATE, World, write_video
 from drawn_people import Recording as Drawn
@@ -268,6 +268,17 @@ def jobs_of(cfg):
             if setting in METHODS[method].where and not (fold and METHODS[method].view != "rated")]
 
 
+def make_data(cfg, chains):
+    """Draws the corpora of jobs, and makes their views, where they are not there yet."""
+    for job in {view_folder(cfg, job): job for chain in chains.values() for job in chain}.values():
+        setting, view = setting_of(cfg, job.setting), view_folder(cfg, job)
+        corpus, folder = setting.corpus or job.setting, view.parent.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with claimed(folder, "drawn", wait=True):  # the shards of a job array begin together: one of them draws it
+            draw_corpus(folder, setting_of(cfg, corpus), FIRST_SEED + list(SETTINGS).index(corpus), cfg.workers or os.cpu_count())
+            make_view(folder, view, setting, view.name.removeprefix(f"{job.setting}_"))
+
+
 # ---- running them ---------------------------------------------------------------------------------------------------
 
 def is_finished(cfg, job):
@@ -356,7 +367,7 @@ def rows_of(cfg, job):
     scores = mmpkd.score(mmpkd.read_predictions(folder, "val", one.frame_rate), one.targets)
     seconds = [entry["seconds"] for entry in read_log(folder)]
     seconds = round(float(np.median(seconds) * len(seconds)), 1)
-    left_out = ("mean", "concatenated") if job.fold else ("mean",)
+    left_out = SUMMARIES if job.fold else ("mean",)
     return [[*job[:3], target, name, round(value, 5), seconds]
             for target in TARGETS for name, value in scores[target].items() if name not in left_out]
 
@@ -528,11 +539,7 @@ def main(argv=None):
         return None
     keep_settings(cfg.data_dir, cfg, "quick")
     chains = shard_of(chains_of(cfg, jobs), cfg.shard)
-    for job in {view_folder(cfg, job): job for chain in chains.values() for job in chain}.values():
-        setting, view = setting_of(cfg, job.setting), view_folder(cfg, job)
-        corpus = setting.corpus or job.setting
-        draw_corpus(view.parent.parent, setting_of(cfg, corpus), FIRST_SEED + list(SETTINGS).index(corpus), cfg.workers or os.cpu_count())
-        make_view(view.parent.parent, view, setting, view.name.removeprefix(f"{job.setting}_"))
+    make_data(cfg, chains)
     try:
         train_all(cfg, chains)
     finally:

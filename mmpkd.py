@@ -31,7 +31,7 @@ from scipy.stats import sem
 from torch import nn
 from tqdm import tqdm
 
-from annotations import TARGETS, UNLABELLED, find_recordings
+from annotations import SUMMARIES, TARGETS, UNLABELLED, find_recordings
 from config import (
     Config,
     SettingsError,
@@ -829,7 +829,7 @@ def comparison(scores, targets, kept):
     for stage, role in ROLES.items():
         values = [scores[stage][target] for target in targets]
         lines.append(f"{role:24}" + "".join(f"{value['mean']:16.3f}{value['concatenated']:14.3f}" for value in values))
-    closed = [gap_closed(*[scores[stage][target][key] for stage in ROLES]) for target in targets for key in ("mean", "concatenated")]
+    closed = [gap_closed(*[scores[stage][target][key] for stage in ROLES]) for target in targets for key in SUMMARIES]
     lines.append(f"{'gap closed by student':24}" + "".join(f"{text:>{width}}" for text, width in zip(closed, [16, 14] * len(targets))))
     lines.append(f"mean: over recordings. {kept}")
     return "\n".join(lines)

@@ -25,7 +25,7 @@ import pandas as pd
 from matplotlib.figure import Figure  # without pyplot no display is ever looked for
 from tqdm import tqdm
 
-from annotations import TARGETS
+from annotations import SUMMARIES, TARGETS
 from config import UserError, parse_config, run_script, whole_file
 from data import read_picture
 from losses import ccc
@@ -213,7 +213,7 @@ def ccc_table(runs, constants, smoothing):
         raw, post = (score(tables, run.targets) for tables in (run.val, processed(run.val, constants[run.name], smoothing)))
         for target in run.targets:
             frames = {name: int(table[f"{target}_gold"].notna().sum()) for name, table in run.val.items()}
-            frames |= dict.fromkeys(["mean", "concatenated"], sum(frames.values()))
+            frames |= dict.fromkeys(SUMMARIES, sum(frames.values()))
             rows += [{"run": run.name, "target": target, "recording": name, "frames": count,
                       "ccc_raw": six_digits(raw[target].get(name, math.nan)),
                       "ccc_postprocessed": six_digits(post[target].get(name, math.nan))} for name, count in frames.items()]
@@ -249,7 +249,7 @@ def ccc_report(table, target):
     """The runs of one target under each other: CCC as mean and concatenated, raw and post-processed, and the gap closed."""
     part = table[table["target"] == target]
     values = {run: summary_of(part, run) for run in part["run"].unique()}
-    recordings = sum(~part.loc[part["run"] == part["run"].iloc[0], "recording"].isin(["mean", "concatenated"]))
+    recordings = sum(~part.loc[part["run"] == part["run"].iloc[0], "recording"].isin(SUMMARIES))
     title = f"{target.upper()}: CCC on Val_Set, {recordings} recording" + "s" * (recordings > 1)
     wide = max(len(title), *(len(f"gap closed by {run}") for run in values)) + 2
     lines = [f"{title:{wide}}{'mean of recordings':>26}{'concatenated':>26}",
@@ -264,7 +264,7 @@ def ccc_report(table, target):
 def summary_of(table, run):
     """CCC of a run in a table of one target: mean raw, mean post-processed, concatenated raw, concatenated post-processed."""
     rows = table[table["run"] == run].set_index("recording")
-    return rows.loc[["mean", "concatenated"], ["ccc_raw", "ccc_postprocessed"]].to_numpy().ravel().tolist()
+    return rows.loc[SUMMARIES, ["ccc_raw", "ccc_postprocessed"]].to_numpy().ravel().tolist()
 
 
 def gaps_closed(values, run):
@@ -460,7 +460,7 @@ def draw_summary(axes, runs, table, target):
 
 def draw_run(axes, y, rows, values, colour):
     """Two bars, raw above post-processed, and a dot for each recording on both."""
-    rows = rows[~rows["recording"].isin(["mean", "concatenated"])]
+    rows = rows[~rows["recording"].isin(SUMMARIES)]
     spread = np.linspace(0.09, -0.09, len(rows)) if len(rows) > 1 else np.zeros(1)
     for place, column, value, alpha in ((0.18, "ccc_raw", values[0], 0.3), (-0.18, "ccc_postprocessed", values[1], 0.8)):
         axes.barh(y + place, value, 0.32, color=colour, alpha=alpha, zorder=1)

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
+from annotations import SUMMARIES
 from config import SettingsError, UserError, torch_device, whole_file
 from data import ahead, draw_changes, on_device, seed_of
 
@@ -259,7 +260,7 @@ class Folder:
             return
         if improved or training.cfg.keep == "last":
             save_checkpoint(self.folder / "best.pt", self.about | {"model": training.model.state_dict(), "epoch": training.epoch, "val": scores})
-        val = {target: {key: scores[target][key] for key in ("mean", "concatenated")} for target in self.about["targets"]}
+        val = {target: {key: scores[target][key] for key in SUMMARIES} for target in self.about["targets"]}
         entry = {"epoch": training.epoch, "seconds": round(seconds, 2), **parts, "val": val, "best": improved}
         with open(self.folder / "log.jsonl", "a") as log:
             log.write(json.dumps(entry) + "\n")

@@ -522,6 +522,13 @@ def test_two_files_of_one_id_are_an_error(tmp_path, call):
     assert code == 1 and "train_1.txt" in err and "train_1.csv" in err and "same id" in err
 
 
+@pytest.mark.parametrize("name", ["mean", "concatenated"])
+def test_a_recording_that_is_called_like_a_row_of_the_scores_is_an_error(name, tmp_path, call):
+    code, _, err = call("annotations", "--data-dir", rated(tmp_path, train_1=rows(2), **{name: rows(2)}))
+    assert code == 1 and f"{name}.csv: a recording cannot be called {name!r}" in err and "give it another id" in err
+    assert not (tmp_path / "Annotations").exists()
+
+
 # ---- stopped half-way -----------------------------------------------------------------------------------------------
 
 def test_a_full_disk_stops_at_once_in_one_line_and_leaves_no_half_file(tmp_path, call, monkeypatch):

@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import typing
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from config import (
     Config,
     SettingsError,
     UserError,
+    claimed,
     field_notes,
     fields_of,
     growing_folder,
@@ -299,6 +302,12 @@ def test_ctrl_c_ends_with_130_and_one_line(capsys):
     assert "goes on" in err
 
 
+def test_a_worker_that_was_killed_is_one_line(capsys):
+    code, err = ends(BrokenProcessPool("a process in the pool was terminated abruptly"), capsys)
+    assert_one_line(code, err, wanted=1)
+    assert "out of memory" in err and "--workers" in err
+
+
 def test_a_missing_permission_names_the_file(capsys):
     code, err = ends(PermissionError(errno.EACCES, os.strerror(errno.EACCES), "Annotations/x.csv"), capsys)
     assert (code, err) == (1, "step.py: error: Permission denied: Annotations/x.csv\n")
@@ -449,6 +458,23 @@ def test_a_folder_that_another_process_fills_is_left_alone(other, tmp_path):
                 pytest.fail("two at once")
         assert (part / "a.npy").read_text() == "half"
     assert (tmp_path / "crops" / "a.npy").read_text() == "half"
+
+
+def test_who_waits_for_a_claimed_folder_gets_it_when_it_is_free(tmp_path):
+    pytest.importorskip("fcntl")
+    order = []
+
+    def wait_for_it():
+        with claimed(tmp_path, "drawn", wait=True):
+            order.append("second")
+
+    other = threading.Thread(target=wait_for_it)
+    with claimed(tmp_path, "drawn"):
+        other.start()
+        other.join(0.3)
+        order.append("first")
+    other.join(10)
+    assert order == ["first", "second"]
 
 
 def test_a_folder_made_by_another_process_meanwhile_is_kept(tmp_path):

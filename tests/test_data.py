@@ -149,6 +149,12 @@ def test_bytes_that_are_no_text_are_named(made):
         read_recording(table_of(made), ["arousal"], {})
 
 
+def test_a_table_that_is_called_like_a_row_of_the_scores_is_an_error(made):
+    table_of(made).rename(table_of(made).with_name("mean.csv"))
+    with pytest.raises(UserError, match="mean.csv: a recording cannot be called 'mean'"):
+        load_recordings(config_of(made), "Train_Set", BOTH)
+
+
 def test_no_annotations_says_which_script_makes_them(made):
     shutil.rmtree(made / "Annotations" / "Val_Set")
     with pytest.raises(UserError, match="Val_Set/ holds no annotation files: run annotations.py first"):
