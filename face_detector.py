@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 from facenet_pytorch import MTCNN
+from numpy.lib.stride_tricks import sliding_window_view
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -50,11 +51,13 @@ JUMP = 0.25  # a face that goes this many distances of its eyes away from where 
 SMALLEST = 0.6  # MTCNN finds faces down to this share of the smallest size that it is told to look for
 STILL = 0.1  # a head is still whose landmarks move by less than this many distances of its eyes from one look to the next
 GLANCE = 16  # pixels across and down a face, by which pictures are compared in between looks
-SPREAD = (np.arange(GLANCE) + 0.5) / GLANCE
+SPREAD = (np.arange(GLANCE)[:, None] + 0.5) / GLANCE
 UNLIKE = 0.5  # ... and look different from this share of the face's contrast on: something came before it, or it is another shot
 STEADY_S = 0.12  # landmarks are averaged with those of less than this before and after, the nearer the more
 SAME_PLACE = 0.25  # ... unless they lie this many distances of the eyes away: the head moves fast, or it is another shot
 HOW = ["missing", "detected", "tracked"]
+STEADY_AT_ONCE = 8  # pictures
+NOWHERE = np.full((5, 2), np.nan)  # landmarks of nobody
 ROW, NOBODY = 18, [math.nan] * 15  # numbers per picture in a Track; those of a picture without a face
 AHEAD = 8  # crops wait to be written while the next pictures are looked at
 CHECKPOINT = 1000  # frames after which a long recording notes how far it has come
@@ -102,12 +105,10 @@ class Picture:
         whole = "rgb" in vars(self) or not self.in_parts
         return self.rgb[y1:y2, x1:x2] if whole else self._part(x1, y1, x2, y2), (x1, y1)
 
-    def glance(self, box):
-        """Brightness of a few of its pixels, spread over a box: (GLANCE * GLANCE,)."""
-        x1, y1, x2, y2 = box.tolist()
-        rows = (y1 + (y2 - y1) * SPREAD).clip(0, self.height - 1).astype(int)[:, None]
-        columns = (x1 + (x2 - x1) * SPREAD).clip(0, self.width - 1).astype(int)
-        return (_plane(self.frame.planes[0])[rows, columns] if self.in_parts else self.rgb[rows, columns, 1]).astype(np.int16).ravel()
+    def brightness(self, columns, rows):
+        """How bright it is where these columns and rows cross: (rows, columns)."""
+        place = rows[:, None], columns
+        return _plane(self.frame.planes[0])[place] if self.in_parts else self.rgb[..., 1][place]
 
     def _part(self, x1, y1, x2, y2):
         height, width = y2 - y1, x2 - x1
@@ -455,8 +456,7 @@ class Tracker:
             return [self._look(pictures[0], times_s[0])]
         last = self._track(pictures[-1], len(pictures))
         if last and min(_moved(self.face, last), _moved(self._ahead(len(pictures)), last)) < STILL:
-            shares = np.arange(1, len(pictures) + 1) / len(pictures)
-            faces = [Face(*[(1 - share) * a + share * b for a, b in zip(self.face, last)]) for share in shares]
+            faces = _between(self.face, last, len(pictures))
             if self._alike(pictures, faces):
                 self.follower.moved(last.box, times_s[-1])
                 for picture, time_s, face in zip(pictures, times_s, faces):
@@ -475,7 +475,7 @@ class Tracker:
 
     def _alike(self, pictures, faces):
         """Whether the face looks in every picture as it did in the one before them, or as it does in the last."""
-        seen = np.stack([picture.glance(face.box) for picture, face in zip([self.before[0], *pictures], [self.face, *faces])])
+        seen = _glances([self.before[0], *pictures], [self.face, *faces])
         apart = np.minimum(*(np.abs(seen[1:-1] - seen[end]).mean(1) for end in (0, -1)))
         return apart.max() < UNLIKE * seen[0].std()
 
@@ -523,20 +523,37 @@ def _moved(before, face):
     return np.hypot(*(face.points - before.points).T).sum() / len(TEMPLATE) / math.hypot(*(before.points[1] - before.points[0]))
 
 
-def steady(points, times_s):
-    """Landmarks of the middle one of a few pictures, averaged with those before and after: (n, 5, 2), (n,) -> (5, 2).
+def _between(face, last, pictures):
+    """Faces of so many pictures on the way from one Face to another, which is that of the last of them."""
+    shares = np.arange(1, pictures + 1) / pictures
+    parts = (np.multiply.outer(1 - shares, a) + np.multiply.outer(shares, b) for a, b in zip(face, last))
+    return [Face(*each) for each in zip(*parts)]
 
-    n is odd; NaN where there is no face. As many before as after, so that a moving head is not left behind.
+
+def _glances(pictures, faces):
+    """Brightness of a few pixels of each picture, spread over the box of its Face: (n, GLANCE * GLANCE)."""
+    boxes = np.array([face.box for face in faces])[:, None]
+    places = boxes[..., :2] + (boxes[..., 2:] - boxes[..., :2]) * SPREAD  # (n, GLANCE, 2)
+    sizes = np.array([[picture.width, picture.height] for picture in pictures])[:, None]
+    places = places.clip(0, sizes - 1).astype(int)
+    return np.array([picture.brightness(*place.T) for picture, place in zip(pictures, places)], np.int16).reshape(len(pictures), -1)
+
+
+def steady(points, times_s, reach):
+    """Landmarks averaged with those of `reach` pictures before and after: (n + 2 reach, 5, 2), (n + 2 reach,) -> (n, 5, 2).
+
+    NaN where there is no face. As many before as after, so that a moving head is not left behind.
     """
-    middle = len(points) // 2
-    if not middle:
-        return points[0]
-    eyes = points[middle, 1] - points[middle, 0]
-    near = np.abs(points - points[middle]).sum((1, 2)) <= points[middle].size * SAME_PLACE * np.abs(eyes).max()  # False for NaN
-    near = np.logical_and.accumulate((near & near[::-1])[middle:])
-    near = np.concatenate([near[:0:-1], near])
-    weights = np.maximum(1 - np.abs(times_s - times_s[middle]) / STEADY_S, 0)[near]
-    return (weights @ points[near].reshape(-1, 10)).reshape(5, 2) / weights.sum()
+    windows = sliding_window_view(points.reshape(-1, 10), 2 * reach + 1, axis=0)  # (n, 10, 2 reach + 1)
+    times_s = sliding_window_view(times_s, 2 * reach + 1)
+    middle = windows[:, :, [reach]]
+    eyes = np.abs(middle[:, 2:4] - middle[:, :2]).max(1)
+    near = np.abs(windows - middle).mean(1) <= SAME_PLACE * eyes  # False for NaN
+    after = np.logical_and.accumulate((near & near[:, ::-1])[:, reach:], axis=1)
+    near = np.concatenate([after[:, :0:-1], after], axis=1)[:, None]
+    weights = near * np.maximum(1 - np.abs(times_s - times_s[:, [reach]]) / STEADY_S, 0)[:, None]
+    with np.errstate(invalid="ignore"):  # of nobody
+        return ((weights * np.where(near, windows, 0)).sum(2) / weights.sum(2)).reshape(-1, 5, 2)
 
 
 # ---- recordings -----------------------------------------------------------------------------------------------------
@@ -592,15 +609,18 @@ def shots(pictures, tracker, frame_rate, look_every, track):
 
 
 def steadied(made, frame_rate):
-    """Yields (Shot, steady landmarks or None) of Shots, as many late as `steady` looks ahead."""
+    """Yields (Shot, steady landmarks or None) of Shots, some at a time."""
     reach = math.ceil(STEADY_S * frame_rate) - 1
-    nobody = Shot(range(0, 1), None, None, "missing")
-    window = deque([nobody] * (reach + 1), 2 * reach + 1)
-    for shot in itertools.chain(made, [nobody] * reach):
-        window.append(shot)
-        if len(window) == 2 * reach + 1 and (middle := window[reach]).picture:
-            points = np.array([one.face.points if one.face else np.full((5, 2), np.nan) for one in window])
-            yield middle, steady(points, np.array([one.ks[0] for one in window]) / frame_rate) if middle.face else None
+    nobody = [Shot(range(0, 1), None, None, "missing")] * reach
+    made = itertools.chain(nobody, made, nobody)
+    window = list(itertools.islice(made, 2 * reach))
+    while following := list(itertools.islice(made, STEADY_AT_ONCE)):
+        window += following
+        points = np.array([shot.face.points if shot.face else NOWHERE for shot in window])
+        places = steady(points, np.array([shot.ks[0] for shot in window]) / frame_rate, reach)
+        for shot, place in zip(window[reach:], places):
+            yield shot, place if shot.face else None
+        window = window[len(following):]
 
 
 def gaps_filled(table, retain):
