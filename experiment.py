@@ -4,6 +4,7 @@ Reads   nothing: people are drawn (drawn_people.py), and go through every script
 Writes  data_study/<corpus>/                        a corpus of drawn people, as demo.py makes one
         data_study/<corpus>/views/<view>/           who of them is rated, unlabelled, reported; runs/seed<k>/ of every method
         docs/results.csv results.md results_*.png   a row per run, target and person; what they say (--choose: docs/choice*)
+        docs/study.md                               its tables; the words around them are a person's
 
     python experiment.py                    the whole study: some 14 hours on 2 cores; goes on where it was stopped
     python experiment.py --quick            a small one, under 10 minutes; into data_quick/, docs/ stays as it is
@@ -23,6 +24,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import shutil
 import signal
 import threading
@@ -499,7 +501,7 @@ def plot_unlabelled(results, setting, path):
 
 
 def report(results, file):
-    """Writes the tables and figures of all settings in the results beside their file; returns the tables as text."""
+    """Writes the tables and figures of all settings in the results beside their file, and the tables into its page; returns them as text."""
     there = [setting for setting in SETTINGS if setting in set(results.setting)]
     text = "\n".join([*(table_of(results, setting) for setting in there), summary(results)])
     with whole_file(file.with_suffix(".md")) as part:
@@ -508,7 +510,18 @@ def report(results, file):
         plot_gains(results, setting, file.with_name(f"{file.stem}_{setting}.png"))
     if {"recipe_12", "recipe_24"} <= set(results.method):
         plot_unlabelled(results, "much", file.with_name(f"{file.stem}_unlabelled.png"))
+    if file.stem == "results" and (page := file.with_name("study.md")).exists():
+        renew_tables(page, text)
     return text
+
+
+def renew_tables(page, text):
+    """Puts the tables of a Markdown text into a page that has some of them, each under the heading that it has in both."""
+    pattern = re.compile(r"^(### .+\n\n)((?:\|.*\n)+)", re.MULTILINE)
+    tables = dict(pattern.findall(text))
+    renewed = pattern.sub(lambda found: found[1] + tables.get(found[1], found[2]), page.read_text())
+    with whole_file(page) as part:
+        part.write_text(renewed)
 
 
 # ---- main -----------------------------------------------------------------------------------------------------------

@@ -203,6 +203,15 @@ def test_every_number_of_the_studys_page_comes_from_its_results(tmp_path):
     assert set(re.findall(r"[+-]?\d\.\d{3}|\d+%", (docs / "study.md").read_text())) <= set(re.findall(r"[+-]?\d\.\d{3}|\d+%", told))
 
 
+def test_the_tables_of_a_page_are_renewed_and_nothing_else_is(tmp_path):
+    row = lambda *words: f"| {' | '.join(words)} |\n"
+    page = "# Study\n\n### much, arousal\n\n" + row("visual", "0.1") + "\nWords of 0.1.\n\n### much, valence\n\n" + row("visual", "0.2") + "\nEnd.\n"
+    (tmp_path / "study.md").write_text(page)
+    table = row("visual", "0.3") + row("paper", r"\1")
+    experiment.renew_tables(tmp_path / "study.md", f"### much, arousal\n\n{table}\n### much, both\n\n{row('x')}")
+    assert (tmp_path / "study.md").read_text() == page.replace(row("visual", "0.1"), table)
+
+
 # ---- a study in small -----------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
