@@ -417,12 +417,16 @@ def interval(differences):
 
 
 def share(results, setting, method, target, upper):
-    """How much of the way from visual to `upper` a method has come, as text; "no gap" where the interval of that way is not above 0."""
-    values = [matrix(results, setting, name, target).to_numpy() for name in ("visual", upper, method)]
-    if not all(value.size for value in values):
+    """How much of the way from visual to `upper` a method has come, as text; "no gap" where the interval of that way is not above 0.
+
+    Of the seeds that all three have.
+    """
+    values = [matrix(results, setting, name, target) for name in ("visual", upper, method)]
+    seeds = set.intersection(*(set(value.index) for value in values))
+    if not seeds:
         return ""
     gap = paired(results, setting, upper, target)
-    return mmpkd.gap_closed(*(value.mean() for value in values)) if gap and gap[1] > 0 else "no gap"
+    return mmpkd.gap_closed(*(value.loc[sorted(seeds)].to_numpy().mean() for value in values)) if gap and gap[1] > 0 else "no gap"
 
 
 def table_of(results, setting):

@@ -152,6 +152,8 @@ def test_the_share_of_a_gap_is_the_way_come_from_the_baseline():
     assert experiment.share(results, "much", "recipe", "arousal", "oracle") == "75%"
     assert experiment.share(results, "much", "recipe", "arousal", "teacher") == "no gap"
     assert experiment.share(results, "much", "recipe", "arousal", "audio") == ""
+    fewer = results_of(visual=[[0.2, 0.2], [0.0, 0.0]], oracle=[[0.6, 0.6], [0.6, 0.6]], recipe=[[0.4, 0.4]])
+    assert experiment.share(fewer, "much", "recipe", "arousal", "oracle") == "50%"  # of the seed that all have
     unsure = results_of(visual=[[0.2, 0.4]], teacher=[[0.9, 0.3]], recipe=[[0.4, 0.4]])  # better on average, and by chance
     assert experiment.share(unsure, "much", "recipe", "arousal", "teacher") == "no gap"
 
