@@ -442,11 +442,16 @@ def table_of(results, setting):
     return "\n".join(lines)
 
 
+def signed(value):
+    """A difference as text; what rounds to nothing has a plus."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
 def row_of(results, setting, method, target):
     """The row of a method in a table."""
     runs = results[(results.setting == setting) & (results.method == method) & results.target.isin(TARGETS if target == "both" else [target])]
     each, over = matrix(results, setting, method, target), paired(results, setting, method, target)
-    gain = [f"{over[0]:+.3f}", f"{over[1]:+.3f} to {over[2]:+.3f}"] if over and method != "visual" else ["", ""]
+    gain = [signed(over[0]), f"{signed(over[1])} to {signed(over[2])}"] if over and method != "visual" else ["", ""]
     shares = ["", ""] if method in BOUNDS else [share(results, setting, method, target, upper) for upper in ("teacher", "oracle")]
     spread = f"{each.mean(axis=1).std():.3f}" if len(each) > 1 else ""
     cells = [method, f"{each.to_numpy().mean():.3f}", str(len(each)), spread, f"{runs[runs.recording == 'concatenated'].ccc.mean():.3f}",
@@ -461,7 +466,7 @@ def summary(results):
         if method == "recipe" or method.startswith("control"):
             gains = {target: paired(results, setting, method, target) for target in (*TARGETS, "both")}
             if all(gains.values()):
-                lines.append(f"{setting}, {method}: " + ", ".join(f"{target} {mean:+.3f} ({low:+.3f} to {high:+.3f})"
+                lines.append(f"{setting}, {method}: " + ", ".join(f"{target} {signed(mean)} ({signed(low)} to {signed(high)})"
                                                                    for target, (mean, low, high) in gains.items()))
     return "\n".join(["Over the visual baseline (95 % intervals):", *lines])
 
@@ -471,7 +476,7 @@ def plot_gains(results, setting, path):
     methods = [method for method in METHODS if method != "visual" and matrix(results, setting, method, TARGETS[0]).size
                and matrix(results, setting, "visual", TARGETS[0]).size]
     figure = Figure(figsize=(12, 1.2 + 0.3 * len(methods)), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
     for axis, target in zip(axes, TARGETS):
         for place, method in enumerate(methods):
             mean, low, high = paired(results, setting, method, target)

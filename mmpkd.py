@@ -846,7 +846,7 @@ def which_epoch(cfg):
 
 def gap_closed(visual, teacher, student):
     """Share of the way from visual to teacher that the student has come, as text; a gap below NO_GAP is none."""
-    return f"{(student - visual) / (teacher - visual):.0%}" if teacher - visual >= NO_GAP else "no gap"
+    return f"{round((student - visual) / (teacher - visual), 2) + 0.0:.0%}" if teacher - visual >= NO_GAP else "no gap"  # no -0%
 
 
 def list_runs(root):
