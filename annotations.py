@@ -321,7 +321,7 @@ def read_gold(path):
 
     Raises UserError naming the line if it does not hold two numbers.
     """
-    import pandas as pd  # here: workers of the sound's scripts import this file, and pandas is half of what they would start for
+    import pandas as pd  # here: workers of the sound's scripts import this file, and pandas is half of the time that they take to start
     text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
     rows = [line.split(";") for line in text.rstrip().splitlines()]
     if not rows:

@@ -7,7 +7,7 @@ process and does nothing else: what no way of doing it can be faster than, on on
 Where a disk is slow at making files all are bound by it: TMPDIR=/another/disk in front of the command measures there (9 GB).
 Whoever calls `measure` should import little at the top, as this file does: every worker imports the script that was started.
 
-    python bench/audio.py                                   3 minutes on 2 cores
+    python bench/audio.py                                   2 minutes on 2 cores
     python bench/audio.py --people 4 --minutes 1            small: one process is as fast
 """
 import argparse
