@@ -46,7 +46,8 @@ STRIDE_WIDTHS = 1.0  # a face may move this many of its own widths from a frame 
 STRIDE_S = 0.5  # ... and as far again in each half second that it was out of sight
 BT601 = (2, 5, 6)  # FFmpeg's numbers for "not said" (which it takes for the same), BT.470BG and SMPTE 170M
 FULL_RANGE = 2  # black is 0 and not 16
-DECODERS = 3  # threads that decode ahead: more need more memory and gain nothing
+AHEAD = 8, 2  # pictures that are decoded at once while those before are looked at, and how often that many may wait
+DECODERS, LARGE = 3, 1e6  # threads of FFmpeg that decode, and the pixels of a picture from which they pay: small ones wait for each other
 JUMP = 0.25  # a face that goes this many distances of its eyes away from where its motion would take it may be another
 SMALLEST = 0.6  # MTCNN finds faces down to this share of the smallest size that it is told to look for
 STILL = 0.1  # a head is still whose landmarks move by less than this many distances of its eyes from one look to the next
@@ -59,7 +60,6 @@ HOW = ["missing", "detected", "tracked"]
 STEADY_AT_ONCE = 8  # pictures
 NOWHERE = np.full((5, 2), np.nan)  # landmarks of nobody
 ROW, NOBODY = 18, [math.nan] * 15  # numbers per picture in a Track; those of a picture without a face
-AHEAD = 8  # crops wait to be written while the next pictures are looked at
 CHECKPOINT = 1000  # frames after which a long recording notes how far it has come
 PROGRESS = ".progress.npz"
 SETTINGS = "face_size frame_rate min_face_size face_score look_every jpeg_quality"  # that crops depend on
@@ -138,11 +138,11 @@ def read_frames(video, frame_rate):
     clock = picture_clock(video)
     k, frames = 0, frame_count(clock.end_s, frame_rate)
     number, picture, time_s = -1, None, 0.0
-    with open_media(video) as container:
+    with open_media(video) as container, contextlib.closing(_decoded(container)) as pictures:
         stream = container.streams.video[0]
         early_s, aspect = _rounding_s(clock.times_s, stream), float(stream.sample_aspect_ratio or 1)
         stored_in_order = container.format.name == "avi"  # it knows a rate and no times; FFmpeg's guesses go backwards
-        for following in _decoded(container, stream):
+        for following in pictures:
             time_s = following.time - clock.start_s
             if stored_in_order:
                 time_s = clock.times_s[min(number + 1, len(clock.times_s) - 1)]
@@ -168,12 +168,29 @@ def _rounding_s(times_s, stream):
     return (0.001 if whole else min(0.001, float(stream.time_base))) / 2 + 1e-6
 
 
-def _decoded(container, stream):
-    stream.thread_type, stream.thread_count = "AUTO", 1 if in_worker() else DECODERS
-    try:
-        yield from container.decode(stream)
-    except av.error.FFmpegError:
-        return  # read_frames knows how far it should have come
+def _decoded(container):
+    """Yields the pictures of a video. Unless this is a worker, a thread decodes the next ones while one is looked at."""
+    stream = container.streams.video[0]
+    alone = not in_worker()
+    stream.thread_type, stream.thread_count = "AUTO", DECODERS if alone and stream.width * stream.height > LARGE else 1
+    pictures = _readable(container.decode(stream))
+    if not alone:
+        yield from pictures
+        return
+    at_once, waiting = AHEAD
+    with ThreadPoolExecutor(1) as thread:  # some at a time: what wakes a thread for each picture costs more than it saves
+        def following():
+            return thread.submit(lambda: list(itertools.islice(pictures, at_once)))
+        groups = deque(following() for _ in range(waiting))
+        while group := groups.popleft().result():
+            groups.append(following())
+            yield from group
+
+
+def _readable(pictures):
+    """Those before the first that cannot be decoded: read_frames knows how many there should be."""
+    with contextlib.suppress(av.error.FFmpegError):
+        yield from pictures
 
 
 # ---- faces ----------------------------------------------------------------------------------------------------------
@@ -648,35 +665,11 @@ def fill_gaps(folder, table, size, retain):
     return table
 
 
-class Writer:
-    """Writes the crops of a recording: in a thread of its own, but in workers, of which there is one for every core."""
-
-    def __init__(self, folder, size, quality):
-        self.folder, self.size, self.quality = folder, size, quality
-        self.thread = None if in_worker() else ThreadPoolExecutor(1)
-        self.waiting = deque()
-
-    def write(self, shot, points):
-        """Takes the Shot of a face, with its steady landmarks (5, 2). Raises OSError if one, or one before, could not be written."""
-        if not self.thread:
-            return self._write(shot, points)
-        self.waiting.append(self.thread.submit(self._write, shot, points))
-        if len(self.waiting) > AHEAD:
-            self.waiting.popleft().result()
-
-    def _write(self, shot, points):
-        jpeg = _jpeg(cv2.cvtColor(crop_face(shot.picture, points, self.size), cv2.COLOR_RGB2BGR), self.quality)
-        for k in shot.ks:
-            write_bytes(f"{self.folder}/{k:06d}.jpg", jpeg)
-
-    def finish(self):
-        """Returns when everything is written."""
-        while self.waiting:
-            self.waiting.popleft().result()
-
-    def close(self):
-        if self.thread:
-            self.thread.shutdown(cancel_futures=True)
+def write_crop(folder, shot, points, size, quality):
+    """Writes the crop of a Shot's face, with its steady landmarks (5, 2), for all of its frames. Raises OSError."""
+    jpeg = _jpeg(cv2.cvtColor(crop_face(shot.picture, points, size), cv2.COLOR_RGB2BGR), quality)
+    for k in shot.ks:
+        write_bytes(f"{folder}/{k:06d}.jpg", jpeg)
 
 
 def detect(video, folder, find, cfg, report):
@@ -686,19 +679,16 @@ def detect(video, folder, find, cfg, report):
     damaged or no face is ever found.
     """
     state, settings = video.stat(), [getattr(cfg, name) for name in SETTINGS.split()]
-    with (growing_folder(folder, [str(video), state.st_size, state.st_mtime_ns, *settings]) as part,
-          contextlib.closing(Writer(part, cfg.face_size, cfg.jpeg_quality)) as writer):
+    with growing_folder(folder, [str(video), state.st_size, state.st_mtime_ns, *settings]) as part:
         tracker = Tracker(find)
         track, written = read_progress(part, tracker.follower)
         made = shots(read_frames(video, cfg.frame_rate), tracker, cfg.frame_rate, cfg.look_every, track)
         for shot, points in steadied(made, cfg.frame_rate):
             if shot.face and shot.ks[0] >= written:
-                writer.write(shot, points)
+                write_crop(part, shot, points, cfg.face_size, cfg.jpeg_quality)
             report(len(shot.ks))
             if shot.ks.stop // CHECKPOINT > shot.ks.start // CHECKPOINT and shot.ks.stop > written:
-                writer.finish()
                 save_progress(part, track, shot.ks.stop, tracker.follower)
-        writer.finish()
         table = faces_table(track.array(), cfg.frame_rate)
         if (table["found"] == "unfilled").all():
             raise UserError(f"{video}: no face in any of its {len(table)} frames: if there are faces of less than "
