@@ -49,7 +49,7 @@ import audio_melspec
 import face_detector_frameRetention
 import mmpkd
 from annotations import SUMMARIES, TARGETS, UNLABELLED, die_with_parent, keep_settings, shard_of
-from config import Config, SettingsError, UserError, claimed, parse_config, run_script, torch_device, whole_file, whole_folder
+from config import Config, SettingsError, UserError, claimed, parse_config, read_settings, run_script, torch_device, whole_file, whole_folder
 from demo import FACES, NETWORKS, SPECS, call
 from drawn_people import FRAME_RATE, SOUND_RATE, World, write_video
 from drawn_people import Recording as Drawn
@@ -286,6 +286,19 @@ def make_data(cfg, chains):
 def is_finished(cfg, job):
     """Whether a job's run has its predictions, which are written last."""
     return (mmpkd.run_folder(settings_of(cfg, job)) / "predictions").exists()
+
+
+def check_finished(cfg, jobs):
+    """Raises UserError, naming what differs, if a finished run is of other settings than its row has now: it would not be trained again."""
+    for job in jobs:
+        if is_finished(cfg, job):
+            one = settings_of(cfg, job)
+            folder, now = mmpkd.run_folder(one), mmpkd.settings_of(one) | {"epochs": one.epochs}
+            before = read_settings(folder / "config.json")
+            differ = [f"{name} {before[name]}, now {value}" for name, value in now.items() if before.get(name, value) != value]
+            if differ:
+                raise UserError(f"{folder}/ is the run of {job.method} with other settings ({'; '.join(differ)}): delete it and the runs taught "
+                                "by it, or name another place with --data-dir")
 
 
 def train_chain(cfg, jobs):
@@ -560,6 +573,7 @@ def main(argv=None):
         print(report(pd.read_csv(file), file))
         return None
     keep_settings(cfg.data_dir, cfg, "quick")
+    check_finished(cfg, jobs)
     chains = shard_of(chains_of(cfg, jobs), cfg.shard)
     make_data(cfg, chains)
     try:

@@ -344,6 +344,20 @@ def test_a_damaged_file_of_predictions_is_named(small, studied, tmp_path):
         experiment.gather(cfg, experiment.jobs_of(cfg), folder / "results.csv")
 
 
+def test_a_finished_run_of_a_method_that_was_changed_since_is_refused(small, studied, monkeypatch):
+    """Or its row would be said to be of what the method is now."""
+    before = (studied / "results.csv").read_bytes()
+    recipe = METHODS["recipe"]
+    monkeypatch.setitem(METHODS, "recipe", recipe._replace(settings=recipe.settings | dict(distill_weight=0.123)))
+    with pytest.raises(UserError, match=r"student_both_pseudo_recipe/ is the run of recipe with other settings \(distill_weight .*, now 0.123\)"):
+        experiment.main(["--data-dir", str(studied), *SMALL])
+    monkeypatch.setitem(METHODS, "recipe", recipe)
+    monkeypatch.setattr(experiment, "QUICK_EPOCHS", 2)
+    with pytest.raises(UserError, match=r"visual_both/ is the run of visual with other settings \(epochs 1, now 2\)"):
+        experiment.main(["--data-dir", str(studied), *SMALL])
+    assert (studied / "results.csv").read_bytes() == before
+
+
 def test_settings_of_another_size_are_refused(small, studied):
     with pytest.raises(UserError, match="quick"):
         experiment.main(["--data-dir", str(studied), "--seeds", "1", "--methods", "visual", "--settings", "much"])
