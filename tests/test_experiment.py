@@ -175,11 +175,14 @@ def test_the_mean_of_both_targets_is_taken_person_by_person():
 
 def test_the_summary_has_the_recipe_and_the_controls_and_no_method_that_looked_best():
     visual = np.full((2, 3), 0.4)
-    both = [results_of(visual=visual, recipe=visual + 0.1, ccc=visual + 0.3, control_other_voice=visual).assign(target=target)
-            for target in ("arousal", "valence")]
-    assert experiment.summary(pd.concat(both)).splitlines()[1:] == [
-        f"much, {method}: " + ", ".join(f"{target} +{gain} (+{gain} to +{gain})" for target in ("arousal", "valence", "both"))
-        for method, gain in (("recipe", "0.100"), ("control_other_voice", "0.000"))]
+    both = [results_of(visual=visual, recipe=visual + 0.1, ccc=visual + 0.3, control_other_voice=visual, self_training=visual + 0.05,
+                       recipe_both=visual + 0.2).assign(target=target) for target in ("arousal", "valence")]
+    heading, *over_visual, beside, hearing, more = experiment.summary(pd.concat(both)).splitlines()
+    assert "visual baseline" in heading and "only see" in beside
+    for lines, gains in ((over_visual, dict(recipe="0.100", control_other_voice="0.000", self_training="0.050")),
+                         ([hearing, more], dict(recipe="0.050", recipe_both="0.150"))):
+        assert lines == [f"much, {method}: " + ", ".join(f"{target} +{gain} (+{gain} to +{gain})" for target in ("arousal", "valence", "both"))
+                         for method, gain in gains.items()]
 
 
 def test_report_alone_reads_the_results_and_says_if_there_are_none(small, studied, tmp_path, capsys, call):
