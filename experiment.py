@@ -402,13 +402,18 @@ def gather(cfg, jobs, path):
     return rows.reset_index(drop=True)
 
 
+def is_bound(method):
+    """Whether it is no student, and no gap is there for it to close."""
+    return METHODS[method].settings["stage"] != "student"
+
+
 def matrix(results, setting, method, target):
     """CCC of every seed and person, (seeds, people), as a table; empty if the method was not run there. target "both": the mean of the two."""
     if target == "both":
         parts = [matrix(results, setting, method, each) for each in TARGETS]
         return min(parts, key=lambda part: part.size) if not all(part.size for part in parts) else sum(parts) / len(parts)
     rows = results[(results.setting == setting) & (results.method == method) & (results.target == target) & (results.recording != "concatenated")]
-    return rows.pivot_table(index="seed", columns="recording", values="ccc")
+    return rows.pivot(index="seed", columns="recording", values="ccc")
 
 
 def paired(results, setting, method, target, against="visual"):
@@ -468,7 +473,7 @@ def row_of(results, setting, method, target):
     runs = results[(results.setting == setting) & (results.method == method) & results.target.isin(TARGETS if target == "both" else [target])]
     each, over = matrix(results, setting, method, target), paired(results, setting, method, target)
     gain = [signed(over[0]), f"{signed(over[1])} to {signed(over[2])}"] if over and method != "visual" else ["", ""]
-    shares = ["", ""] if method in BOUNDS else [share(results, setting, method, target, upper) for upper in ("teacher", "oracle")]
+    shares = ["", ""] if is_bound(method) else [share(results, setting, method, target, upper) for upper in ("teacher", "oracle")]
     spread = f"{each.mean(axis=1).std():.3f}" if len(each) > 1 else ""
     cells = [method, f"{each.to_numpy().mean():.3f}", str(len(each)), spread, f"{runs[runs.recording == 'concatenated'].ccc.mean():.3f}",
              *gain, *shares, f"{runs.seconds.mean():.0f}", METHODS[method].says]
@@ -504,7 +509,8 @@ def plot_gains(results, setting, path):
     for axis, target in zip(axes, TARGETS):
         for place, method in enumerate(methods):
             mean, low, high = paired(results, setting, method, target)
-            colour = "tab:grey" if method in BOUNDS else "tab:red" if method.startswith("control") else "tab:blue"
+            control = method.startswith("control") and method not in BESIDE_SEEING
+            colour = "tab:grey" if is_bound(method) else "tab:red" if control else "tab:blue"
             axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set(title=target, xlabel="CCC over the visual baseline, mean over people")
