@@ -6,7 +6,7 @@ Writes  data_study/<corpus>/                        a corpus of drawn people, as
         docs/results.csv results.md results_*.png   a row per run, target and person; what they say (--choose: docs/choice*)
         docs/study.md                               its tables; the words around them are a person's
 
-    python experiment.py                    the whole study: some 7 hours on 2 cores; goes on where it was stopped
+    python experiment.py                    the whole study: some 9 hours on 2 cores; goes on where it was stopped
     python experiment.py --quick            a small one, under 10 minutes; into data_quick/, docs/ stays as it is
     python experiment.py --choose           compares the methods by cross-validation over the rated people of Train_Set
     python experiment.py --list             what there is to run: settings, methods, how far they are
@@ -485,8 +485,9 @@ def summary(results):
     setting and method."""
     over_visual = [method for method in METHODS if method in ("recipe", "self_training")
                    or method.startswith("control") and method not in BESIDE_SEEING]
+    hearing = gain_lines(results, BESIDE_SEEING, "self_training")
     return "\n".join(["Over the visual baseline (95 % intervals):", *gain_lines(results, over_visual, "visual"),
-                      "Over self_training, the same with teachers that only see:", *gain_lines(results, BESIDE_SEEING, "self_training")])
+                      *["Over self_training, the same with teachers that only see:"] * bool(hearing), *hearing])
 
 
 def gain_lines(results, methods, against):
