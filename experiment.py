@@ -31,7 +31,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -232,9 +232,9 @@ METHODS = {
     "recipe_24": Method("the recipe with 24 of the unlabelled people", RECIPE | dict(unlabelled=0.5), where=MUCH),
     "recipe_12": Method("the recipe with 12 of them", RECIPE | dict(unlabelled=0.25), where=MUCH),
 }
-BOUNDS = ("visual", "teacher", "audio", "oracle")
-BESIDE_SEEING = ("recipe", "recipe_both", "control_other_voice_both")  # told beside self_training, too: what is it that hearing adds?
-QUICK_METHODS = (*BOUNDS, "recipe", "control_other_voice", "paper", "ccc_unlabelled")
+BESIDE_SEEING = ("recipe", "recipe_off", "recipe_both", "control_other_voice_both")  # told beside self_training, too: what is it that hearing adds?
+CONTROLS = tuple(name for name in METHODS if name.startswith("control") and name not in BESIDE_SEEING)  # no more than the visual baseline
+QUICK_METHODS = ("visual", "teacher", "audio", "oracle", "recipe", "control_other_voice", "paper", "ccc_unlabelled")
 
 
 class Job(NamedTuple):
@@ -297,8 +297,7 @@ def check_finished(cfg, jobs):
         if is_finished(cfg, job):
             one = settings_of(cfg, job)
             folder, now = mmpkd.run_folder(one), mmpkd.settings_of(one) | {"epochs": one.epochs}
-            before = read_settings(folder / "config.json")
-            differ = [f"{name} {before[name]}, now {value}" for name, value in now.items() if before.get(name, value) != value]
+            differ = [f"{name} {was}, now {value}" for name, was, value in mmpkd.changed(read_settings(folder / "config.json"), now)]
             if differ:
                 raise UserError(f"{folder}/ is the run of {job.method} with other settings ({'; '.join(differ)}): delete it and the runs taught "
                                 "by it, or name another place with --data-dir")
@@ -431,10 +430,16 @@ def paired(results, setting, method, target, against="visual"):
 
 def interval(differences):
     """(S seeds, P people) -> mean, and the 2.5 % and 97.5 % quantiles of its bootstrap distribution."""
-    rng = np.random.default_rng(0)
-    seeds, people = (rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) / size for size in differences.shape)
+    seeds, people = resampled(*differences.shape)
     means = np.einsum("rs,sp,rp->r", seeds, differences, people)
     return (float(differences.mean()), *map(float, np.quantile(means, [0.025, 0.975])))
+
+
+@lru_cache
+def resampled(*sizes):
+    """How often each of so many seeds, people, ... is drawn in each of RESAMPLES samples, in shares: [(RESAMPLES, size)], the same every time."""
+    rng = np.random.default_rng(0)
+    return [rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) / size for size in sizes]
 
 
 def share(results, setting, method, target, upper):
@@ -483,10 +488,8 @@ def row_of(results, setting, method, target):
 def summary(results):
     """What the recipe, which was chosen before, and the controls gained over the visual baseline, and what hearing adds: text, a line for each
     setting and method."""
-    over_visual = [method for method in METHODS if method in ("recipe", "self_training")
-                   or method.startswith("control") and method not in BESIDE_SEEING]
     hearing = gain_lines(results, BESIDE_SEEING, "self_training")
-    return "\n".join(["Over the visual baseline (95 % intervals):", *gain_lines(results, over_visual, "visual"),
+    return "\n".join(["Over the visual baseline (95 % intervals):", *gain_lines(results, ["recipe", *CONTROLS, "self_training"], "visual"),
                       *["Over self_training, the same with teachers that only see:"] * bool(hearing), *hearing])
 
 
@@ -510,8 +513,7 @@ def plot_gains(results, setting, path):
     for axis, target in zip(axes, TARGETS):
         for place, method in enumerate(methods):
             mean, low, high = paired(results, setting, method, target)
-            control = method.startswith("control") and method not in BESIDE_SEEING
-            colour = "tab:grey" if is_bound(method) else "tab:red" if control else "tab:blue"
+            colour = "tab:grey" if is_bound(method) else "tab:red" if method in CONTROLS else "tab:blue"
             axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set(title=target, xlabel="CCC over the visual baseline, mean over people")

@@ -442,12 +442,15 @@ def state_of_run_changed(folder, state):
     return (folder / "last.pt").exists() != (state == "stopped")
 
 
+def changed(before, now):
+    """In what two sets of settings (or pictures) of a run differ, where both have it: [(name, what it was, what it is)]."""
+    return [(name, before[name], value) for name, value in now.items() if before.get(name, value) != value]
+
+
 def check_same(folder, before, now):
-    """Raises UserError, with the name, if two sets of settings (or pictures) of a run differ where both have them."""
-    for name, value in now.items():
-        if before.get(name, value) != value:
-            raise UserError(f"{folder}/ holds a run with {name} {before[name]}, now it is {value}: delete the folder, or name "
-                            "another place with --runs-dir")
+    """Raises UserError, with the first name, if anything has changed()."""
+    for name, was, value in changed(before, now):
+        raise UserError(f"{folder}/ holds a run with {name} {was}, now it is {value}: delete the folder, or name another place with --runs-dir")
 
 
 def resume(training, folder, shapes, teacher, cfg):
