@@ -220,6 +220,7 @@ METHODS = {
     "cosine_unlabelled": Method("cosine per frame, unlabelled people too", WITH | dict(distill="cosine"), where=MUCH),
     "audio_unlabelled": Method("ccc of one voice's predictions, unlabelled people too", WITH | dict(distill="ccc", teachers="audio"), where=MUCH),
     "teacher_attention": Method("face and voice, fused by joint cross-attention", dict(stage="teacher", fusion="cross_attention"), where=MUCH),
+    "recipe_beside": Method("the recipe, taught by faces, and by voices where they are confirmed", RECIPE | dict(teachers="audio+visual")),
     "recipe_both": Method("the recipe, taught by voices and faces, without a gate", RECIPE | dict(teachers="audio+visual", gate="off")),
     "self_training": Method("the recipe, taught by faces alone, without a gate", RECIPE | dict(teachers="visual", gate="off")),
     "control_other_voice_both": Method("recipe_both, but everybody has another one's voice: no more than self_training", RECIPE | dict(

@@ -328,8 +328,10 @@ def said_by(recording, teachers, targets):
     return np.stack([part[:, :targets] for part in np.split(recording.arrays["taught"][0], teachers, 1)]).astype(float)
 
 
-def mixture(recordings, teachers, calibrate, device):
+def mixture(recordings, teachers, calibrate, device, confirmed=None):
     """{id: (G + 1, K)}: what each of G teachers counts in what they say together, and what is added to it. Not calibrated: their mean.
+
+    confirmed: (G, K), who of them is asked about which target, at least one about each; none: all.
 
     calibrate: each target has the weights with which the teachers tell the ratings best (stacking: non-negative least squares, Breiman, 1996),
     on people they were not trained on if they are cross-fitted. What they say together gets the mean of the ratings in every
@@ -340,11 +342,13 @@ def mixture(recordings, teachers, calibrate, device):
     gold = np.concatenate([recording.gold for recording in recordings])
     targets = gold.shape[1]
     said = {recording.name: said_by(recording, teachers, targets) for recording in recordings}
-    counts, mean = np.full((teachers, targets), 1 / teachers), 0
+    counts, mean = np.ones((teachers, targets), bool) if confirmed is None else confirmed, 0
+    moves = {name: preds - preds.mean(1, keepdims=True) for name, preds in said.items()}
+    if calibrate and teachers > 1:
+        counts = stacked(moves, recordings, counts)
+    counts = counts / counts.sum(0)
     if calibrate:
-        moves = {name: preds - preds.mean(1, keepdims=True) for name, preds in said.items()}
         strangers = np.concatenate([moves[name] for name in unrated_of(recordings)], 1)  # (G, all frames, K)
-        counts = stacked(moves, recordings) if teachers > 1 else counts
         mean, spread = np.nanmean(gold, 0), (counts[:, None] * strangers).sum(0).std(0)
         counts = counts * np.nanstd(gold, 0) / np.maximum(spread, TINY)
     added = {name: mean - (counts * preds.mean(1)).sum(0) if calibrate else np.zeros(targets) for name, preds in said.items()}
@@ -373,20 +377,20 @@ def agreement(recordings, mixed, folds, device):
     return {name: torch.tensor(1 / (1 + doubt / np.maximum(typical, TINY)), dtype=torch.float32, device=device) for name, doubt in doubts.items()}
 
 
-def stacked(moves, recordings):
+def stacked(moves, recordings, asked):
     """(G, K) weights, none negative, with which the moves of G teachers about their mean, {id: (G, N, K)}, come nearest to those of the
-    ratings in each recording; equal ones where none tells anything."""
-    weights = []
-    for k in range(recordings[0].gold.shape[1]):
+    ratings in each recording; equal ones where none tells anything. 0 for those who are not asked, (G, K)."""
+    weights = np.zeros(asked.shape)
+    for k, them in enumerate(asked.T):
         ratings, preds = [], []
         for recording in recordings:
             valid = np.isfinite(recording.gold[:, k])
             if valid.sum() > 1:
                 ratings.append(recording.gold[valid, k] - recording.gold[valid, k].mean())
-                preds.append(moves[recording.name][:, valid, k].T)
-        best = nnls(np.concatenate(preds), np.concatenate(ratings))[0] if ratings else np.zeros(len(moves[recordings[0].name]))
-        weights.append(best if best.any() else np.ones_like(best))
-    return np.stack(weights, 1)
+                preds.append(moves[recording.name][them][:, valid, k].T)
+        best = nnls(np.concatenate(preds), np.concatenate(ratings))[0] if ratings else np.zeros(1)
+        weights[them, k] = best if best.any() else 1
+    return weights
 
 
 def trained_on(stage):
@@ -562,19 +566,42 @@ def student_objective(recordings, shapes, cfg, device):
     if {DISTILL[method].of for method in methods_of(cfg)} == {"label"} and all(np.isfinite(recording.gold).all() for recording in recordings):
         print("everybody is rated: pseudo-labels are the ratings then, and the student learns what the visual baseline does. Recordings that "
               "nobody rated are what it needs (Unlabelled_Set, annotations.py), or another --distill")
-    plain = take_turns(cfg) or len(teachers) == 1 and not cfg.calibrate and cfg.confidence == "off"
-    mixed = None if plain else mixture(recordings, len(teachers), cfg.calibrate, device)
-    sure = agreement(recordings, mixed, cfg.teacher_folds, device) if cfg.confidence == "agreement" else None
-    usual, gate = usual_loss(teachers[0][0], mixed, recordings, cfg, device), cfg.gate
+    gate, asked = cfg.gate, None
     if gate == "confirmed":
         baseline = run_folder(baseline_run(cfg)) / "best.pt"
-        gate = confirmed(mixed, recordings, load_teacher(baseline, cfg.targets, shapes, device, ["visual"]), cfg.targets)
+        seen = load_teacher(baseline, cfg.targets, shapes, device, ["visual"])
+        shares = confirmed(recordings, seen, cfg.targets, len(teachers), stages.index("audio"))
+        gate, asked = trusted(stages, shares)
         name = digest_of([*itertools.chain(*paths), baseline])
+    plain = take_turns(cfg) or len(teachers) == 1 and not cfg.calibrate and cfg.confidence == "off"
+    mixed = None if plain else mixture(recordings, len(teachers), cfg.calibrate, device, asked)
+    sure = agreement(recordings, mixed, cfg.teacher_folds, device) if cfg.confidence == "agreement" else None
+    usual = usual_loss(teachers[0][0], mixed, recordings, cfg, device)
+    if mixed and len(teachers) > 1 and world()[0] == 0:
+        print(told_by(stages, mixed, cfg.targets))
     torch.manual_seed(cfg.seed)  # the adapters
     objective = Distillation(teachers[0][0], methods_of(cfg), gate, cfg.distill_weight, usual, mixed, name, len(teachers), sure)
     if objective.silent and world()[0] == 0:
         print("nothing that the teachers say is confirmed: the student is trained as the visual baseline")
     return objective
+
+
+def trusted(stages, shares):
+    """(gate, who is asked about which target, (G, K)) of teachers, by how far what they hear is confirmed, (K,).
+
+    Those who hear alone are trusted in proportion. Beside those who see, whom nobody needs to confirm, they are asked where anything
+    is: how much they count there is what they tell of the ratings (mixture).
+    """
+    if len(stages) == 1:
+        return shares, None
+    return "off", np.stack([(shares > 0).cpu().numpy() | (stage != "audio") for stage in stages])
+
+
+def told_by(stages, mixed, targets):
+    """Which share of what teachers say together is whose, as text."""
+    counts = next(iter(mixed.values()))[:-1].cpu().numpy()  # the same in all recordings
+    return "\n".join(f"{target}: what the teachers say is to " + ", to ".join(f"{share:.0%} of stage {stage}" for stage, share in zip(
+        stages, counts[:, k] / counts[:, k].sum())) for k, target in enumerate(targets))
 
 
 def digest_of(paths):
@@ -618,25 +645,27 @@ def said_together(recording, mixed, teachers):
     return sum(count * part for count, part in zip(counts, said)) + added
 
 
-def confirmed(mixed, recordings, baseline, targets):
-    """(K,) the weight of teachers that only hear, of each target: how far what they say of a person is of this person, in [0, 1].
+def confirmed(recordings, baseline, targets, teachers=1, hears=0):
+    """(K,) how far what teachers hear of a person is of this person, for each target, in [0, 1].
 
     What they say of each recording is correlated over time with a witness: its ratings, where they were not trained on them, or, where
     nobody rated, what the visual baseline says of it. A face and a voice have little in common but what the person feels, so
     that two networks of which each has one agree on little else (two views: Blum & Mitchell, 1998); and of people that nobody rated
-    there are many. The mean over recordings is the weight, in shares of WHOLLY: labels that tell little cost more than they give if they
+    there are many. The mean over recordings is the share, in shares of WHOLLY: labels that tell little cost more than they give if they
     count as much as ratings. It is 0 where the mean is less than SURE standard errors, or where there are no more than two recordings.
+
+    teachers, hears: how many were kept side by side, and the number of the one that hears.
     """
     unrated = [recording for recording in recordings if np.isnan(recording.gold).all()]
     witnesses = {recording.name: recording.gold for recording in recordings} | predict(baseline, unrated)
-    said, shares = {recording.name: said_together(recording, mixed, 1) for recording in recordings}, []
+    said, shares = {recording.name: said_by(recording, teachers, len(targets))[hears] for recording in recordings}, []
     for k, target in enumerate(targets):
         more = agreements({name: series[:, k] for name, series in said.items()}, {name: series[:, k] for name, series in witnesses.items()})
         mean, doubt = (float(np.mean(more)), float(sem(more))) if len(more) > 2 else (0.0, math.inf)
         shares.append(min(1.0, mean / WHOLLY) if mean > SURE * doubt else 0.0)
         if world()[0] == 0:
-            print(f"{target}: weight of what the teachers hear {shares[-1]:.2f} (it correlates with ratings and faces by {mean:+.2f} more than with "
-                  f"other people's, standard error {doubt:.2f}; {len(more)} recordings)")
+            print(f"{target}: what the teachers hear is confirmed to {shares[-1]:.2f} (it correlates with ratings and faces by {mean:+.2f} more than "
+                  f"with other people's, standard error {doubt:.2f}; {len(more)} recordings)")
     device = next(baseline.parameters()).device
     return torch.tensor([from_first(part, device) for part in shares], dtype=torch.float32, device=device)
 
@@ -695,9 +724,9 @@ def check_distillation(cfg):
                             "pseudo, or --teacher-folds 0")
     if several and cfg.fold:
         raise SettingsError("teacher_folds: people held out of a student's training (--fold) would be taught to its teachers: give one of them up")
-    if cfg.gate == "confirmed" and not (several and cfg.teachers == "audio"):
+    if cfg.gate == "confirmed" and not (several and cfg.teachers in ("audio", "audio+visual")):
         raise SettingsError("gate: confirmed asks whether faces and ratings confirm what teachers hear of people they were not trained on: it needs "
-                            "--teachers audio and --teacher-folds 2 or more")
+                            "--teachers audio or audio+visual, and --teacher-folds 2 or more")
     if cfg.teacher_folds == 1:
         raise SettingsError("teacher_folds: 1 leaves nobody to train on: 0 for one teacher, 2 or more")
     if not cfg.teacher_cache and (several or cfg.calibrate or len(TEACHERS[cfg.teachers]) > 1 and not cfg.teacher_checkpoint):

@@ -135,14 +135,32 @@ def test_teachers_are_weighed_for_each_target_by_how_well_they_tell_the_ratings(
         taught[..., 0] = draw.normal(0, 1, 200)  # of arousal the first knows nothing
         taught[..., 131] = -taught[..., 1]  # of valence the second says the opposite
     moves = {one.name: (said := mmpkd.said_by(one, 3, 2)) - said.mean(1, keepdims=True) for one in recordings}
-    weights = mmpkd.stacked(moves, recordings)
+    everybody = np.ones((3, 2), bool)
+    weights = mmpkd.stacked(moves, recordings, everybody)
     assert weights[0, 0] < 0.1 * weights[1, 0] and weights[1, 1] == 0 and (weights[2] > 0.1).all() and (weights >= 0).all()
     x = np.concatenate([moves[one.name][1:, :, 0].T for one in recordings[:8]])
     y = np.concatenate([one.gold[:, 0] - one.gold[:, 0].mean() for one in recordings[:8]])
-    np.testing.assert_allclose(np.linalg.lstsq(x, y, rcond=None)[0], mmpkd.stacked({n: m[1:] for n, m in moves.items()}, recordings)[:, 0], rtol=1e-3)
+    asked = everybody.copy()
+    asked[0, 0] = False  # of arousal, the first is not asked
+    without = mmpkd.stacked(moves, recordings, asked)
+    np.testing.assert_allclose(np.linalg.lstsq(x, y, rcond=None)[0], without[1:, 0], rtol=1e-3)
+    assert without[0, 0] == 0 and (without[:, 1] == weights[:, 1]).all()
     for recording in recordings:
         recording.gold[:] = math.nan
-    assert (mmpkd.stacked(moves, recordings) == 1).all()
+    assert (mmpkd.stacked(moves, recordings, everybody) == 1).all() and (mmpkd.stacked(moves, recordings, asked) == asked).all()
+
+
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_a_teacher_that_is_not_asked_changes_nothing_to_the_bit(calibrate):
+    recordings = kept(4, 4, (1.0, 0.5), np.random.default_rng(0))
+    mixed = mmpkd.mixture(recordings, 2, calibrate, CPU, np.array([[False, True], [True, True]]))
+    both = mmpkd.mixture(recordings, 2, calibrate, CPU)
+    for recording in recordings:
+        recording.arrays["taught"] = recording.arrays["taught"][..., 130:]
+    alone = mmpkd.mixture(recordings, 1, calibrate, CPU)
+    for name in alone:
+        assert mixed[name][0, 0] == 0 and torch.equal(mixed[name][1:, 0], alone[name][:, 0])
+        assert torch.equal(mixed[name][:, 1], both[name][:, 1]) and both[name][0, 1] > 0
 
 
 def test_teachers_are_believed_the_less_the_less_those_of_all_folds_agree():
@@ -208,7 +226,7 @@ def heard_and_seen(told, rated=4, unrated=20):
 def test_what_is_heard_is_confirmed_where_it_agrees_with_what_is_seen_of_the_same_person(told, sure, monkeypatch, capsys):
     recordings, seen = heard_and_seen(told)
     monkeypatch.setattr(mmpkd, "predict", lambda _, some: {recording.name: seen[recording.name] for recording in some})
-    shares = mmpkd.confirmed(mmpkd.mixture(recordings, 1, True, CPU), recordings, torch.nn.Linear(1, 1), ["arousal", "valence"])
+    shares = mmpkd.confirmed(recordings, torch.nn.Linear(1, 1), ["arousal", "valence"])
     more, names = [], [recording.name for recording in recordings]
     witnesses = {recording.name: recording.gold if np.isfinite(recording.gold).all() else seen[recording.name] for recording in recordings}
     for number, recording in enumerate(recordings):
@@ -217,13 +235,16 @@ def test_what_is_heard_is_confirmed_where_it_agrees_with_what_is_seen_of_the_sam
     assert f"by {np.mean(more):+.2f} more" in capsys.readouterr().out
     assert (np.mean(more) > 3 * np.std(more, ddof=1) / math.sqrt(24)) == sure
     assert shares[0] == pytest.approx(sure * min(1, 2 * np.mean(more)), abs=1e-3) and shares[1] == 0, "of valence there is the common course alone"
+    for recording in recordings:
+        recording.arrays["taught"] = np.concatenate([np.ones((1, 200, 130), np.float32), recording.arrays["taught"]], 2)
+    assert torch.equal(shares, mmpkd.confirmed(recordings, torch.nn.Linear(1, 1), ["arousal", "valence"], 2, 1)), "beside another"
 
 
 def test_few_people_confirm_nothing(monkeypatch, capsys):
     recordings, seen = heard_and_seen(5)
     monkeypatch.setattr(mmpkd, "predict", lambda _, some: {recording.name: seen[recording.name] for recording in some})
     for count in (1, 2):
-        assert not mmpkd.confirmed(None, recordings[:count], torch.nn.Linear(1, 1), ["arousal", "valence"]).any()
+        assert not mmpkd.confirmed(recordings[:count], torch.nn.Linear(1, 1), ["arousal", "valence"]).any()
 
 
 def test_series_are_compared_as_far_as_both_go():
@@ -671,32 +692,57 @@ def test_a_student_learns_from_people_nobody_rated_and_a_baseline_does_not(train
 @pytest.mark.parametrize("shares", [(0.0, 0.0), (1.0, 0.0)])
 def test_a_student_whose_teachers_are_not_confirmed_is_the_visual_baseline_to_the_bit(shares, made, call, monkeypatch):
     monkeypatch.setattr(mmpkd, "confirmed", lambda *_: torch.tensor(shares))
-    unlabelled = made / "Annotations" / "Unlabelled_Set"
-    unlabelled.mkdir(exist_ok=True)
-    table = pd.read_csv(made / "Annotations" / "Train_Set" / "train_2.csv", dtype=str)
-    table[["image path", "spec path"]].to_csv(unlabelled / "x_1.csv", index=False)
+    with_a_stranger(made)
     code, out, err = call("mmpkd", "--data-dir", made, *TINY, "--target", "both", *CONFIRMED)
     assert code == 0 and ("the student is trained as the visual baseline" in out) == (not any(shares)), err
     visual, student = (load_checkpoint(made / "runs" / name / "last.pt")["model"] for name in ("visual_both", "student_both_pseudo"))
     assert same(visual, student) == (not any(shares))
 
 
-CONFIRMED = ["--teachers", "audio", "--teacher-folds", 2, "--calibrate", "--gate", "confirmed", "--distill", "pseudo", "--distill-weight", 1]
+def with_a_stranger(made):
+    """Somebody more, whom nobody rated."""
+    unlabelled = made / "Annotations" / "Unlabelled_Set"
+    unlabelled.mkdir(exist_ok=True)
+    table = pd.read_csv(made / "Annotations" / "Train_Set" / "train_2.csv", dtype=str)
+    table[["image path", "spec path"]].to_csv(unlabelled / "x_1.csv", index=False)
+
+
+def test_beside_faces_voices_teach_where_they_are_confirmed(made, call, monkeypatch):
+    with_a_stranger(made)
+    words = ["--data-dir", made, *TINY, "--target", "both", *CONFIRMED, "--teachers"]
+    students = {}
+    for shares in [(0.0, 0.0), (0.3, 1.0), (0.3, 0.0)]:
+        monkeypatch.setattr(mmpkd, "confirmed", lambda *_, shares=shares: torch.tensor(shares))
+        stage = ["--stage", "student"] if students else []
+        code, out, err = call("mmpkd", *words, "audio+visual", "--variant", "".join(map(str, shares)), *stage)
+        assert code == 0 and out.count("to 0% of stage audio, to 100% of stage visual") == shares.count(0), err
+        students[shares] = f"student_both_pseudo_{''.join(map(str, shares))}"
+    for teachers in ("visual", "audio+visual"):
+        assert call("mmpkd", *words, teachers, "--gate", "off", "--variant", teachers, "--stage", "student")[0] == 0
+        students[teachers] = f"student_both_pseudo_{teachers}"
+    weights = {name: load_checkpoint(made / "runs" / folder / "last.pt")["model"] for name, folder in students.items()}
+    assert same(weights[0.0, 0.0], weights["visual"]) and same(weights[0.3, 1.0], weights["audio+visual"])
+    assert not same(weights["visual"], weights["audio+visual"])
+    assert not any(same(weights[0.3, 0.0], weights[name]) for name in ("visual", "audio+visual"))
+
+
+CONFIRMED = ["--teachers", "audio", "--teacher-folds", 2, "--calibrate", "--gate", "confirmed", "--distill", "pseudo", "--distill-weight", 1,
+             "--precision", "float32"]  # to the bit: auto takes what a trial says is faster
 
 
 def test_the_gate_asks_the_baseline_that_is_there_and_says_if_it_is_not(made, call):
     words = ["--data-dir", made, *TINY, "--target", "both", *CONFIRMED]
     code, out, err = call("mmpkd", *words)
-    assert code == 0 and out.count("weight of what the teachers hear 0.00") == 2 and "2 recordings)" in out, err
+    assert code == 0 and out.count("what the teachers hear is confirmed to 0.00") == 2 and "2 recordings)" in out, err
     shutil.rmtree(made / "runs" / "visual_both")
     shutil.rmtree(made / "runs" / "student_both_pseudo")
     assert "visual_both/best.pt is missing: run --stage visual first" in one_line(*call("mmpkd", *words, "--stage", "student")[::2], 2)
 
 
-@pytest.mark.parametrize("words", [["--teachers", "audio+visual"], ["--teachers", "joint"], ["--teacher-folds", 0]])
+@pytest.mark.parametrize("words", [["--teachers", "visual"], ["--teachers", "joint"], ["--teacher-folds", 0]])
 def test_the_gate_is_for_teachers_that_only_hear(made, call, words):
     line = one_line(*call("mmpkd", "--data-dir", made, *TINY, *CONFIRMED, *words)[::2], 2)
-    assert "needs --teachers audio and --teacher-folds 2" in line
+    assert "needs --teachers audio or audio+visual, and --teacher-folds 2" in line
 
 
 def test_a_batch_too_small_for_both_kinds_of_people_is_one_line(trained, call):
