@@ -118,7 +118,7 @@ class Config:
     variant: str = ""  # a word at the end of the run's name, to keep it beside runs of other settings; teachers are looked for without it
 
     # --- distillation: mmpkd.py
-    teachers: Literal["joint", "audio", "visual", "audio+visual", "joint+visual+audio"] = "audio"  # stage teacher|audio|visual|two|best of 3
+    teachers: Literal["joint", "audio", "visual", "audio+visual", "joint+visual+audio"] = "audio+visual"  # stage teacher|audio|visual|two|best of 3
     teacher_folds: Whole = 4  # n of them, each trained without every n-th person of Train_Set, whom it teaches; others learn from their mean; 0: one
     teacher_checkpoint: str = ""  # file of another teacher, of stage teacher or audio; "": the runs that the two settings above say
     calibrate: bool = True  # teachers weighed by what they tell of the ratings, moved to their mean in every recording, and to their spread
@@ -129,7 +129,7 @@ class Config:
     distill: str = "pseudo"  # what is taken over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc | pseudo, or a sum: cosine:0.5+ccc:0.5
     distill_weight: Share = 1.0  # most weight that the teacher can have against the ratings
     teacher_cache: Whole = 1  # views the teacher hears out once: 1: the pictures as they are; n: n - 1 augmented, too; 0: every step's clips, live
-    gate: Literal["adaptive", "confirmed", "original", "off"] = "confirmed"  # trust: by the batch | if faces confirm it | as the original | full
+    gate: Literal["adaptive", "confirmed", "original", "off"] = "confirmed"  # trust: by the batch | what faces confirm | as the original | full
 
     # --- training: mmpkd.py
     epochs: Count = 10  # passes over the training recordings, each followed by a look at the validation CCC and a checkpoint

@@ -190,6 +190,7 @@ PAPER = {"stage": "student"} | json.loads(Path(__file__).with_name("paper.json")
 ALONE = PAPER | dict(gate="adaptive")  # the rated people alone, teacher and gate as they should be
 WITH = ALONE | dict(unlabelled=1.0)
 RECIPE = {"stage": "student"} | {name: getattr(Config(), name) for name in PAPER if name != "stage"}  # what config.py says
+VOICES = RECIPE | dict(teachers="audio")
 MUCH, NOTHING = ("much",), ("nothing",)
 ELSEWHERE = ("much", "little", "more_rated")
 
@@ -198,12 +199,29 @@ METHODS = {
     "teacher": Method("face and voice: upper bound", dict(stage="teacher")),
     "audio": Method("voice only", dict(stage="audio")),
     "oracle": Method("face only, with the true ratings of everybody", dict(stage="visual"), "oracle"),
-    "recipe": Method("pseudo-labels of cross-fitted voices, calibrated, gate confirmed", RECIPE, where=ELSEWHERE),
+    "recipe": Method("pseudo-labels of cross-fitted faces, and of voices where they are confirmed", RECIPE, where=ELSEWHERE),
+    "self_training": Method("the recipe, taught by faces alone", RECIPE | dict(teachers="visual", gate="off")),
     "control_other_voice": Method("the recipe, but everybody has another one's voice", RECIPE, "other_voice", MUCH),
     "control_nothing": Method("the recipe, where the voice tells nothing", RECIPE, where=NOTHING),
     "recipe_adaptive": Method("the recipe with the gate adaptive", RECIPE | dict(gate="adaptive"), where=ELSEWHERE),
-    "control_other_voice_adaptive": Method("... with the gate adaptive", RECIPE | dict(gate="adaptive"), "other_voice", MUCH),
-    "control_nothing_adaptive": Method("... with the gate adaptive", RECIPE | dict(gate="adaptive"), where=NOTHING),
+    "control_other_voice_adaptive": Method("... and everybody has another one's voice", RECIPE | dict(gate="adaptive"), "other_voice", MUCH),
+    "control_nothing_adaptive": Method("... where the voice tells nothing", RECIPE | dict(gate="adaptive"), where=NOTHING),
+    "recipe_off": Method("the recipe without a gate", RECIPE | dict(gate="off"), where=ELSEWHERE),
+    "control_other_voice_off": Method("... and everybody has another one's voice", RECIPE | dict(gate="off"), "other_voice", MUCH),
+    "control_nothing_off": Method("... where the voice tells nothing", RECIPE | dict(gate="off"), where=NOTHING),
+    "voices": Method("the recipe, taught by voices alone, as far as they are confirmed", VOICES, where=ELSEWHERE),
+    "control_voices_other": Method("... and everybody has another one's voice", VOICES, "other_voice", MUCH),
+    "control_voices_nothing": Method("... where the voice tells nothing", VOICES, where=NOTHING),
+    "voices_adaptive": Method("voices alone, with the gate adaptive", VOICES | dict(gate="adaptive"), where=MUCH),
+    "control_voices_other_adaptive": Method("... and everybody has another one's voice", VOICES | dict(gate="adaptive"), "other_voice", MUCH),
+    "control_voices_nothing_adaptive": Method("... where the voice tells nothing", VOICES | dict(gate="adaptive"), where=NOTHING),
+    "voices_off": Method("voices alone, without a gate", VOICES | dict(gate="off"), where=MUCH),
+    "recipe_joint": Method("the recipe, taught by joint networks, without a gate", RECIPE | dict(teachers="joint", gate="off"), where=MUCH),
+    "recipe_raw": Method("the recipe without calibration", RECIPE | dict(calibrate=False), where=MUCH),
+    "recipe_first": Method("the recipe, half the epochs unlabelled people alone, then rated ones", RECIPE | dict(unlabelled_first=0.5), where=MUCH),
+    "recipe_confidence": Method("the recipe, frames counting by how far its teachers agree", RECIPE | dict(confidence="agreement"), where=MUCH),
+    "recipe_24": Method("the recipe with 24 of the unlabelled people", RECIPE | dict(unlabelled=0.5), where=MUCH),
+    "recipe_12": Method("the recipe with 12 of them", RECIPE | dict(unlabelled=0.25), where=MUCH),
     "paper": Method("as published: cosine of whole batches, rated people, the original's gate", PAPER),
     "ccc_unlabelled": Method("ccc of the joint teacher's predictions, unlabelled people too", WITH | dict(distill="ccc")),
     "cosine": Method("cosine per frame, rated people", ALONE | dict(distill="cosine"), where=MUCH),
@@ -215,27 +233,17 @@ METHODS = {
         distill="ot", teachers="joint+visual+audio"), where=MUCH),
     "ccc": Method("ccc, rated people", ALONE | dict(distill="ccc"), where=MUCH),
     "cosine_ccc": Method("cosine + ccc, rated people", ALONE | dict(distill="cosine:0.5+ccc:0.5"), where=MUCH),
-    "crossfit_alone": Method("ccc of cross-fitted voices, calibrated, rated people", RECIPE | dict(
+    "crossfit_alone": Method("ccc of cross-fitted voices, calibrated, rated people", VOICES | dict(
         distill="ccc", distill_weight=0.5, gate="adaptive", unlabelled=0.0), where=MUCH),
     "cosine_unlabelled": Method("cosine per frame, unlabelled people too", WITH | dict(distill="cosine"), where=MUCH),
     "audio_unlabelled": Method("ccc of one voice's predictions, unlabelled people too", WITH | dict(distill="ccc", teachers="audio"), where=MUCH),
     "teacher_attention": Method("face and voice, fused by joint cross-attention", dict(stage="teacher", fusion="cross_attention"), where=MUCH),
-    "recipe_beside": Method("the recipe, taught by faces, and by voices where they are confirmed", RECIPE | dict(teachers="audio+visual")),
-    "recipe_both": Method("the recipe, taught by voices and faces, without a gate", RECIPE | dict(teachers="audio+visual", gate="off")),
-    "self_training": Method("the recipe, taught by faces alone, without a gate", RECIPE | dict(teachers="visual", gate="off")),
-    "control_other_voice_both": Method("recipe_both, but everybody has another one's voice: no more than self_training", RECIPE | dict(
-        teachers="audio+visual", gate="off"), "other_voice", MUCH),
-    "recipe_raw": Method("the recipe without calibration", RECIPE | dict(calibrate=False), where=MUCH),
-    "recipe_joint": Method("the recipe, taught by joint networks, without a gate", RECIPE | dict(teachers="joint", gate="off"), where=MUCH),
-    "recipe_off": Method("the recipe without a gate", RECIPE | dict(gate="off"), where=MUCH),
-    "recipe_first": Method("the recipe, half the epochs unlabelled people alone, then rated ones", RECIPE | dict(unlabelled_first=0.5), where=MUCH),
-    "recipe_confidence": Method("the recipe, frames counting by how far its teachers agree", RECIPE | dict(confidence="agreement"), where=MUCH),
-    "recipe_24": Method("the recipe with 24 of the unlabelled people", RECIPE | dict(unlabelled=0.5), where=MUCH),
-    "recipe_12": Method("the recipe with 12 of them", RECIPE | dict(unlabelled=0.25), where=MUCH),
 }
-BESIDE_SEEING = ("recipe", "recipe_off", "recipe_both", "control_other_voice_both")  # told beside self_training, too: what is it that hearing adds?
-CONTROLS = tuple(name for name in METHODS if name.startswith("control") and name not in BESIDE_SEEING)  # no more than the visual baseline
-QUICK_METHODS = ("visual", "teacher", "audio", "oracle", "recipe", "control_other_voice", "paper", "ccc_unlabelled")
+CONTROLS = tuple(name for name in METHODS if name.startswith("control"))
+OF_VOICES = tuple(name for name in CONTROLS if name.startswith("control_voices"))  # they must not gain over visual, the others not over self_training
+BESIDE_SEEING = ("recipe", "recipe_off", "voices", "voices_off", *(name for name in CONTROLS if name not in OF_VOICES))
+ADAPTIVE = ("control_other_voice_adaptive", "control_nothing_adaptive")  # ... nor lose over visual
+QUICK_METHODS = ("visual", "teacher", "audio", "oracle", "recipe", "self_training", "control_other_voice", "paper", "ccc_unlabelled")
 
 
 class Job(NamedTuple):
@@ -469,6 +477,18 @@ def table_of(results, setting):
     return "\n".join(lines)
 
 
+def choice_table(results):
+    """The table that a method is chosen by, Markdown: its CCC as mean over people and both targets, in each setting and over those that it
+    was run in; only methods that were run in all."""
+    settings = [setting for setting in SETTINGS if setting in set(results.setting)]
+    lines = ["### The choice: mean of arousal and valence\n", f"| method | {' | '.join(settings)} | mean | |", "| --- " * (len(settings) + 3) + "|"]
+    for method in METHODS:
+        means = [float(each.to_numpy().mean()) for setting in settings if (each := matrix(results, setting, method, "both")).size]
+        if len(means) == len(settings):
+            lines.append(f"| {' | '.join([method, *(f'{value:.3f}' for value in [*means, np.mean(means)])])} | {METHODS[method].says} |")
+    return "\n".join([*lines, ""])
+
+
 def signed(value):
     """A difference as text; what rounds to nothing has a plus."""
     return f"{round(value, 3) + 0.0:+.3f}"
@@ -481,16 +501,18 @@ def row_of(results, setting, method, target):
     gain = [signed(over[0]), f"{signed(over[1])} to {signed(over[2])}"] if over and method != "visual" else ["", ""]
     shares = ["", ""] if is_bound(method) else [share(results, setting, method, target, upper) for upper in ("teacher", "oracle")]
     spread = f"{each.mean(axis=1).std():.3f}" if len(each) > 1 else ""
-    cells = [method, f"{each.to_numpy().mean():.3f}", str(len(each)), spread, f"{runs[runs.recording == 'concatenated'].ccc.mean():.3f}",
+    whole = runs[runs.recording == "concatenated"].ccc  # none with --choose, where no network tells all of them
+    cells = [method, f"{each.to_numpy().mean():.3f}", str(len(each)), spread, f"{whole.mean():.3f}" if len(whole) else "",
              *gain, *shares, f"{runs.seconds.mean():.0f}", METHODS[method].says]
     return f"| {' | '.join(cells)} |"
 
 
 def summary(results):
-    """What the recipe, which was chosen before, and the controls gained over the visual baseline, and what hearing adds: text, a line for each
-    setting and method."""
+    """What the recipe, which was chosen before, gained over the visual baseline, what of it hearing adds, and what the controls of both did:
+    text, a line for each setting and method."""
     hearing = gain_lines(results, BESIDE_SEEING, "self_training")
-    return "\n".join(["Over the visual baseline (95 % intervals):", *gain_lines(results, ["recipe", *CONTROLS, "self_training"], "visual"),
+    return "\n".join(["Over the visual baseline (95 % intervals):",
+                      *gain_lines(results, ["recipe", "self_training", "voices", *OF_VOICES, *ADAPTIVE], "visual"),
                       *["Over self_training, the same with teachers that only see:"] * bool(hearing), *hearing])
 
 
@@ -517,11 +539,14 @@ def plot_gains(results, setting, path):
             colour = "tab:grey" if is_bound(method) else "tab:red" if method in CONTROLS else "tab:blue"
             axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3)
         axis.axvline(0, color="black", linewidth=0.8)
+        if beside := paired(results, setting, "self_training", target):
+            axis.axvline(beside[0], color="tab:red", linewidth=0.8, linestyle=":")
         axis.set(title=target, xlabel="CCC over the visual baseline, mean over people")
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].invert_yaxis()
-    figure.suptitle(f"{setting}: {SETTINGS[setting].says} (95 % intervals over people and seeds)")
+    figure.suptitle(f"{setting}: {SETTINGS[setting].says} (95 % intervals over people and seeds)\n"
+                    "controls in red: those of voices alone belong at 0, those with faces beside them at the dotted line, self_training")
     save_figure(figure, path)
 
 
@@ -544,17 +569,20 @@ def plot_unlabelled(results, setting, path):
 
 
 def report(results, file):
-    """Writes the tables and figures of all settings in the results beside their file, and the tables into its page; returns them as text."""
-    there = [setting for setting in SETTINGS if setting in set(results.setting)]
-    text = "\n".join([*(table_of(results, setting) for setting in there), summary(results)])
+    """Writes the tables and figures of all settings in the results beside their file, and the tables into the study's page; returns them as text."""
+    there, choosing = [setting for setting in SETTINGS if setting in set(results.setting)], file.stem == "choice"
+    text = "\n".join([*(table_of(results, setting) for setting in there), *[choice_table(results)] * choosing, summary(results)])
+    made = f"Made by `python experiment.py --report{' --choose' * choosing}` from {file.name}."
+    if choosing:
+        made += " The people are rated ones, each told by the networks of the fold that left them out; the study reports others."
     with whole_file(file.with_suffix(".md")) as part:
-        part.write_text(f"Made by `python experiment.py --report{' --choose' * (file.stem == 'choice')}` from {file.name}.\n\n{text}")
+        part.write_text(f"{made}\n\n{text}")
     for setting in there:
         plot_gains(results, setting, file.with_name(f"{file.stem}_{setting}.png"))
     if {"recipe_12", "recipe_24"} <= set(results.method):
         plot_unlabelled(results, "much", file.with_name(f"{file.stem}_unlabelled.png"))
-    if file.stem == "results" and (page := file.with_name("study.md")).exists():
-        renew_tables(page, text)
+    if (page := file.with_name("study.md")).exists():
+        renew_tables(page, choice_table(results) if choosing else text)
     return text
 
 

@@ -598,10 +598,11 @@ def trusted(stages, shares):
 
 
 def told_by(stages, mixed, targets):
-    """Which share of what teachers say together is whose, as text."""
+    """Whose share of what teachers say together is how large, as text."""
     counts = next(iter(mixed.values()))[:-1].cpu().numpy()  # the same in all recordings
-    return "\n".join(f"{target}: what the teachers say is to " + ", to ".join(f"{share:.0%} of stage {stage}" for stage, share in zip(
-        stages, counts[:, k] / counts[:, k].sum())) for k, target in enumerate(targets))
+    shares = counts / counts.sum(0)
+    return "\n".join(f"{target}: shares of the teachers in what they say together: " + ", ".join(
+        f"{stage} {share:.0%}" for stage, share in zip(stages, shares[:, k])) for k, target in enumerate(targets))
 
 
 def digest_of(paths):

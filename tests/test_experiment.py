@@ -175,14 +175,20 @@ def test_the_mean_of_both_targets_is_taken_person_by_person():
 
 def test_the_summary_has_the_recipe_and_the_controls_and_no_method_that_looked_best():
     visual = np.full((2, 3), 0.4)
-    both = [results_of(visual=visual, recipe=visual + 0.1, ccc=visual + 0.3, control_other_voice=visual, self_training=visual + 0.05,
-                       recipe_both=visual + 0.2).assign(target=target) for target in ("arousal", "valence")]
-    heading, *over_visual, beside, hearing, more = experiment.summary(pd.concat(both)).splitlines()
+    both = [results_of(visual=visual, recipe=visual + 0.1, ccc=visual + 0.3, control_voices_other=visual, self_training=visual + 0.05,
+                       control_other_voice=visual + 0.05, recipe_off=visual + 0.2).assign(target=target) for target in ("arousal", "valence")]
+    heading, *over_visual, beside, one, two, three = experiment.summary(pd.concat(both)).splitlines()
     assert "visual baseline" in heading and "only see" in beside
-    for lines, gains in ((over_visual, dict(recipe="0.100", control_other_voice="0.000", self_training="0.050")),
-                         ([hearing, more], dict(recipe="0.050", recipe_both="0.150"))):
+    for lines, gains in ((over_visual, dict(recipe="0.100", self_training="0.050", control_voices_other="0.000")),
+                         ([one, two, three], dict(recipe="0.050", recipe_off="0.150", control_other_voice="0.000"))):
         assert lines == [f"much, {method}: " + ", ".join(f"{target} +{gain} (+{gain} to +{gain})" for target in ("arousal", "valence", "both"))
                          for method, gain in gains.items()]
+
+
+def test_every_control_is_told_beside_what_it_must_not_gain_over():
+    told = {method: over for over, methods in (("visual", experiment.OF_VOICES), ("self_training", experiment.BESIDE_SEEING)) for method in methods}
+    for name in experiment.CONTROLS:
+        assert told[name] == ("visual" if METHODS[name].settings["teachers"] == "audio" else "self_training")
 
 
 def test_report_alone_reads_the_results_and_says_if_there_are_none(small, studied, tmp_path, capsys, call):
@@ -196,16 +202,26 @@ def test_report_alone_reads_the_results_and_says_if_there_are_none(small, studie
 
 
 def test_every_number_of_the_studys_page_comes_from_its_results(tmp_path):
-    docs = Path(experiment.__file__).with_name("docs")
-    shutil.copy(docs / "results.csv", tmp_path)
-    experiment.report(pd.read_csv(tmp_path / "results.csv"), tmp_path / "results.csv")
-    told = (tmp_path / "results.md").read_text()
-    assert (docs / "results.md").read_text() == told
+    docs, told = Path(experiment.__file__).with_name("docs"), ""
+    for name in ("results", "choice"):
+        shutil.copy(docs / f"{name}.csv", tmp_path)
+        experiment.report(pd.read_csv(tmp_path / f"{name}.csv"), tmp_path / f"{name}.csv")
+        assert (docs / f"{name}.md").read_text() == (tmp_path / f"{name}.md").read_text()
+        told += (tmp_path / f"{name}.md").read_text()
     for page in (docs / "study.md", docs.with_name("README.md")):
         text = page.read_text()
         assert all(line in told for line in text.splitlines() if line.startswith(tuple(f"| {method} |" for method in METHODS)))
         assert all(line in told for line in text.splitlines() if line.startswith(tuple(f"{setting}, " for setting in SETTINGS)))
     assert set(re.findall(r"[+-]?\d\.\d{3}|\d+%", (docs / "study.md").read_text())) <= set(re.findall(r"[+-]?\d\.\d{3}|\d+%", told))
+
+
+def test_a_method_is_chosen_by_its_mean_over_targets_and_settings():
+    each = [results_of(visual=[[0.1, 0.3]], voices=[[0.5, 0.5]], recipe=[[0.3, 0.4]]), results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.6]]).assign(
+        setting="little")]
+    both = pd.concat([one.assign(target=target, ccc=one.ccc + more) for one in each for target, more in (("arousal", 0), ("valence", 0.1))])
+    lines = experiment.choice_table(both).splitlines()
+    assert lines[2] == "| method | much | little | mean | |" and len(lines) == 6
+    assert lines[4].startswith("| visual | 0.250 | 0.250 | 0.250 |") and lines[5].startswith("| recipe | 0.400 | 0.600 | 0.500 |")
 
 
 def test_the_tables_of_a_page_are_renewed_and_nothing_else_is(tmp_path):

@@ -715,7 +715,7 @@ def test_beside_faces_voices_teach_where_they_are_confirmed(made, call, monkeypa
         monkeypatch.setattr(mmpkd, "confirmed", lambda *_, shares=shares: torch.tensor(shares))
         stage = ["--stage", "student"] if students else []
         code, out, err = call("mmpkd", *words, "audio+visual", "--variant", "".join(map(str, shares)), *stage)
-        assert code == 0 and out.count("to 0% of stage audio, to 100% of stage visual") == shares.count(0), err
+        assert code == 0 and out.count("together: audio 0%, visual 100%") == shares.count(0), err
         students[shares] = f"student_both_pseudo_{''.join(map(str, shares))}"
     for teachers in ("visual", "audio+visual"):
         assert call("mmpkd", *words, teachers, "--gate", "off", "--variant", teachers, "--stage", "student")[0] == 0
