@@ -328,10 +328,10 @@ def said_by(recording, teachers, targets):
     return np.stack([part[:, :targets] for part in np.split(recording.arrays["taught"][0], teachers, 1)]).astype(float)
 
 
-def mixture(recordings, teachers, calibrate, device, confirmed=None):
+def mixture(recordings, teachers, calibrate, device, asked=None):
     """{id: (G + 1, K)}: what each of G teachers counts in what they say together, and what is added to it. Not calibrated: their mean.
 
-    confirmed: (G, K), who of them is asked about which target, at least one about each; none: all.
+    asked: (G, K), who of them is asked about which target, at least one about each; none: all.
 
     calibrate: each target has the weights with which the teachers tell the ratings best (stacking: non-negative least squares, Breiman, 1996),
     on people they were not trained on if they are cross-fitted. What they say together gets the mean of the ratings in every
@@ -342,7 +342,7 @@ def mixture(recordings, teachers, calibrate, device, confirmed=None):
     gold = np.concatenate([recording.gold for recording in recordings])
     targets = gold.shape[1]
     said = {recording.name: said_by(recording, teachers, targets) for recording in recordings}
-    counts, mean = np.ones((teachers, targets), bool) if confirmed is None else confirmed, 0
+    counts, mean = np.ones((teachers, targets), bool) if asked is None else asked, 0
     moves = {name: preds - preds.mean(1, keepdims=True) for name, preds in said.items()}
     if calibrate and teachers > 1:
         counts = stacked(moves, recordings, counts)
