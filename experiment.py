@@ -464,11 +464,11 @@ def share(results, setting, method, target, upper):
     return mmpkd.gap_closed(*(value.loc[sorted(seeds)].to_numpy().mean() for value in values)) if gap and gap[1] > 0 else "no gap"
 
 
-def table_of(results, setting):
+def table_of(results, setting, people_are="reported"):
     """The tables of a setting, Markdown: one for each target and one for their mean, a row for each method."""
     mine = results[results.setting == setting]
     people = set(mine.recording) - {"concatenated"}
-    lines = [f"## {setting}: {SETTINGS[setting].says}\n", f"{len(people)} people reported.\n"]
+    lines = [f"## {setting}: {SETTINGS[setting].says}\n", f"{len(people)} people {people_are}.\n"]
     for target in (*TARGETS, "both"):
         lines += [f"### {setting}, {target if target in TARGETS else 'mean of arousal and valence'}\n",
                   "| method | mean over people | seeds | sd over seeds | concatenated | over visual | 95 % interval | gap to teacher closed "
@@ -572,7 +572,8 @@ def plot_unlabelled(results, setting, path):
 def report(results, file):
     """Writes the tables and figures of all settings in the results beside their file, and the tables into the study's page; returns them as text."""
     there, choosing = [setting for setting in SETTINGS if setting in set(results.setting)], file.stem == "choice"
-    text = "\n".join([*(table_of(results, setting) for setting in there), *[choice_table(results)] * choosing, summary(results)])
+    tables = [table_of(results, setting, "held out" if choosing else "reported") for setting in there]
+    text = "\n".join([*tables, *[choice_table(results)] * choosing, summary(results)])
     made = f"Made by `python experiment.py --report{' --choose' * choosing}` from {file.name}."
     if choosing:
         made += " The people are rated ones, each told by the networks of the fold that left them out; the study reports others."

@@ -68,7 +68,7 @@ from training import (
 
 AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
 SURE = 3  # standard errors from 0 at which the gate confirmed takes an agreement for one: chance alone goes as far once in 740 times
-WHOLLY = 0.5  # ... and the correlation from which on it trusts the teachers wholly
+WHOLLY = 0.5  # ... and the correlation from which on it trusts teachers that hear alone wholly
 OTHERS = 10  # ... and the people whose witnesses are put in the place of one's own
 NO_GAP = 0.02  # CCC: a share of less would be a share of noise
 CLOCK_S = 0.001  # time_s is rounded to a tenth of this
