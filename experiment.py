@@ -150,7 +150,7 @@ def _begin_worker():
 # ---- views: who is rated, who is not, who is reported ---------------------------------------------------------------
 
 def split(setting, view):
-    """{partition: numbers of people} of a view: "rated", "oracle", "other_voice", or "fold1" ... of FOLDS."""
+    """{partition: numbers of people} of a view: "rated", "noiseless", "oracle", "other_voice", or "fold1" ... of FOLDS."""
     rated, unlabelled, reported = np.split(np.arange(setting.people), [setting.rated, setting.rated + setting.unlabelled])
     if view == "oracle":
         return {PARTITIONS["train"]: [*rated, *unlabelled], UNLABELLED: [], PARTITIONS["val"]: reported}
@@ -160,9 +160,9 @@ def split(setting, view):
     return {PARTITIONS["train"]: rated, UNLABELLED: unlabelled, PARTITIONS["val"]: reported}
 
 
-def make_view(corpus, folder, setting, view):
+def make_view(corpus, folder, setting, view, seed=None):
     """A data folder with its own Annotations/, and the corpus' crops and spectrograms. With "other_voice" everybody has the spectrograms of the
-    next person of the same partition."""
+    next person of the same partition, with "noiseless" people to learn from have the ratings of raters who do not err (seed: of the corpus)."""
     for partition, numbers in split(setting, view).items():
         for place, number in enumerate(numbers):
             name, voice_of = (f"person_{n + 1}" for n in (number, numbers[(place + 1) % len(numbers)] if view == "other_voice" else number))
@@ -170,10 +170,18 @@ def make_view(corpus, folder, setting, view):
             table["spec path"] = table["spec path"].str.replace(f"{name}/", f"{voice_of}/", regex=False)
             if partition == UNLABELLED:
                 table = table[["image path", "spec path"]]
+            elif partition == PARTITIONS["train"] and view == "noiseless":
+                table[TARGETS] = noiseless_ratings(setting.world, (seed, number))[:len(table)]
             annotations.write_table(folder / "Annotations" / partition / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
     for name in ("Cropped_Aligned", "specs"):
         if not (folder / name).exists():
             (folder / name).symlink_to((corpus / name).resolve())
+
+
+def noiseless_ratings(world, seed):
+    """What the raters of a person would have said, had they all used the slider alike and without errors, as late as they were: (ratings, 2)."""
+    world = dataclasses.replace(world, rater_noise=0.0, rater_spread=0.0)
+    return Drawn.draw(seed, SECONDS * FRAME_RATE, world).gold[::FRAME_RATE // RATE].round(4)
 
 
 # ---- methods --------------------------------------------------------------------------------------------------------
@@ -199,6 +207,7 @@ METHODS = {
     "teacher": Method("face and voice: upper bound", dict(stage="teacher")),
     "audio": Method("voice only", dict(stage="audio")),
     "oracle": Method("face only, with the true ratings of everybody", dict(stage="visual"), "oracle"),
+    "noiseless": Method("face only, with ratings that have no error of a rater", dict(stage="visual"), "noiseless", MUCH),
     "recipe": Method("pseudo-labels of cross-fitted faces, and of voices where they are confirmed", RECIPE, where=ELSEWHERE),
     "self_training": Method("the recipe, taught by faces alone", RECIPE | dict(teachers="visual", gate="off")),
     "control_other_voice": Method("the recipe, with another one's voice", RECIPE, "other_voice", MUCH),
@@ -287,10 +296,11 @@ def make_data(cfg, chains):
     for job in {view_folder(cfg, job): job for chain in chains.values() for job in chain}.values():
         setting, view = setting_of(cfg, job.setting), view_folder(cfg, job)
         corpus, folder = setting.corpus or job.setting, view.parent.parent
+        seed = FIRST_SEED + list(SETTINGS).index(corpus)
         folder.mkdir(parents=True, exist_ok=True)
         with claimed(folder, "drawn", wait=True):  # the shards of a job array begin together: one of them draws it
-            draw_corpus(folder, setting_of(cfg, corpus), FIRST_SEED + list(SETTINGS).index(corpus), cfg.workers or os.cpu_count())
-            make_view(folder, view, setting, view.name.removeprefix(f"{job.setting}_"))
+            draw_corpus(folder, setting_of(cfg, corpus), seed, cfg.workers or os.cpu_count())
+            make_view(folder, view, setting, view.name.removeprefix(f"{job.setting}_"), seed)
 
 
 # ---- running them ---------------------------------------------------------------------------------------------------

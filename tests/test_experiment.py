@@ -17,6 +17,8 @@ from conftest import one_line
 import experiment
 import mmpkd
 from config import UserError, parse_config
+from drawn_people import Recording as Drawn
+from drawn_people import World
 from experiment import COLUMNS, METHODS, SETTINGS, Job
 
 
@@ -27,7 +29,7 @@ def cfg_of(folder, *words):
 # ---- who is rated, unlabelled, reported -----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("view", ["rated", "oracle", "other_voice", "fold1", "fold2", "fold3"])
+@pytest.mark.parametrize("view", ["rated", "noiseless", "oracle", "other_voice", "fold1", "fold2", "fold3"])
 def test_the_partitions_of_a_view_share_nobody_and_the_study_is_as_large_as_it_says(setting, view):
     parts = experiment.split(setting, view)
     everybody = list(itertools.chain(*parts.values()))
@@ -319,6 +321,25 @@ def test_unlabelled_people_have_no_ratings_and_the_other_voice_is_somebody_elses
         assert table["image path"].str.startswith(f"{owner}/").all() and not table["spec path"].str.startswith(f"{owner}/").any()
         partner = table["spec path"].iloc[0].split("/")[0]
         assert (path.parent / f"{partner}.csv").exists(), "the voice is of another partition"
+
+
+def test_ratings_without_noise_are_those_of_raters_who_do_not_err_and_of_nobody_that_is_reported(small, studied, tmp_path):
+    shutil.copytree(studied / "much" / "Annotations", tmp_path / "Annotations")
+    setting, seed = experiment.setting_of(cfg_of(tmp_path, "--quick"), "much"), experiment.FIRST_SEED
+    experiment.make_view(tmp_path, tmp_path / "view", setting, "noiseless", seed)
+    experiment.make_view(tmp_path, tmp_path / "usual", setting, "rated")
+    tables = {view: {path.name: pd.read_csv(path) for path in (tmp_path / view / "Annotations").glob("*/*.csv")} for view in ("view", "usual")}
+    for number in range(setting.people):
+        table, usual = (tables[view][f"person_{number + 1}.csv"] for view in ("view", "usual"))
+        if number >= setting.rated:
+            assert table.equals(usual)
+            continue
+        drawn, at = Drawn.draw((seed, number), experiment.SECONDS * 25), np.arange(len(table)) / experiment.RATE
+        lag, units = World().delay_s, (table[["arousal", "valence"]] - [World().arousal_mean, World().valence_mean]) / [
+            World().arousal_std, World().valence_std]
+        for unit, feeling, noise in zip(units.to_numpy().T, drawn.feelings, (usual != table)[["arousal", "valence"]].to_numpy().T):
+            late = np.interp(at - lag, np.arange(feeling.size) / 25, feeling)[at > lag]  # what was felt when they saw it, and nothing else
+            assert np.abs(late - unit[at > lag]).max() < 0.35 and noise.mean() > 0.9
 
 
 def test_choosing_cannot_open_a_rating_of_the_people_that_are_reported(small, studied, tmp_path, capsys):
