@@ -600,7 +600,7 @@ def trusted(stages, shares):
 def told_by(stages, mixed, targets):
     """Whose share of what teachers say together is how large, as text."""
     counts = next(iter(mixed.values()))[:-1].cpu().numpy()  # the same in all recordings
-    shares = counts / counts.sum(0)
+    shares = counts / np.maximum(counts.sum(0), TINY)  # ratings that never move leave nothing to say
     return "\n".join(f"{target}: shares of the teachers in what they say together: " + ", ".join(
         f"{stage} {share:.0%}" for stage, share in zip(stages, shares[:, k])) for k, target in enumerate(targets))
 

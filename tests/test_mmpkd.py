@@ -163,6 +163,13 @@ def test_a_teacher_that_is_not_asked_changes_nothing_to_the_bit(calibrate):
         assert torch.equal(mixed[name][:, 1], both[name][:, 1]) and both[name][0, 1] > 0
 
 
+def test_whose_share_is_how_large_is_said_and_that_of_ratings_that_never_move_is_none():
+    mixed = {"person_0": torch.tensor([[0.3, 0.0], [0.9, 0.0], [5.0, 0.1]])}  # two teachers, and what is added
+    assert mmpkd.told_by(["audio", "visual"], mixed, ["arousal", "valence"]).splitlines() == [
+        "arousal: shares of the teachers in what they say together: audio 25%, visual 75%",
+        "valence: shares of the teachers in what they say together: audio 0%, visual 0%"]
+
+
 def test_teachers_are_believed_the_less_the_less_those_of_all_folds_agree():
     draw = np.random.default_rng(0)
     recordings = kept(2, 2, (1.0, 0.5), draw)
