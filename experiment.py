@@ -210,6 +210,7 @@ METHODS = {
     "noiseless": Method("face only, with ratings that have no error of a rater", dict(stage="visual"), "noiseless", MUCH),
     "recipe": Method("pseudo-labels of cross-fitted faces, and of voices where they are confirmed", RECIPE, where=ELSEWHERE),
     "self_training": Method("the recipe, taught by faces alone", RECIPE | dict(teachers="visual", gate="off")),
+    "self_training_8": Method("taught by eight networks of faces alone", RECIPE | dict(teachers="visual", gate="off", teacher_folds=8), where=MUCH),
     "control_other_voice": Method("the recipe, with another one's voice", RECIPE, "other_voice", MUCH),
     "control_nothing": Method("the recipe, where the voice tells nothing", RECIPE, where=NOTHING),
     "recipe_adaptive": Method("the recipe with the gate adaptive", RECIPE | dict(gate="adaptive"), where=ELSEWHERE),
