@@ -14,8 +14,8 @@ Writes  data_study/<corpus>/                        a corpus of drawn people, as
     python experiment.py --shard 1/4        a quarter of the runs, for a job array
     python experiment.py --report           only the tables and figures, from docs/results.csv
 
-Nothing is chosen on the people it reports: every run keeps its last epoch, and methods are compared with --choose on people
-held out of Train_Set, in folders that hold nothing of the others.
+No epoch is chosen on the people it reports: every run keeps its last one. Methods are compared with --choose on people held out of
+Train_Set, in folders that hold nothing of the others; what was worth comparing had partly been seen in earlier tables (docs/study.md).
 """
 import contextlib
 import dataclasses
@@ -96,7 +96,7 @@ def voice(share):
 
 
 SETTINGS = {
-    "much": Setting("the voice tells much more than the face"),
+    "much": Setting("the voice tells much more of arousal than the face"),
     "little": Setting("the voice tells little: a third of it", voice(1 / 3)),
     "nothing": Setting("the voice tells nothing", voice(0)),
     "more_rated": Setting("as much, but 30 people are rated and 30 are not", corpus="much", rated=30, unlabelled=30),
@@ -232,7 +232,7 @@ METHODS = {
     "recipe_confidence": Method("the recipe, frames counting by how far its teachers agree", RECIPE | dict(confidence="agreement"), where=MUCH),
     "recipe_24": Method("the recipe with 24 of the unlabelled people", RECIPE | dict(unlabelled=0.5), where=MUCH),
     "recipe_12": Method("the recipe with 12 of them", RECIPE | dict(unlabelled=0.25), where=MUCH),
-    "paper": Method("as published: cosine of whole batches, rated people, the original's gate", PAPER),
+    "paper": Method("the paper's loss, teacher and gate: cosine of whole batches, rated people", PAPER),
     "ccc_unlabelled": Method("ccc of the joint teacher's predictions, unlabelled people too", WITH | dict(distill="ccc")),
     "cosine": Method("cosine per frame, rated people", ALONE | dict(distill="cosine"), where=MUCH),
     "fitnets": Method("fitnets, rated people", ALONE | dict(distill="fitnets"), where=MUCH),
@@ -252,6 +252,8 @@ METHODS = {
 CONTROLS = tuple(name for name in METHODS if name.startswith("control"))
 OF_VOICES = tuple(name for name in CONTROLS if name.startswith("control_voices"))  # they must not gain over visual, the others not over self_training
 BESIDE_SEEING = ("recipe", "recipe_off", "voices", "voices_off", *(name for name in CONTROLS if name not in OF_VOICES))
+PAIRS = (("recipe", "self_training_8"), ("recipe", "control_other_voice_off"), ("voices", "voices_off"), ("cosine_unlabelled", "cosine"),
+         ("ccc_unlabelled", "ccc"), ("audio_unlabelled", "ccc_unlabelled"))  # told beside each other, too
 ADAPTIVE = ("control_other_voice_adaptive", "control_nothing_adaptive")  # ... nor lose over visual
 QUICK_METHODS = ("visual", "teacher", "audio", "oracle", "recipe", "self_training", "control_other_voice", "paper", "ccc_unlabelled")
 
@@ -421,6 +423,9 @@ def gather(cfg, jobs, path):
     return rows.reset_index(drop=True)
 
 
+UPPER = ("teacher", "oracle")
+
+
 def is_bound(method):
     """Whether it is no student, and no gap is there for it to close."""
     return METHODS[method].settings["stage"] != "student"
@@ -448,11 +453,12 @@ def paired(results, setting, method, target, against="visual"):
     return interval((one.loc[seeds, people] - other.loc[seeds, people]).to_numpy())
 
 
-def interval(differences):
-    """(S seeds, P people) -> mean, and the 2.5 % and 97.5 % quantiles of its bootstrap distribution."""
+def interval(differences, of=None):
+    """(S seeds, P people) -> mean, and the 2.5 % and 97.5 % quantiles of its bootstrap distribution. of: differences to divide the mean by."""
     seeds, people = resampled(*differences.shape)
-    means = np.einsum("rs,sp,rp->r", seeds, differences, people)
-    return (float(differences.mean()), *map(float, np.quantile(means, [0.025, 0.975])))
+    means = [np.einsum("rs,sp,rp->r", seeds, each, people) for each in (differences, of) if each is not None]
+    samples, mean = (means[0], differences.mean()) if of is None else (means[0] / means[1], differences.mean() / of.mean())
+    return (float(mean), *map(float, np.quantile(samples, [0.025, 0.975])))
 
 
 @lru_cache
@@ -463,16 +469,21 @@ def resampled(*sizes):
 
 
 def share(results, setting, method, target, upper):
-    """How much of the way from visual to `upper` a method has come, as text; "no gap" where the interval of that way is not above 0.
-
-    Of the seeds that all three have.
+    """How much of the way from visual to `upper` a method has come, as (mean, low, high) of a share; "no gap" where the interval of that way is
+    not above 0, None where one of the three was not run. Of the seeds that all three have.
     """
-    values = [matrix(results, setting, name, target) for name in ("visual", upper, method)]
-    seeds = set.intersection(*(set(value.index) for value in values))
+    visual, above, mine = (matrix(results, setting, name, target) for name in ("visual", upper, method))
+    seeds = sorted(set.intersection(*(set(value.index) for value in (visual, above, mine))))
     if not seeds:
-        return ""
-    gap = paired(results, setting, upper, target)
-    return mmpkd.gap_closed(*(value.loc[sorted(seeds)].to_numpy().mean() for value in values)) if gap and gap[1] > 0 else "no gap"
+        return None
+    if paired(results, setting, upper, target)[1] <= 0:
+        return "no gap"
+    return interval(*((value.loc[seeds] - visual.loc[seeds]).to_numpy() for value in (mine, above)))
+
+
+def percent(value):
+    """A share as text."""
+    return f"{round(value, 2) + 0.0:.0%}"  # no -0%
 
 
 def table_of(results, setting, people_are="reported"):
@@ -510,7 +521,8 @@ def row_of(results, setting, method, target):
     runs = results[(results.setting == setting) & (results.method == method) & results.target.isin(TARGETS if target == "both" else [target])]
     each, over = matrix(results, setting, method, target), paired(results, setting, method, target)
     gain = [signed(over[0]), f"{signed(over[1])} to {signed(over[2])}"] if over and method != "visual" else ["", ""]
-    shares = ["", ""] if is_bound(method) else [share(results, setting, method, target, upper) for upper in ("teacher", "oracle")]
+    shares = [None, None] if is_bound(method) or target == "both" else [share(results, setting, method, target, upper) for upper in UPPER]
+    shares = ["" if part is None else part if part == "no gap" else percent(part[0]) for part in shares]
     spread = f"{each.mean(axis=1).std():.3f}" if len(each) > 1 else ""
     whole = runs[runs.recording == "concatenated"].ccc  # none with --choose, where no network tells all of them
     cells = [method, f"{each.to_numpy().mean():.3f}", str(len(each)), spread, f"{whole.mean():.3f}" if len(whole) else "",
@@ -521,20 +533,32 @@ def row_of(results, setting, method, target):
 def summary(results):
     """What the recipe, which was chosen before, gained over the visual baseline, what of it hearing adds, and what the controls of both did:
     text, a line for each setting and method."""
-    hearing = gain_lines(results, BESIDE_SEEING, "self_training")
-    return "\n".join(["Over the visual baseline (95 % intervals):",
-                      *gain_lines(results, ["recipe", "self_training", "voices", *OF_VOICES, *ADAPTIVE], "visual"),
-                      *["Over self_training, the same with teachers that only see:"] * bool(hearing), *hearing])
+    over_visual = ["recipe", "self_training", "voices", *OF_VOICES, *ADAPTIVE]
+    parts = {"Over the visual baseline (95 % intervals):": gain_lines(results, over_visual, "visual"),
+             "Over self_training, the same with teachers that only see:": gain_lines(results, BESIDE_SEEING, "self_training"),
+             "Over another row:": [line for pair in PAIRS for line in gain_lines(results, pair[:1], pair[1], f" over {pair[1]}")],
+             "Of what the teacher and the oracle have over the visual baseline:": share_lines(results, ["recipe", "self_training"])}
+    return "\n".join(line for heading, lines in parts.items() if lines for line in (heading, *lines))
 
 
-def gain_lines(results, methods, against):
+def gain_lines(results, methods, against, words=""):
     """What methods gained over another, where both were run: a line for each setting and method."""
     lines = []
     for setting, method in itertools.product(SETTINGS, methods):
         gains = {target: paired(results, setting, method, target, against) for target in (*TARGETS, "both")}
         if all(gains.values()):
-            lines.append(f"{setting}, {method}: " + ", ".join(f"{target} {signed(mean)} ({signed(low)} to {signed(high)})"
-                                                               for target, (mean, low, high) in gains.items()))
+            lines.append(f"{setting}, {method}{words}: " + ", ".join(f"{target} {signed(mean)} ({signed(low)} to {signed(high)})"
+                                                                      for target, (mean, low, high) in gains.items()))
+    return lines
+
+
+def share_lines(results, methods):
+    """How much of the way to the teacher and to the oracle methods have come, where there is one: a line for each setting and method."""
+    lines = []
+    for setting, method in itertools.product(SETTINGS, methods):
+        shares = {f"of the {upper}'s gain on {target}": share(results, setting, method, target, upper) for upper in UPPER for target in TARGETS}
+        said = [f"{percent(part[0])} ({percent(part[1])} to {percent(part[2])}) {what}" for what, part in shares.items() if part and part != "no gap"]
+        lines += [f"{setting}, {method}: {', '.join(said)}"] * bool(said)
     return lines
 
 
@@ -551,13 +575,14 @@ def plot_gains(results, setting, path):
             axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3)
         axis.axvline(0, color="black", linewidth=0.8)
         if beside := paired(results, setting, "self_training", target):
-            axis.axvline(beside[0], color="tab:red", linewidth=0.8, linestyle=":")
+            axis.axvline(beside[0], color="black", linewidth=0.8, linestyle=":")
         axis.set(title=target, xlabel="CCC over the visual baseline, mean over people")
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].invert_yaxis()
     about = "controls in red: those of voices alone belong at 0, those with faces beside them at the dotted line, self_training"
-    figure.suptitle(f"{setting}: {SETTINGS[setting].says} (95 % intervals over people and seeds)\n"
+    seeds = len(matrix(results, setting, "visual", TARGETS[0]))
+    figure.suptitle(f"{setting}: {SETTINGS[setting].says} (95 % intervals over people and {seeds} seed{'s' * (seeds > 1)}; bounds in grey)\n"
                     + (about if set(methods) & set(CONTROLS) else "dotted: self_training"))
     save_figure(figure, path)
 
@@ -567,15 +592,16 @@ def plot_unlabelled(results, setting, path):
     steps = {0: "visual", 12: "recipe_12", 24: "recipe_24", 48: "recipe"}
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
-    for target, colour in zip(TARGETS, ("tab:blue", "tab:orange")):
+    for target, colour, aside in zip(TARGETS, ("tab:blue", "tab:orange"), (-0.3, 0.3)):
         values = {count: matrix(results, setting, method, target) for count, method in steps.items()}
-        values = {count: value.mean(axis=1) for count, value in values.items() if value.size}
+        values = {count + aside: value.mean(axis=1) for count, value in values.items() if value.size}
         axis.errorbar([*values], [value.mean() for value in values.values()], [value.std() for value in values.values()], fmt="o-",
                       color=colour, capsize=3, label=target)
         oracle = matrix(results, setting, "oracle", target)
         if oracle.size:
             axis.axhline(oracle.to_numpy().mean(), color=colour, linestyle=":", label=f"oracle, {target}")
-    axis.set(xlabel="unlabelled people", ylabel="CCC, mean over people", xticks=[*steps], title="The recipe; bars: standard deviation over seeds")
+    axis.set_xticks([*steps], ["0 (visual)", *[*steps][1:]])
+    axis.set(xlabel="unlabelled people", ylabel="CCC, mean over people", title="The recipe; bars: standard deviation over seeds")
     axis.legend()
     save_figure(figure, path)
 

@@ -151,13 +151,14 @@ def test_differences_are_taken_person_by_person_and_seed_by_seed():
 
 def test_the_share_of_a_gap_is_the_way_come_from_the_baseline():
     results = results_of(visual=[[0.2, 0.4]], oracle=[[0.6, 0.8]], recipe=[[0.4, 0.8]], teacher=[[0.31, 0.3]])
-    assert experiment.share(results, "much", "recipe", "arousal", "oracle") == "75%"
+    assert experiment.share(results, "much", "recipe", "arousal", "oracle") == pytest.approx((0.75, 0.5, 1.0))  # each of the two alone: half, and all
     assert experiment.share(results, "much", "recipe", "arousal", "teacher") == "no gap"
-    assert experiment.share(results, "much", "recipe", "arousal", "audio") == ""
+    assert experiment.share(results, "much", "recipe", "arousal", "audio") is None
     fewer = results_of(visual=[[0.2, 0.2], [0.0, 0.0]], oracle=[[0.6, 0.6], [0.6, 0.6]], recipe=[[0.4, 0.4]])
-    assert experiment.share(fewer, "much", "recipe", "arousal", "oracle") == "50%"  # of the seed that all have
+    assert experiment.share(fewer, "much", "recipe", "arousal", "oracle") == pytest.approx((0.5, 0.5, 0.5))  # of the seed that all have
     unsure = results_of(visual=[[0.2, 0.4]], teacher=[[0.9, 0.3]], recipe=[[0.4, 0.4]])  # better on average, and by chance
     assert experiment.share(unsure, "much", "recipe", "arousal", "teacher") == "no gap"
+    assert experiment.share_lines(results, ["recipe"]) == ["much, recipe: 75% (50% to 100%) of the oracle's gain on arousal"]
 
 
 def test_the_table_has_a_row_for_every_method_and_target_that_was_run():
