@@ -331,14 +331,16 @@ def claimed(folder, doing, wait=False):
 def is_claimed(folder):
     """Whether a process holds the folder."""
     try:
-        with claimed(folder, ""):
-            return False
+        claim = _claim(Path(folder), folder, shared=True)
     except UserError:
         return Path(folder).exists()
+    os.close(claim) if claim else None
+    return False
 
 
-def _claim(part, path, doing="made", wait=False):
-    """Holds the folder `part` against other processes: a descriptor to close, which the kernel does if we are killed."""
+def _claim(part, path, doing="made", wait=False, shared=False):
+    """Holds the folder `part` against other processes: a descriptor to close, which the kernel does if we are killed. shared: only
+    against those that want it for themselves, so that many can ask at once."""
     if not fcntl:
         return None
     try:
@@ -346,7 +348,7 @@ def _claim(part, path, doing="made", wait=False):
     except FileNotFoundError:  # it was renamed since it was made
         raise UserError(f"{path} has just been made by another process: run the same again") from None
     try:
-        fcntl.flock(claim, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(claim, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(claim)
         raise UserError(f"{path} is being {doing} by another process: wait for it, or stop it") from None
@@ -396,10 +398,10 @@ def read_settings(path):
     except (OSError, ValueError):  # also text that is neither JSON nor UTF-8
         settings = None
     if not isinstance(settings, dict):
-        raise SettingsError(f"--config {path}: not a readable config.json, such as a run writes into its folder")
+        raise SettingsError(f"{path}: not a readable config.json, such as a run writes into its folder")
     for name in settings:
         if name not in KINDS:
-            raise SettingsError(f"--config {path}: unknown setting {name!r}{_meant(name, KINDS)}")
+            raise SettingsError(f"{path}: unknown setting {name!r}{_meant(name, KINDS)}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 

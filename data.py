@@ -317,6 +317,7 @@ class Clips:
 
 def seed_of(*numbers):
     """A seed that follows from whole numbers, unlike that of any others."""
+    numbers = len(numbers), *numbers  # SeedSequence takes (1,) and (1, 0) for the same
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 

@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import itertools
+import json
 import math
 import shutil
 from functools import partial
@@ -67,11 +68,12 @@ from training import (
 )
 
 AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
-SURE = 3  # standard errors from 0 at which the gate confirmed takes an agreement for one: chance alone goes as far once in 740 times
+SURE = 3  # standard errors above 0 at which the gate confirmed takes an agreement for one: of many recordings chance goes as far once in 740 times
+STILL = 1e-5  # what teachers say of everybody spreads by no more than rounding: there is nothing to stretch
 WHOLLY = 0.5  # ... and the correlation from which on it trusts teachers that hear alone wholly
 OTHERS = 10  # ... and the people whose witnesses are put in the place of one's own
 NO_GAP = 0.02  # CCC: a share of less would be a share of noise
-CLOCK_S = 0.001  # time_s is rounded to a tenth of this
+CLOCK_S = 0.001  # time_s is rounded to less than this
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
 # Setting `teachers` -> the stages that they are of
 TEACHERS = {"joint": ["teacher"], "audio": ["audio"], "visual": ["visual"], "audio+visual": ["audio", "visual"],
@@ -301,7 +303,7 @@ def keep_outputs(teachers_of, recordings, name, cfg, device):
             views = [None, *(draw_changes(1, generator) for generator in generators)]
             teachers = teachers_of(recording.name)
             pictures = [made_of(recording.arrays[kind]) for kind in sorted({kind for group in teachers for kind in group[0].inputs})]
-            key = digest(repr([cfg.teacher_cache, cfg.seed * (cfg.teacher_cache > 1), *pictures, cfg.teacher_folds]))
+            key = digest(repr([cfg.teacher_cache, *[cfg.seed, number] * (cfg.teacher_cache > 1), *pictures, cfg.teacher_folds]))
             pieces = partial(spoken, teachers, recording, views, device, cfg.teacher_folds, bar.update)
             recording.arrays["taught"] = kept_array(cfg.cache_dir / f"teacher.{name}" / f"{recording.name}.{key}.npy",
                                                     (len(views), len(recording)), pieces)
@@ -350,7 +352,7 @@ def mixture(recordings, teachers, calibrate, device, asked=None):
     if calibrate:
         strangers = np.concatenate([moves[name] for name in unrated_of(recordings)], 1)  # (G, all frames, K)
         mean, spread = np.nanmean(gold, 0), (counts[:, None] * strangers).sum(0).std(0)
-        counts = counts * np.nanstd(gold, 0) / np.maximum(spread, TINY)
+        counts = counts * np.where(spread > STILL, np.nanstd(gold, 0) / np.maximum(spread, STILL), 0)
     added = {name: mean - (counts * preds.mean(1)).sum(0) if calibrate else np.zeros(targets) for name, preds in said.items()}
     return {name: torch.tensor(np.concatenate([counts, added[name][None]]), dtype=torch.float32, device=device) for name in said}
 
@@ -387,15 +389,17 @@ def stacked(moves, recordings, asked):
             valid = np.isfinite(recording.gold[:, k])
             if valid.sum() > 1:
                 ratings.append(recording.gold[valid, k] - recording.gold[valid, k].mean())
-                preds.append(moves[recording.name][them][:, valid, k].T)
+                said = moves[recording.name][them][:, valid, k]
+                preds.append((said - said.mean(1, keepdims=True)).T)
         best = nnls(np.concatenate(preds), np.concatenate(ratings))[0] if ratings else np.zeros(1)
         weights[them, k] = best if best.any() else 1
     return weights
 
 
-def trained_on(stage):
-    """The pictures that training a stage takes: a student sees only, its teacher hears too."""
-    return MODELS["teacher" if stage == "student" else stage].inputs
+def trained_on(stage, teachers=("teacher",)):
+    """The pictures that training a stage takes: a student sees only, but its teachers, of these stages, may hear."""
+    stages = ["student", *teachers] if stage == "student" else [stage]
+    return tuple(kind for kind in MODELS["teacher"].inputs if any(kind in MODELS[stage].inputs for stage in stages))
 
 
 def predictions(model, recordings, cfg):
@@ -432,6 +436,7 @@ def state_of_run(folder, cfg):
         return "new"
     before = read_settings(folder / "config.json")
     check_same(folder, before, settings_of(cfg))
+    check_people(folder, cfg)
     finished = (folder / "predictions").exists()
     if finished and cfg.epochs <= before.get("epochs", 0):
         return "finished"
@@ -457,12 +462,37 @@ def check_same(folder, before, now):
         raise UserError(f"{folder}/ holds a run with {name} {was}, now it is {value}: delete the folder, or name another place with --runs-dir")
 
 
+def people_of(cfg):
+    """Whom a run learns from, and holds out: {partition: ids}."""
+    partitions = [PARTITIONS["train"]] + [UNLABELLED] * bool(cfg.stage == "student" and cfg.unlabelled)
+    return {name: sorted(path.stem for path in (cfg.annotations_dir / name).glob("[!.]*.csv")) for name in partitions}
+
+
+def check_people(folder, cfg):
+    """Raises UserError if a run was trained on other people than there are now: who is held out by which fold hangs on all of them."""
+    noted = folder / "people.json"
+    if not noted.exists():  # a run of an older version
+        return
+    try:
+        before = json.loads(noted.read_text())
+        others = {name: set(ids) ^ set(before[name]) for name, ids in people_of(cfg).items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{noted} cannot be read: {AGAIN.format(folder)}") from None
+    for name, ids in others.items():
+        if ids:
+            was = "was" if min(ids) in before[name] else "was not"
+            raise UserError(f"{folder}/ holds a run that was trained when {min(ids)} {was} in {name}: delete the folder, or name another place with "
+                            "--runs-dir")
+
+
 def resume(training, folder, shapes, teacher, cfg):
     """Goes on from last.pt. Raises UserError if it is damaged, or of other settings, pictures or another teacher than these."""
     state = load_checkpoint(folder / "last.pt")
     check_same(folder, state["config"] | state["shapes"], settings_of(cfg) | shapes)
     if state.get("taught_by") != teacher:
-        raise UserError(f"{folder}/ holds a student of another teacher: {teacher_paths(cfg)[0][0]} has changed since; delete the folder")
+        (first, *others), *more = teacher_paths(cfg)
+        also = " or another of its teachers, or the visual baseline," * bool(others or more)
+        raise UserError(f"{folder}/ holds a student of other teachers: {first}{also} has changed since; delete the folder")
     try:
         training.load(state)
     except (KeyError, RuntimeError, ValueError):
@@ -499,7 +529,8 @@ def run(cfg, device):
 
 def load_sets(cfg):
     """The recordings that a run works on: {"train", "val"}, "held_out" of its fold, and the "unlabelled" that a student learns from."""
-    sets = {name: load_recordings(cfg, partition, trained_on(cfg.stage)) for name, partition in PARTITIONS.items()}
+    inputs = {"train": trained_on(cfg.stage, stages_of_teachers(cfg)), "val": MODELS[cfg.stage].inputs}
+    sets = {name: load_recordings(cfg, partition, inputs[name]) for name, partition in PARTITIONS.items()}
     if cfg.fold:
         i, n = part_of(cfg.fold)
         out = {name for name, fold in held_out_people(cfg, n).items() if fold == i - 1}
@@ -509,7 +540,7 @@ def load_sets(cfg):
             raise UserError(f"fold {cfg.fold} of the recordings of Train_Set leaves nobody to hold out or to train on: there are "
                             f"{len(sets['train']) + len(sets['held_out'])} (--fold, or of a student's teachers --teacher-folds)")
     if cfg.stage == "student" and cfg.unlabelled:
-        others = load_recordings(cfg, UNLABELLED, trained_on(cfg.stage))
+        others = load_recordings(cfg, UNLABELLED, inputs["train"])
         sets["unlabelled"] = others[:round(cfg.unlabelled * len(others))]
     return sets
 
@@ -548,14 +579,19 @@ def begin(folder, state, objective, shapes, clips, cfg, device):
     return training
 
 
+def stages_of_teachers(cfg):
+    """The stages that a student's teachers can be of."""
+    return ["teacher", "audio"] if cfg.teacher_checkpoint else TEACHERS[cfg.teachers]
+
+
 def read_in_training(cfg):
     """What the steps of a stage read: pictures, or what is kept of a student's teacher."""
-    return ("frames", "taught") if cfg.stage == "student" and cfg.teacher_cache else trained_on(cfg.stage)
+    return ("frames", "taught") if cfg.stage == "student" and cfg.teacher_cache else trained_on(cfg.stage, stages_of_teachers(cfg))
 
 
 def student_objective(recordings, shapes, cfg, device):
     """The Distillation of a student; where its teacher's outputs are to be kept, the recordings get them."""
-    paths, stages = teacher_paths(cfg), ("teacher", "audio") if cfg.teacher_checkpoint else TEACHERS[cfg.teachers]
+    paths, stages = teacher_paths(cfg), stages_of_teachers(cfg)
     teachers = [[load_teacher(path, cfg.targets, shapes, device, stages) for path in group] for group in paths]
     name = digest_of(itertools.chain(*paths))
     if cfg.teacher_cache:
@@ -657,8 +693,9 @@ def confirmed(recordings, baseline, targets, teachers=1, hears=0):
 
     teachers, hears: how many were kept side by side, and the number of the one that hears.
     """
-    unrated = [recording for recording in recordings if np.isnan(recording.gold).all()]
-    witnesses = {recording.name: recording.gold for recording in recordings} | predict(baseline, unrated)
+    seen = predict(baseline, [recording for recording in recordings if np.isnan(recording.gold).all(0).any()])
+    witnesses = {recording.name: np.where(np.isnan(recording.gold).all(0), seen.get(recording.name, recording.gold), recording.gold)
+                 for recording in recordings}
     said, shares = {recording.name: said_by(recording, teachers, len(targets))[hears] for recording in recordings}, []
     for k, target in enumerate(targets):
         more = agreements({name: series[:, k] for name, series in said.items()}, {name: series[:, k] for name, series in witnesses.items()})
@@ -727,7 +764,7 @@ def check_distillation(cfg):
         raise SettingsError("teacher_folds: people held out of a student's training (--fold) would be taught to its teachers: give one of them up")
     if cfg.gate == "confirmed" and not (several and cfg.teachers in ("audio", "audio+visual")):
         raise SettingsError("gate: confirmed asks whether faces and ratings confirm what teachers hear of people they were not trained on: it needs "
-                            "--teachers audio or audio+visual, and --teacher-folds 2 or more")
+                            "--teachers audio or audio+visual, --teacher-folds 2 or more and no --teacher-checkpoint; else --gate off or adaptive")
     if cfg.teacher_folds == 1:
         raise SettingsError("teacher_folds: 1 leaves nobody to train on: 0 for one teacher, 2 or more")
     if not cfg.teacher_cache and (several or cfg.calibrate or len(TEACHERS[cfg.teachers]) > 1 and not cfg.teacher_checkpoint):
@@ -768,6 +805,8 @@ def begin_folder(folder, epoch, cfg):
     lines = log.read_text().splitlines(keepends=True)[:epoch] if log.exists() else []
     with whole_file(log) as part:
         part.write_text("".join(lines))
+    with whole_file(folder / "people.json") as part:
+        part.write_text(json.dumps(people_of(cfg), indent=1) + "\n")
     save_settings(cfg, folder / "config.json")
 
 
@@ -780,12 +819,18 @@ def finish(folder, sets, cfg, device):
         for name in tables:
             (part / name).mkdir()
             for recording, table in tables[name].items():
-                table.to_csv(part / name / f"{recording}.csv", index=False, float_format="%.6g", na_rep="nan", lineterminator="\n")
+                write_table(table, part / name / f"{recording}.csv")
     scores = score(tables["val"], cfg.targets)
     why = "was the last" if cfg.keep == "last" else f"had the best {'CCC on the people held out' if cfg.fold else 'validation CCC'}"
     print(f"{folder}: finished; epoch {state['epoch']} {why} and is kept: "
           + ", ".join(f"{target} {scores[target]['mean']:.3f}" for target in cfg.targets))
     return scores
+
+
+def write_table(table, path):
+    """Writes the predictions of one recording: six digits, and of the time as many as a long recording needs."""
+    table = table.assign(time_s=[f"{time_s:.10g}" for time_s in table["time_s"]])
+    table.to_csv(path, index=False, float_format="%.6g", na_rep="nan", lineterminator="\n")
 
 
 def read_predictions(folder, partition, frame_rate):
@@ -837,7 +882,7 @@ def built_on(cfg):
 
 
 def teacher_paths(cfg):
-    """Checkpoints of the student's teachers, [[one for each fold] of each teacher]. Raises SettingsError if one is missing."""
+    """Checkpoints of the student's teachers, [[one for each fold] of each teacher]. Raises UserError if one is missing, or of other people."""
     if cfg.teacher_checkpoint:
         if not Path(cfg.teacher_checkpoint).exists():
             raise SettingsError(f"teacher_checkpoint: {cfg.teacher_checkpoint} is not there: a best.pt of stage teacher or audio was expected")
@@ -847,6 +892,7 @@ def teacher_paths(cfg):
             flags = f"--stage {one.stage}" + f" --fold {one.fold}" * bool(one.fold)
             raise SettingsError(f"stage student needs a teacher, and {path} is missing: run {flags} first (--stage all does), or name one with "
                                 "--teacher-checkpoint")
+        check_people(run_folder(one), one)
     return [[run_folder(one) / "best.pt" for one in group] for group in teacher_runs(cfg)]
 
 
@@ -886,7 +932,11 @@ def list_runs(root):
     """The runs in a folder as text: a line each, with its state and its best validation CCC, mean over recordings and targets."""
     lines = [f"{'run':40} {'state':24} {'epochs':>9} {'best CCC':>9} {'of epoch':>9}"]
     for folder in sorted(path for path in Path(root).glob("[!.]*") if (path / "config.json").exists()):
-        entries, epochs = read_log(folder), read_settings(folder / "config.json").get("epochs", 0)
+        try:
+            entries, epochs = read_log(folder), read_settings(folder / "config.json").get("epochs", 0)
+        except SettingsError:
+            lines.append(f"{folder.name:40} of another version")
+            continue
         state = ("running" if is_claimed(folder) else "finished" if (folder / "predictions").exists()
                  else "stopped, --resume" if (folder / "last.pt").exists() else "nothing saved yet")
         values = [float(np.mean([val["mean"] for val in entry["val"].values()])) for entry in entries]
@@ -901,9 +951,10 @@ def main(argv=None):
         print(list_runs(cfg.run_root))
         return None
     runs = {stage: dataclasses.replace(cfg, stage=stage) for stage in (ROLES if cfg.stage == "all" else [cfg.stage])}
-    check_before([*runs.values()])
+    first = built_on(runs["student"]) if cfg.stage == "all" else []
+    check_before([*runs.values(), *first])
     with joined(cfg) as device:
-        for one in built_on(runs["student"]) if cfg.stage == "all" else []:
+        for one in first:
             if one not in runs.values():
                 run(one, device)
         scores = {stage: run(one, device) for stage, one in runs.items()}

@@ -69,6 +69,12 @@ class Backbone(nn.Module):
         self.net.train()
         self.out = nn.Sequential(nn.Linear(width, size), *[nn.BatchNorm1d(size)] * norm)
 
+    def _load_from_state_dict(self, state, prefix, *rest):
+        for name in ("mean", "std"):  # of pretrained weights: one for each colour
+            if prefix + name in state:
+                setattr(self, name, getattr(self, name).new_empty(state[prefix + name].shape))
+        super()._load_from_state_dict(state, prefix, *rest)
+
     def forward(self, pictures):
         pictures = ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return self.out(self.net(pictures).flatten(1))

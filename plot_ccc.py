@@ -26,7 +26,7 @@ from matplotlib.figure import Figure  # without pyplot no display is ever looked
 from tqdm import tqdm
 
 from annotations import SUMMARIES, TARGETS
-from config import UserError, parse_config, run_script, whole_file
+from config import UserError, parse_config, read_settings, run_script, whole_file
 from data import read_picture
 from losses import ccc
 from mmpkd import AGAIN, PARTITIONS, gap_closed, read_predictions, score, targets_of
@@ -48,6 +48,7 @@ class Run(NamedTuple):
     name: str
     train: dict  # {id: table}
     val: dict
+    chosen: bool = True  # whether the epoch that was kept was the best on Val_Set
 
     @property
     def stage(self): return self.name.split("_")[0]
@@ -138,13 +139,14 @@ def fit_postprocessing(preds, golds, smoothing, longest_window, longest_delay):
 # ---- runs on disk ---------------------------------------------------------------------------------------------------
 
 def read_runs(root, frame_rate):
-    """(finished runs, names of the unfinished ones) of a runs folder, in the order of STAGES. Teachers trained in folds are parts of
-    one, and left out where there are other runs.
+    """(finished runs, names of the unfinished ones, names of those of folds) of a runs folder, in the order of STAGES. Those of folds
+    are left out where there are other runs.
 
     Raises UserError if none is finished, if a table is damaged, or if the runs were not scored on the same ratings.
     """
     names = sorted(path.name for path in Path(root).glob("[!.]*") if path.is_dir())
-    names = [name for name in names if not FOLD.search(name)] or names
+    folds = [name for name in names if FOLD.search(name)]
+    names, folds = (others, folds) if (others := [name for name in names if name not in folds]) else (names, [])
     names.sort(key=lambda name: ([*STAGES, name.split("_")[0]].index(name.split("_")[0]), name))
     unfinished = [name for name in names if not (Path(root, name) / "predictions").exists()]
     if len(unfinished) == len(names):
@@ -153,13 +155,14 @@ def read_runs(root, frame_rate):
     finished = [name for name in names if name not in unfinished]
     runs = [read_run(Path(root, name), frame_rate) for name in tqdm(finished, "reading predictions", leave=False, disable=None)]
     check_same_gold(root, runs)
-    return runs, unfinished
+    return runs, unfinished, folds
 
 
 def read_run(folder, frame_rate):
     """Run of a folder. Raises UserError naming the file that is missing, damaged or not like the others."""
     tables = {partition: read_predictions(folder, partition, frame_rate) for partition in PARTITIONS}
-    run = Run(folder.name, **tables)
+    settings = read_settings(folder / "config.json") if (folder / "config.json").exists() else {}
+    run = Run(folder.name, **tables, chosen=settings.get("keep", "best") == "best" and not settings.get("fold"))
     if both := sorted(set(run.train) & set(run.val)):
         raise UserError(f"{folder}/predictions/ has {both[0]} in train/ and in val/: nothing may be fitted on what is reported; "
                         f"{AGAIN.format(folder)}")
@@ -292,9 +295,19 @@ def constants_report(table):
     return "\n".join(lines)
 
 
-def left_out(unfinished):
-    """What to say of the unfinished runs, or ""."""
-    return f"left out, not finished (no predictions/): {', '.join(unfinished)}" if unfinished else ""
+def left_out(unfinished, folds=()):
+    """What to say of the unfinished runs, and of those of folds, or ""."""
+    said = [f"not finished (no predictions/): {', '.join(unfinished)}"] * bool(unfinished)
+    said += [f"{len(folds)} of folds, which are a student's teachers or hold people out: name a folder of them alone with --runs-dir"] * bool(folds)
+    return f"left out, {'; '.join(said)}" if said else ""
+
+
+def how_chosen(runs):
+    """On whom the epochs of runs were chosen, as a sentence."""
+    chosen = [run.name for run in runs if run.chosen]
+    if chosen and len(chosen) < len(runs):
+        return f"The epochs of {', '.join(chosen)} were chosen on these validation recordings: read their values as slightly too high."
+    return TOO_HIGH if chosen else NOT_CHOSEN
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------
@@ -303,6 +316,7 @@ WIDTH = 11.0  # inches, of every figure
 FACES = 14  # above the traces, evenly over the recording
 ABOUT_CCC = "CCC, the concordance correlation coefficient: 1 where both curves are the same, 0 where they have nothing in common."
 TOO_HIGH = "The epoch of each run was chosen on these validation recordings: read every value as slightly too high."
+NOT_CHOSEN = "No epoch was chosen on these validation recordings: each run kept its last one, or the best on people held out of the training."
 
 
 def inches(fig, left, bottom, width, height):
@@ -363,7 +377,7 @@ def traces_figure(run, name, after, table, notes, limits, strip):
     handles, labels = axes.get_legend_handles_labels()
     fig.legend(handles, labels, loc="upper left", bbox_to_anchor=(0.68 / WIDTH, 1 - 0.42 / height), ncols=3, frameon=False, fontsize=9.5)
     write_lines(fig, [ABOUT_CCC, "Raw: as the network predicted. The constants of the post-processing were fitted on the training "
-                      "recordings. A gap in the gold standard: no valid rating there.", TOO_HIGH], 0.75, 0.67, fontsize=8.5)
+                      "recordings. A gap in the gold standard: no valid rating there.", how_chosen([run])], 0.75, 0.67, fontsize=8.5)
     return fig
 
 
@@ -428,7 +442,7 @@ def summary_figure(runs, table, unfinished):
         draw_summary(inches(fig, 2.9, top, 4.4, heights[target]), rows[target], table[table["target"] == target], target)
         fig.axes[-1].set_xlim(limits)
     fig.axes[-1].set_xlabel("CCC", fontsize=10)
-    write_lines(fig, caption(unfinished), 0.2, bottom - 0.7, fontsize=9)
+    write_lines(fig, caption(runs, unfinished), 0.2, bottom - 0.7, fontsize=9)
     return fig
 
 
@@ -467,13 +481,13 @@ def draw_run(axes, y, rows, values, colour):
         axes.scatter(rows[column], y + place + spread, s=16, color="white", edgecolor=GOLD, linewidth=0.8, zorder=3)
 
 
-def caption(unfinished):
+def caption(runs, unfinished):
     """The lines under the summary."""
     lines = [ABOUT_CCC,
              "Dots: the single validation recordings. Bars: their mean, pale as the network predicted (raw), strong after post-processing.",
              "Dashed lines and tinted band: the gap between the lower bound (visual) and the upper one (teacher), which a student is to close.",
              "Concatenated: one CCC over all recordings end to end. The post-processing was fitted on the training recordings.",
-             TOO_HIGH]
+             how_chosen(runs)]
     return lines + [left_out(unfinished).capitalize() + "."] * bool(unfinished)
 
 
@@ -517,7 +531,7 @@ def save_traces(runs, after, table, notes, folder, crops_dir):
 def main(argv=None):
     """{"ccc": table of ccc.csv, "postprocessing": table of the constants, "summary": path of ccc.png, "traces": paths}."""
     cfg = parse_config(argv, __file__, __doc__)
-    runs, unfinished = read_runs(cfg.run_root, cfg.frame_rate)
+    runs, unfinished, folds = read_runs(cfg.run_root, cfg.frame_rate)
     longest = int(cfg.max_window_s * cfg.frame_rate), int(cfg.max_delay_s * cfg.frame_rate)
     constants = {run.name: {target: fit_run(run, target, cfg.smoothing, *longest) for target in run.targets}
                  for run in tqdm(runs, "fitting the post-processing", leave=False, disable=None)}
@@ -533,8 +547,8 @@ def main(argv=None):
     for target in table["target"].unique():
         print(ccc_report(table, target), end="\n\n")
     print(constants_report(fitted), end="\n\n")
-    print(TOO_HIGH)
-    print(left_out(unfinished), end="\n" * bool(unfinished))
+    print(how_chosen(runs))
+    print(left_out(unfinished, folds), end="\n" * bool(unfinished or folds))
     print(f"{cfg.plots_dir}: ccc.csv, postprocessing.csv, ccc.png and {len(traces)} figures in traces/ written"
           + (f"; {removed} of runs or recordings that are gone removed" if removed else ""))
     return {"ccc": table, "postprocessing": fitted, "summary": summary, "traces": traces}

@@ -225,6 +225,8 @@ def train(training, objective, clips, evaluate, folder, about):
                 raise asked.stopped(training, clips.steps) from None
             run.end_epoch(parts, scores, time.perf_counter() - began)
             saved[0] = time.monotonic()
+        if asked.signal and world()[0] == 0:  # since the last step
+            raise asked.stopped(training, clips.steps)
     run.draw(last=True)
     if training.epoch < cfg.epochs:
         print(f"{folder.name}: stopped early, after {training.stale} epochs without a better validation CCC (patience {cfg.patience})")
@@ -306,7 +308,8 @@ def draw_curves(folder):
         if name not in ("seconds", "beta", "gradient"):
             panels[0].plot(epochs, values, ".-", label=name)
     if "task" in series:
-        panels[1].plot(epochs, [1 - value for value in series["task"]], ".--", color="grey", label="training batches")
+        rated = [1 - value if value else math.nan for value in series["task"]]  # 0: an epoch of people whom nobody rated
+        panels[1].plot(epochs, rated, ".--", color="grey", label="training batches")
     for target in entries[0]["val"] if entries else ():
         panels[1].plot(epochs, [entry["val"][target]["mean"] for entry in entries], ".-", label=f"validation, {target}")
     if "beta" in series:

@@ -460,6 +460,16 @@ def test_a_folder_that_another_process_fills_is_left_alone(other, tmp_path):
     assert (tmp_path / "crops" / "a.npy").read_text() == "half"
 
 
+def test_those_who_ask_whether_a_folder_is_claimed_are_not_taken_for_one_who_claims_it(tmp_path):
+    pytest.importorskip("fcntl")
+    asker = config._claim(tmp_path, tmp_path, shared=True)  # another process, asking at this very moment
+    assert not config.is_claimed(tmp_path)
+    os.close(asker)
+    with claimed(tmp_path, "trained"):
+        assert config.is_claimed(tmp_path)
+    assert not config.is_claimed(tmp_path) and not config.is_claimed(tmp_path / "none")
+
+
 def test_who_waits_for_a_claimed_folder_gets_it_when_it_is_free(tmp_path):
     pytest.importorskip("fcntl")
     order = []

@@ -543,3 +543,8 @@ def test_two_processes_that_pack_at_once_both_read_all_of_it(made):
     expected = [int(recording.arrays[kind].sum(dtype="int64")) for recording in load_recordings(config_of(made), "Train_Set", BOTH) for kind in BOTH]
     assert sums == [f"{expected}\n"] * 2
     assert len(list((made / "cache").iterdir())) == 4, "something was left behind"
+
+
+def test_seeds_of_other_numbers_are_others_even_where_these_end_in_zeros():
+    numbers = [(), (0,), (0, 0), (3,), (3, 0), (0, 3), (0, 3, 0), (0, 3, 0, 0)]
+    assert len({data.seed_of(*each) for each in numbers}) == len(numbers)

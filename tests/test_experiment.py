@@ -176,6 +176,14 @@ def test_the_mean_of_both_targets_is_taken_person_by_person():
     assert experiment.paired(results, "much", "recipe", "both")[0] == pytest.approx(0.2)
 
 
+def test_a_method_that_shares_no_seed_with_the_baseline_has_a_row_and_no_picture(tmp_path):
+    """As in the results of a shard."""
+    results = pd.concat([each.assign(target=target) for target in ("arousal", "valence") for each in (
+        results_of(visual=[[0.1, 0.2]]), results_of(oracle=[[0.3, 0.3]], recipe=[[0.2, 0.2]]).assign(seed=1))])
+    text = experiment.report(results, tmp_path / "results.csv")
+    assert text.count("\n| oracle | 0.300 |") == 3 and not (tmp_path / "results_much.png").exists()
+
+
 def test_the_summary_has_the_recipe_and_the_controls_and_no_method_that_looked_best():
     visual = np.full((2, 3), 0.4)
     both = [results_of(visual=visual, recipe=visual + 0.1, ccc=visual + 0.3, control_voices_other=visual, self_training=visual + 0.05,

@@ -150,6 +150,28 @@ def test_teachers_are_weighed_for_each_target_by_how_well_they_tell_the_ratings(
     assert (mmpkd.stacked(moves, recordings, everybody) == 1).all() and (mmpkd.stacked(moves, recordings, asked) == asked).all()
 
 
+def test_ratings_that_are_masked_do_not_shift_what_teachers_are_weighed_by():
+    recordings, draw = kept(4, 0, (1.0, 1.0), np.random.default_rng(0)), np.random.default_rng(1)
+    for recording in recordings:
+        truth = recording.gold.copy()
+        recording.gold[100:] = math.nan
+        recording.arrays["taught"][0, :, :2] = truth + 2 * (np.arange(200) >= 100)[:, None]  # right about what is rated, and higher elsewhere
+        recording.arrays["taught"][0, :, 130:132] = draw.normal(0, 1, (200, 2))
+    moves = {one.name: (said := mmpkd.said_by(one, 2, 2)) - said.mean(1, keepdims=True) for one in recordings}
+    np.testing.assert_allclose(mmpkd.stacked(moves, recordings, np.ones((2, 2), bool)), [[1, 1], [0, 0]], atol=0.02)
+
+
+def test_teachers_that_say_the_same_of_everybody_teach_the_mean_of_the_ratings():
+    recordings = kept(3, 3, (1.0,), np.random.default_rng(0))
+    for recording in recordings:
+        recording.arrays["taught"][..., 0] = 0.3 + np.random.default_rng(1).normal(0, 1e-7, 200)  # rounding is no opinion
+    mixed = mmpkd.mixture(recordings, 1, True, CPU)
+    mean = np.nanmean(np.concatenate([recording.gold for recording in recordings])[:, 0])
+    for recording in recordings:
+        np.testing.assert_allclose(mixed_of(recording, mixed, 1)[:, 0], mean, atol=1e-5)
+        assert mixed_of(recording, mixed, 1)[:, 1].std() > 0
+
+
 @pytest.mark.parametrize("calibrate", [True, False])
 def test_a_teacher_that_is_not_asked_changes_nothing_to_the_bit(calibrate):
     recordings = kept(4, 4, (1.0, 0.5), np.random.default_rng(0))
@@ -245,6 +267,15 @@ def test_what_is_heard_is_confirmed_where_it_agrees_with_what_is_seen_of_the_sam
     for recording in recordings:
         recording.arrays["taught"] = np.concatenate([np.ones((1, 200, 130), np.float32), recording.arrays["taught"]], 2)
     assert torch.equal(shares, mmpkd.confirmed(recordings, torch.nn.Linear(1, 1), ["arousal", "valence"], 2, 1)), "beside another"
+
+
+def test_where_ratings_of_one_target_are_missing_the_face_is_the_witness_of_that_target(monkeypatch):
+    recordings, seen = heard_and_seen(0.5, rated=16, unrated=0)
+    monkeypatch.setattr(mmpkd, "predict", lambda _, some: {recording.name: seen[recording.name] for recording in some})
+    whole = mmpkd.confirmed(recordings, torch.nn.Linear(1, 1), ["arousal", "valence"])
+    for recording in recordings[:12]:
+        recording.gold[:, 0] = math.nan
+    assert mmpkd.confirmed(recordings, torch.nn.Linear(1, 1), ["arousal", "valence"])[0] > 0.8 * whole[0] > 0.1
 
 
 def test_few_people_confirm_nothing(monkeypatch, capsys):
@@ -477,7 +508,7 @@ def test_a_student_of_weight_one_follows_its_teacher_without_any_rating():
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_leaves_the_files_of_a_run(trained_corpus, stage):
     folder = run_of(trained_corpus, stage)
-    assert {path.name for path in folder.iterdir()} == {"config.json", "log.jsonl", "last.pt", "best.pt", "predictions", "curves.png"}
+    assert {path.name for path in folder.iterdir()} == {"config.json", "log.jsonl", "last.pt", "best.pt", "predictions", "curves.png", "people.json"}
     assert json.loads((folder / "config.json").read_text())["stage"] == stage
     assert [line["epoch"] for line in log_of(folder)] == [1, 2]
     taught = {"hint", "beta", "teacher"} if stage == "student" else set()
@@ -491,6 +522,46 @@ def test_every_stage_leaves_the_files_of_a_run(trained_corpus, stage):
         np.testing.assert_allclose(table["time_s"], np.arange(FRAMES) / 25)
         np.testing.assert_allclose(table[["arousal_gold", "valence_gold"]], gold[["arousal", "valence"]], atol=1e-6)
         assert np.isfinite(table.to_numpy()).all() and table["arousal_pred"].std() > 0
+
+
+def test_the_times_of_a_long_recording_are_read_as_they_were_written(tmp_path):
+    gold = np.zeros((31000, 1), np.float32)
+    table = mmpkd.prediction_table(data.Recording("long", gold, {}), gold, ["arousal"], 30)
+    mmpkd.write_table(table, tmp_path / "long.csv")
+    np.testing.assert_allclose(mmpkd.read_table(tmp_path / "long.csv", 30, "again")["time_s"], np.arange(31000) / 30, atol=5e-5)
+
+
+def test_a_run_of_other_people_is_refused(trained, call):
+    """Who is held out by which fold hangs on all people: a new one would make teachers teach on those they know."""
+    words = ["--data-dir", trained, *TINY, "--target", "both"]
+    assert call("mmpkd", *words, "--stage", "visual")[0] == 0
+    tables = trained / "Annotations" / "Train_Set"
+    shutil.copy(tables / "train_1.csv", tables / "train_0.csv")
+    for stage, of in (("visual", "visual"), ("student", "student"), ("student", "teacher")):
+        if of == "teacher":
+            shutil.rmtree(run_of(trained, "student"))
+        err = one_line(*call("mmpkd", *words, "--stage", stage)[::2])
+        assert f"{run_of(trained, of)}/ holds a run that was trained when train_0 was not in Train_Set: delete the folder" in err
+    (tables / "train_0.csv").unlink()
+    (tables / "train_2.csv").unlink()
+    assert "when train_2 was in Train_Set" in one_line(*call("mmpkd", *words, "--stage", "visual")[::2])
+
+
+def test_a_run_of_another_version_does_not_end_the_listing(trained, call):
+    file = run_of(trained, "visual") / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"gone_setting": 1}))
+    code, out, err = call("mmpkd", "--data-dir", trained, "--list")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0 and "of another version" in lines["visual_both"] and "finished" in lines["teacher_both"], err
+
+
+def test_a_student_of_teachers_that_only_see_needs_no_sound(made, call):
+    shutil.rmtree(made / "specs")
+    words = ["--data-dir", made, *TINY, "--teachers", "visual", "--gate", "off"]
+    assert call("mmpkd", *words, "--stage", "visual")[0] == 0
+    code, out, err = call("mmpkd", *words, "--stage", "student", "--teacher-folds", 0)
+    assert code == 0 and "finished" in out, err
+    assert "audio_melspec.py" in one_line(*call("mmpkd", *words, "--stage", "teacher")[::2])
 
 
 def test_all_stages_end_with_the_comparison_and_a_second_call_does_nothing(made, call):
@@ -716,7 +787,7 @@ def with_a_stranger(made):
 
 def test_beside_faces_voices_teach_where_they_are_confirmed(made, call, monkeypatch):
     with_a_stranger(made)
-    words = ["--data-dir", made, *TINY, "--target", "both", *CONFIRMED, "--teachers"]
+    words = ["--data-dir", made, *TINY, "--target", "both", *CONFIRMED, "--no-calibrate", "--teachers"]  # who is asked counts as much as others
     students = {}
     for shares in [(0.0, 0.0), (0.3, 1.0), (0.3, 0.0)]:
         monkeypatch.setattr(mmpkd, "confirmed", lambda *_, shares=shares: torch.tensor(shares))
@@ -749,7 +820,7 @@ def test_the_gate_asks_the_baseline_that_is_there_and_says_if_it_is_not(made, ca
 @pytest.mark.parametrize("words", [["--teachers", "visual"], ["--teachers", "joint"], ["--teacher-folds", 0]])
 def test_the_gate_is_for_teachers_that_only_hear(made, call, words):
     line = one_line(*call("mmpkd", "--data-dir", made, *TINY, *CONFIRMED, *words)[::2], 2)
-    assert "needs --teachers audio or audio+visual, and --teacher-folds 2" in line
+    assert "needs --teachers audio or audio+visual, --teacher-folds 2" in line
 
 
 def test_a_batch_too_small_for_both_kinds_of_people_is_one_line(trained, call):

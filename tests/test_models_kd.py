@@ -233,6 +233,16 @@ def test_a_fer2013_checkpoint_loads_and_its_classifier_is_left_out_and_said(tmp_
     assert "so random: nothing" in printed and "left out: classifier.bias, classifier.weight" in printed
 
 
+def test_a_network_of_pretrained_weights_is_built_again_without_their_file(tmp_path):
+    """As best.pt is: what its pictures are centred by comes with the checkpoint."""
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
+    one, other = (Backbone("resnet18", weights, (3, 32, 32), 8, True).eval() for weights in (str(tmp_path / "resnet18.pth"), ""))
+    other.load_state_dict(one.state_dict())
+    faces = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(one(faces), other(faces)) and other.mean.flatten().tolist() == pytest.approx(models_kd.IMAGENET[0])
+
+
 def test_torchvisions_file_for_colour_loads_into_a_network_for_grey_spectrograms(tmp_path, capsys):
     file = tmp_path / "resnet18.pth"
     theirs = torchvision.models.resnet18(weights=None)

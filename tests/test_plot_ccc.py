@@ -1,6 +1,8 @@
 """plot_ccc.py: the post-processing, the final table, the figures, and what it says of runs that do not fit."""
 import contextlib
 import io
+import json
+import shutil
 
 import cv2
 import numpy as np
@@ -88,7 +90,7 @@ def plot(data, *flags):
 
 def tables(data, window=51, delay_frames=50):
     """What main() returns as "ccc" and "postprocessing", without the figures."""
-    runs, _ = plot_ccc.read_runs(data / "runs", 25)
+    runs, *_ = plot_ccc.read_runs(data / "runs", 25)
     constants = {run.name: {target: plot_ccc.fit_run(run, target, "mean", window, delay_frames) for target in run.targets} for run in runs}
     return plot_ccc.ccc_table(runs, constants, "mean"), plot_ccc.constants_table(runs, constants, "mean", 25)
 
@@ -347,8 +349,25 @@ def test_an_unfinished_run_is_left_out_and_named(tmp_path, call):
     (write_run(data, "visual_arousal").parent / "audio_arousal").mkdir()
     code, out, _ = call("plot_ccc", "--data-dir", data)
     assert code == 0 and "left out, not finished (no predictions/): audio_arousal" in out
-    assert "audio_arousal" in plot_ccc.caption(["audio_arousal"])[-1]
+    assert "audio_arousal" in plot_ccc.caption([], ["audio_arousal"])[-1]
     assert "audio_arousal" not in (data / "plots/ccc.csv").read_text()
+
+
+def test_runs_of_folds_are_left_out_and_counted_and_shown_where_there_are_no_others(tmp_path, call):
+    write_run(tmp_path, "audio_arousal_fold1of2")
+    assert "left out" not in call("plot_ccc", "--data-dir", tmp_path)[1]
+    write_run(tmp_path, "visual_arousal")
+    out = call("plot_ccc", "--data-dir", tmp_path)[1]
+    assert "left out, 1 of folds" in out and "fold1of2" not in (tmp_path / "plots/ccc.csv").read_text()
+
+
+def test_it_is_said_of_each_run_whether_its_epoch_was_chosen_on_these_recordings(tmp_path, call):
+    keeps = {"visual_arousal": {"keep": "last"}, "teacher_arousal": {"fold": "1/3"}, "audio_arousal": {}}
+    for run, kept in keeps.items():
+        (write_run(tmp_path, run) / "config.json").write_text(json.dumps(kept))
+    assert "The epochs of audio_arousal were chosen on these validation recordings" in call("plot_ccc", "--data-dir", tmp_path)[1]
+    shutil.rmtree(tmp_path / "runs/audio_arousal")
+    assert plot_ccc.NOT_CHOSEN in call("plot_ccc", "--data-dir", tmp_path)[1]
 
 
 def test_there_is_a_figure_for_every_run_and_recording_and_one_of_all(plotted):
@@ -361,7 +380,7 @@ def test_there_is_a_figure_for_every_run_and_recording_and_one_of_all(plotted):
 
 def test_curves_of_one_recording_share_their_limits_with_all_runs_and_a_wild_one_does_not_flatten_them(tmp_path):
     write_run(tmp_path, "visual_arousal", lambda gold: gold)
-    runs, _ = plot_ccc.read_runs(tmp_path / "runs", 25)
+    runs, *_ = plot_ccc.read_runs(tmp_path / "runs", 25)
     golds = np.concatenate([*golds_of("val").values()])
     margin = 0.05 * np.ptp(golds)
     assert plot_ccc.value_limits(runs, {"visual_arousal": runs[0].val})["arousal"] == pytest.approx(

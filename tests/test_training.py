@@ -21,6 +21,7 @@ from conftest import CPU, SHAPES, STAGES, TINY, easy_batch, easy_set, files_of, 
 from torch import nn
 
 import mmpkd
+import training
 from config import Config, UserError
 from data import Clips, ahead, on_device
 from models_kd import build_model
@@ -413,6 +414,20 @@ def test_sigterm_saves_at_once_within_an_epoch_and_says_so_with_its_code(made, c
     epoch, step = (int(word) for word in re.search(r"in epoch (\d+), after step (\d+) of", err).groups())
     state = load_checkpoint(folder / "last.pt")
     assert (state["epoch"] + 1, state["step"]) == (epoch, step) and epoch >= 3
+
+
+def test_sigterm_at_the_end_of_the_last_epoch_is_not_lost(made, call, monkeypatch):
+    """The next run of the same command line would begin, and be killed."""
+    end_epoch = training.Folder.end_epoch
+
+    def asked_meanwhile(self, *words):
+        end_epoch(self, *words)
+        signal.raise_signal(signal.SIGTERM)
+    words = ["--data-dir", made, *TINY, "--stage", "visual", "--epochs", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Folder, "end_epoch", asked_meanwhile)
+        assert "stopped by SIGTERM" in one_line(*call("mmpkd", *words)[::2], 128 + signal.SIGTERM)
+    assert "finished; epoch 1" in call("mmpkd", *words, "--resume")[1]
 
 
 def test_a_second_process_on_a_runs_folder_is_told_so_and_changes_nothing(made, call):
