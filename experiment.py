@@ -6,7 +6,7 @@ Writes  data_study/<corpus>/                        a corpus of drawn people, as
         docs/results.csv results.md results_*.png   a row per run, target and person; what they say (--choose: docs/choice*)
         docs/study.md                               its tables; the words around them are a person's
 
-    python experiment.py                    the whole study: some 9 hours on 2 cores; goes on where it was stopped
+    python experiment.py                    the whole study: some 10 hours on 2 cores; goes on where it was stopped
     python experiment.py --quick            a small one, under 10 minutes; into data_quick/, docs/ stays as it is
     python experiment.py --choose           compares the methods by cross-validation over the rated people of Train_Set
     python experiment.py --list             what there is to run: settings, methods, how far they are
@@ -580,7 +580,7 @@ def plot_gains(results, setting, path):
         axis.set(title=target, xlabel="CCC over the visual baseline, mean over people")
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(methods)), methods)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
     about = "controls in red: those of voices alone belong at 0, those with faces beside them at the dotted line, self_training"
     seeds = len(matrix(results, setting, "visual", TARGETS[0]))
     figure.suptitle(f"{setting}: {SETTINGS[setting].says} (95 % intervals over people and {seeds} seed{'s' * (seeds > 1)}; bounds in grey)\n"

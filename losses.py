@@ -218,9 +218,6 @@ class Method(NamedTuple):
     of: str  # what it compares: "feat", "pred", or "label": predictions, with the ratings in the teacher's place where there are any
     mapped: bool  # the student's goes through a learned linear layer first
 
-    def __call__(self, student, teacher):
-        return self.compare(student, teacher)
-
 
 DISTILL = {
     "cosine": Method(cosine, "feat", False),

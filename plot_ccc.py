@@ -53,7 +53,7 @@ class Run(NamedTuple):
     @property
     def stage(self): return self.name.split("_")[0]
     @property
-    def targets(self): return [target for target in TARGETS if f"{target}_pred" in next(iter(self.val.values()))]
+    def targets(self): return targets_of(next(iter(self.val.values())))
     @property
     def about(self): return STAGES.get(self.stage, OTHER)[0]
     @property

@@ -416,7 +416,7 @@ def test_a_loss_does_not_see(name, change):
     """... the changes that its paper makes it blind to, and sees every other."""
     student, teacher = features(40, 6, 6)
     student = student + teacher
-    before, after = float(DISTILL[name](student, teacher)), float(DISTILL[name](*CHANGES[change](student, teacher)))
+    before, after = float(DISTILL[name].compare(student, teacher)), float(DISTILL[name].compare(*CHANGES[change](student, teacher)))
     if change in UNSEEN[name]:
         assert after == pytest.approx(before, rel=1e-5)
     else:
@@ -434,10 +434,10 @@ def test_every_loss_of_the_table_keeps_its_contract(name, n):
     """A scalar >= 0 with a gradient for the student, 0 where it follows its teacher."""
     torch.manual_seed(5)
     student = torch.randn(n, 8, requires_grad=True)
-    loss = DISTILL[name](student, torch.randn(n, 8))
+    loss = DISTILL[name].compare(student, torch.randn(n, 8))
     loss.backward()
     assert loss.shape == () and loss > 0 and torch.isfinite(student.grad).all() and student.grad.abs().sum() > 0
-    same = DISTILL[name](student, student.detach().clone())
+    same = DISTILL[name].compare(student, student.detach().clone())
     assert 0 <= float(same.detach()) < 1e-6
 
 
@@ -446,16 +446,16 @@ def test_no_loss_is_below_zero_however_close_the_student_comes(name):
     torch.manual_seed(12)
     for closeness in (1e-7, 1e-6, 1e-5, 1e-4, 1e-3) * 5:
         teacher = torch.randn(60, 8)
-        assert 0 <= float(DISTILL[name](teacher + closeness * torch.randn(60, 8), teacher)) < 1e-2
+        assert 0 <= float(DISTILL[name].compare(teacher + closeness * torch.randn(60, 8), teacher)) < 1e-2
 
 
 @pytest.mark.parametrize("name", DISTILL)
 def test_a_step_down_the_gradient_makes_every_loss_smaller(name):
     torch.manual_seed(6)
     student, teacher = torch.randn(50, 8, requires_grad=True), torch.randn(50, 8)
-    loss = DISTILL[name](student, teacher)
+    loss = DISTILL[name].compare(student, teacher)
     gradient, = torch.autograd.grad(loss, student)
-    after = DISTILL[name](student.detach() - 1e-2 * gradient / gradient.norm(), teacher)
+    after = DISTILL[name].compare(student.detach() - 1e-2 * gradient / gradient.norm(), teacher)
     assert float(after) == pytest.approx(float(loss.detach()) - 1e-2 * float(gradient.norm()), abs=2e-3 * float(gradient.norm()))
 
 
@@ -467,10 +467,10 @@ def test_duplicate_and_constant_and_absent_features_give_bounded_losses_and_grad
     for student, teacher in [(twice, varied), (varied, twice), (twice, twice.flip(0)), (twice[:2], varied[:2]), (row.repeat(40, 1), varied),
                              (varied, row.repeat(40, 1)), (row.repeat(40, 1), row.repeat(40, 1)), (row, -row)]:
         student = student.clone().requires_grad_()
-        loss = DISTILL[name](student, teacher)
+        loss = DISTILL[name].compare(student, teacher)
         loss.backward()
         assert 0 <= float(loss.detach()) < 100 and float(student.grad.norm()) < 100
-    assert 0 <= DISTILL[name](torch.zeros(20, 8), torch.zeros(20, 8)) <= 1
+    assert 0 <= DISTILL[name].compare(torch.zeros(20, 8), torch.zeros(20, 8)) <= 1
 
 
 @pytest.mark.parametrize("name", sorted(RELATIONAL))
@@ -479,7 +479,7 @@ def test_a_frame_without_features_is_given_no_gradient_and_takes_none_from_the_o
     student = torch.randn(30, 8)
     student[4] = 0
     student.requires_grad_()
-    DISTILL[name](student, torch.randn(30, 8)).backward()
+    DISTILL[name].compare(student, torch.randn(30, 8)).backward()
     assert float(student.grad.norm()) < 100 and (student.grad.abs().sum(1) > 0).sum() >= 29
 
 
@@ -489,20 +489,20 @@ def test_shapes_that_would_broadcast_or_leave_frames_out_raise(name):
     for shape in shapes:
         for student, teacher in [((20, 8), shape), (shape, (20, 8))]:
             with pytest.raises(ValueError, match="were expected, not"):
-                DISTILL[name](torch.ones(student), torch.ones(teacher))
+                DISTILL[name].compare(torch.ones(student), torch.ones(teacher))
 
 
 @pytest.mark.parametrize("name", sorted(RELATIONAL))
 def test_a_relational_loss_takes_a_student_and_a_teacher_of_different_sizes(name):
     student, teacher = features(30, 4, 11)
-    assert DISTILL[name](student, teacher) > 0
+    assert DISTILL[name].compare(student, teacher) > 0
 
 
 @pytest.mark.parametrize("name", DISTILL)
 def test_no_loss_waits_for_the_device(name):
     """On the meta device there are no values: whatever asks for one on the way raises."""
     student, teacher = torch.randn(300, 8, device="meta", requires_grad=True), torch.randn(300, 8, device="meta")
-    DISTILL[name](student, teacher).backward()
+    DISTILL[name].compare(student, teacher).backward()
     assert student.grad.shape == student.shape
     with pytest.raises((RuntimeError, NotImplementedError)):  # picking the valid frames does wait: that the check can fail
         ccc_loss(student, teacher)
@@ -513,7 +513,7 @@ def test_a_batch_of_2048_frames_is_possible(name):
     """All its angles would be 34 GB, its descriptions without a limit 15."""
     torch.manual_seed(9)
     student = torch.randn(2048, 32, requires_grad=True)
-    DISTILL[name](student, torch.randn(2048, 32)).backward()
+    DISTILL[name].compare(student, torch.randn(2048, 32)).backward()
     assert torch.isfinite(student.grad).all() and student.grad.abs().sum() > 0
 
 
