@@ -100,6 +100,7 @@ SETTINGS = {
     "little": Setting("the voice tells little: a third of it", voice(1 / 3)),
     "nothing": Setting("the voice tells nothing", voice(0)),
     "more_rated": Setting("as much, but 30 people are rated and 30 are not", corpus="much", rated=30, unlabelled=30),
+    "again": Setting("as much, with other people, drawn when all choices had been made"),
 }
 QUICK = dict(rated=8, unlabelled=16, reported=8)
 
@@ -208,7 +209,7 @@ METHODS = {
     "audio": Method("voice only", dict(stage="audio")),
     "oracle": Method("face only, with the true ratings of everybody", dict(stage="visual"), "oracle"),
     "noiseless": Method("face only, with ratings that have no error of a rater", dict(stage="visual"), "noiseless", MUCH),
-    "recipe": Method("pseudo-labels of cross-fitted faces, and of voices where they are confirmed", RECIPE, where=ELSEWHERE),
+    "recipe": Method("pseudo-labels of cross-fitted faces, and of voices where they are confirmed", RECIPE, where=(*ELSEWHERE, "again")),
     "self_training": Method("the recipe, taught by faces alone", RECIPE | dict(teachers="visual", gate="off")),
     "self_training_8": Method("taught by eight networks of faces alone", RECIPE | dict(teachers="visual", gate="off", teacher_folds=8), where=MUCH),
     "control_other_voice": Method("the recipe, with another one's voice", RECIPE, "other_voice", MUCH),
