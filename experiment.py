@@ -11,7 +11,7 @@ Writes  data_study/<corpus>/                        a corpus of drawn people, as
     python experiment.py --choose           compares the methods by cross-validation over the rated people of Train_Set
     python experiment.py --list             what there is to run: settings, methods, how far they are
     python experiment.py --settings much --methods visual recipe        only these
-    python experiment.py --shard 1/4        a quarter of the runs, for a job array
+    python experiment.py --shard 1/4        a quarter of the runs, for a job array, or with --device cuda:0 for one of four devices
     python experiment.py --report           only the tables and figures, from docs/results.csv
 
 No epoch is chosen on the people it reports: every run keeps its last one. Methods are compared with --choose on people held out of
@@ -253,6 +253,8 @@ METHODS = {
 CONTROLS = tuple(name for name in METHODS if name.startswith("control"))
 OF_VOICES = tuple(name for name in CONTROLS if name.startswith("control_voices"))  # they must not gain over visual, the others not over self_training
 BESIDE_SEEING = ("recipe", "recipe_off", "voices", "voices_off", *(name for name in CONTROLS if name not in OF_VOICES))
+AIMS = {"gain": {"arousal": 0.08, "valence": 0.0, "both": 0.05},  # set before the study
+        "share": {("oracle", "arousal"): 0.6, ("oracle", "valence"): 0.3, ("teacher", "arousal"): 1 / 3}}
 PAIRS = (("recipe", "self_training_8"), ("recipe", "control_other_voice_off"), ("voices", "voices_off"), ("cosine_unlabelled", "cosine"),
          ("ccc_unlabelled", "ccc"), ("audio_unlabelled", "ccc_unlabelled"))  # told beside each other, too
 ADAPTIVE = ("control_other_voice_adaptive", "control_nothing_adaptive")  # ... nor lose over visual
@@ -512,6 +514,30 @@ def choice_table(results):
     return "\n".join([*lines, ""])
 
 
+def aims_table(results):
+    """What the recipe was to reach, and whether it did, in every setting that has it, Markdown."""
+    settings = [setting for setting in SETTINGS
+                if all(paired(results, setting, method, target) for method in ("recipe", "oracle") for target in TARGETS)]
+    lines = ["### The aims of the recipe\n", f"| aim | {' | '.join(settings)} |", "| --- " * (len(settings) + 1) + "|"]
+    for target, least in AIMS["gain"].items():
+        of = "the mean of both" if target == "both" else target
+        lines.append(f"| over visual on {of}: {'at least ' + signed(least) if least else 'a gain'}, its interval above 0 | " + " | ".join(
+            aim_met(paired(results, setting, "recipe", target), least, signed, True) for setting in settings) + " |")
+    for (upper, target), least in AIMS["share"].items():
+        lines.append(f"| of the {upper}'s gain on {target}: at least {percent(least)} | " + " | ".join(
+            aim_met(share(results, setting, "recipe", target, upper), least, percent) for setting in settings) + " |")
+    return "\n".join([*lines, ""])
+
+
+def aim_met(reached, least, as_text, surely=False):
+    """What was reached, (mean, low, high), and whether it is enough, as text; surely: whether its interval has to be above 0, too."""
+    if reached is None or isinstance(reached, str):
+        return reached or "not run"
+    mean, low, _ = reached
+    verdict = f"missed by {as_text(least - mean).lstrip('+')}" if mean < least else "not sure" if surely and low <= 0 else "met"
+    return f"{as_text(mean)}: {verdict}"
+
+
 def signed(value):
     """A difference as text; what rounds to nothing has a plus."""
     return f"{round(value, 3) + 0.0:+.3f}"
@@ -613,7 +639,7 @@ def report(results, file):
     results = results.astype(dict.fromkeys(["setting", "method", "target"], "category"))  # looked up thousands of times: numbers, not words
     there, choosing = [setting for setting in SETTINGS if setting in set(results.setting)], file.stem == "choice"
     tables = [table_of(results, setting, "held out" if choosing else "reported") for setting in there]
-    text = "\n".join([*tables, *[choice_table(results)] * choosing, summary(results)])
+    text = "\n".join([*tables, choice_table(results) if choosing else aims_table(results), summary(results)])
     made = f"Made by `python experiment.py --report{' --choose' * choosing}` from {file.name}."
     if choosing:
         made += " The people are rated ones, each told by the networks of the fold that left them out; the study reports others."

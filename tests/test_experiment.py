@@ -226,6 +226,16 @@ def test_every_number_of_the_studys_page_comes_from_its_results(tmp_path):
     assert set(re.findall(r"[+-]?\d\.\d{3}|\d+%", (docs / "study.md").read_text())) <= set(re.findall(r"[+-]?\d\.\d{3}|\d+%", told))
 
 
+def test_the_aims_table_says_what_is_met_and_by_how_much_the_rest_is_missed():
+    visual = np.full((2, 4), 0.3)
+    for_arousal = results_of(visual=visual, oracle=visual + 0.2, teacher=visual + 0.3, recipe=visual + 0.09)
+    unsure = np.array([[0.1, -0.1, 0.2, -0.05]] * 2)
+    for_valence = results_of(visual=visual, oracle=visual + 0.2, teacher=visual - 0.1, recipe=visual + unsure).assign(target="valence")
+    lines = experiment.aims_table(pd.concat([for_arousal, for_valence])).splitlines()
+    assert [line.split(" | ")[-1] for line in lines[4:]] == [
+        "+0.090: met |", "+0.038: not sure |", "+0.064: met |", "45%: missed by 15% |", "19%: missed by 11% |", "30%: missed by 3% |"]
+
+
 def test_a_method_is_chosen_by_its_mean_over_targets_and_settings():
     each = [results_of(visual=[[0.1, 0.3]], voices=[[0.5, 0.5]], recipe=[[0.3, 0.4]]), results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.6]]).assign(
         setting="little")]
@@ -354,7 +364,7 @@ def test_ratings_without_noise_are_those_of_raters_who_do_not_err_and_of_nobody_
 def test_choosing_cannot_open_a_rating_of_the_people_that_are_reported(small, studied, tmp_path, capsys):
     """It works, and says the same, where their ratings are gone from the disk; and its folders name none of them."""
     folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
-    cfg = cfg_of(folder, "--quick", "--choose", "--methods", "visual", "--seeds", 1)
+    cfg = cfg_of(folder, "--quick", "--choose", "--methods", "visual", "ccc_unlabelled", "--seeds", 1)
     setting = experiment.setting_of(cfg, "much")
     reported = [f"person_{n + 1}" for n in experiment.split(setting, "rated")["Val_Set"]]
     jobs = experiment.jobs_of(cfg)

@@ -785,6 +785,22 @@ def with_a_stranger(made):
     table[["image path", "spec path"]].to_csv(unlabelled / "x_1.csv", index=False)
 
 
+def test_everybody_is_taught_by_the_networks_that_do_not_know_them(made, call, monkeypatch):
+    """Against what the runs of the folds wrote themselves, each of the person it held out."""
+    with_a_stranger(made)
+    taught = {}
+    monkeypatch.setattr(mmpkd, "mixture", lambda recordings, *words, mixture=mmpkd.mixture: (
+        taught.update({one.name: one.arrays["taught"][0, :, :2] for one in recordings}), mixture(recordings, *words))[1])
+    assert call("mmpkd", "--data-dir", made, *TINY, "--target", "both", *CONFIRMED)[0] == 0
+    runs = [made / "runs" / f"audio_both_fold{number}of2" / "predictions" for number in (1, 2)]
+    said = {name: {path.parent.name: pd.read_csv(path)[["arousal_pred", "valence_pred"]].to_numpy() for run in runs
+                   for path in run.glob(f"*/{name}.csv")} for name in ("train_1", "train_2")}
+    for name, each in said.items():
+        np.testing.assert_allclose(taught[name], each["held_out"], atol=1e-5)
+        assert np.abs(taught[name] - each["train"]).max() > 1e-3
+    np.testing.assert_allclose(taught["x_1"], (said["train_2"]["held_out"] + said["train_2"]["train"]) / 2, atol=1e-5)  # train_2 under another name
+
+
 def test_beside_faces_voices_teach_where_they_are_confirmed(made, call, monkeypatch):
     with_a_stranger(made)
     words = ["--data-dir", made, *TINY, "--target", "both", *CONFIRMED, "--no-calibrate", "--teachers"]  # who is asked counts as much as others
