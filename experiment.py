@@ -534,7 +534,8 @@ def aim_met(reached, least, as_text, surely=False):
     if reached is None or isinstance(reached, str):
         return reached or "not run"
     mean, low, _ = reached
-    verdict = f"missed by {as_text(least - mean).lstrip('+')}" if mean < least else "not sure" if surely and low <= 0 else "met"
+    missed = "just missed" if as_text(mean) == as_text(least) else f"missed by {as_text(least - mean).lstrip('+')}"
+    verdict = missed if mean < least else "not sure" if surely and low <= 0 else "met"
     return f"{as_text(mean)}: {verdict}"
 
 
