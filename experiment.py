@@ -202,6 +202,7 @@ RECIPE = {"stage": "student"} | {name: getattr(Config(), name) for name in PAPER
 VOICES = RECIPE | dict(teachers="audio")
 MUCH, NOTHING = ("much",), ("nothing",)
 ELSEWHERE = ("much", "little", "more_rated")
+FIRST = (*ELSEWHERE, *NOTHING)
 
 METHODS = {
     "visual": Method("face only: lower bound", dict(stage="visual")),
@@ -233,8 +234,8 @@ METHODS = {
     "recipe_confidence": Method("the recipe, frames counting by how far its teachers agree", RECIPE | dict(confidence="agreement"), where=MUCH),
     "recipe_24": Method("the recipe with 24 of the unlabelled people", RECIPE | dict(unlabelled=0.5), where=MUCH),
     "recipe_12": Method("the recipe with 12 of them", RECIPE | dict(unlabelled=0.25), where=MUCH),
-    "paper": Method("the paper's loss, teacher and gate: cosine of whole batches, rated people", PAPER),
-    "ccc_unlabelled": Method("ccc of the joint teacher's predictions, unlabelled people too", WITH | dict(distill="ccc")),
+    "paper": Method("the paper's loss, teacher and gate: cosine of whole batches, rated people", PAPER, where=FIRST),
+    "ccc_unlabelled": Method("ccc of the joint teacher's predictions, unlabelled people too", WITH | dict(distill="ccc"), where=FIRST),
     "cosine": Method("cosine per frame, rated people", ALONE | dict(distill="cosine"), where=MUCH),
     "fitnets": Method("fitnets, rated people", ALONE | dict(distill="fitnets"), where=MUCH),
     "sp": Method("sp, rated people", ALONE | dict(distill="sp"), where=MUCH),
