@@ -15,6 +15,7 @@ bias and scale follow from mean and spread alone.
 
     python plot_ccc.py --data-dir data
 """
+import contextlib
 import math
 import re
 from pathlib import Path
@@ -26,7 +27,7 @@ from matplotlib.figure import Figure  # without pyplot no display is ever looked
 from tqdm import tqdm
 
 from annotations import SUMMARIES, TARGETS
-from config import UserError, parse_config, read_settings, run_script, whole_file
+from config import SettingsError, UserError, parse_config, read_settings, run_script, whole_file
 from data import read_picture
 from losses import ccc
 from mmpkd import AGAIN, PARTITIONS, gap_closed, read_predictions, score, targets_of
@@ -161,7 +162,9 @@ def read_runs(root, frame_rate):
 def read_run(folder, frame_rate):
     """Run of a folder. Raises UserError naming the file that is missing, damaged or not like the others."""
     tables = {partition: read_predictions(folder, partition, frame_rate) for partition in PARTITIONS}
-    settings = read_settings(folder / "config.json") if (folder / "config.json").exists() else {}
+    settings = {}
+    with contextlib.suppress(SettingsError):  # of another version: what it says is not known
+        settings = read_settings(folder / "config.json")
     run = Run(folder.name, **tables, chosen=settings.get("keep", "best") == "best" and not settings.get("fold"))
     if both := sorted(set(run.train) & set(run.val)):
         raise UserError(f"{folder}/predictions/ has {both[0]} in train/ and in val/: nothing may be fitted on what is reported; "
@@ -306,7 +309,8 @@ def how_chosen(runs):
     """On whom the epochs of runs were chosen, as a sentence."""
     chosen = [run.name for run in runs if run.chosen]
     if chosen and len(chosen) < len(runs):
-        return f"The epochs of {', '.join(chosen)} were chosen on these validation recordings: read their values as slightly too high."
+        which = ", ".join(chosen) if len(chosen) <= 3 else f"{len(chosen)} of these runs"
+        return f"The epochs of {which} were chosen on these validation recordings: read their values as slightly too high."
     return TOO_HIGH if chosen else NOT_CHOSEN
 
 

@@ -362,7 +362,7 @@ def test_runs_of_folds_are_left_out_and_counted_and_shown_where_there_are_no_oth
 
 
 def test_it_is_said_of_each_run_whether_its_epoch_was_chosen_on_these_recordings(tmp_path, call):
-    keeps = {"visual_arousal": {"keep": "last"}, "teacher_arousal": {"fold": "1/3"}, "audio_arousal": {}}
+    keeps = {"visual_arousal": {"keep": "last"}, "teacher_arousal": {"fold": "1/3"}, "audio_arousal": {"of_another_version": 1}}
     for run, kept in keeps.items():
         (write_run(tmp_path, run) / "config.json").write_text(json.dumps(kept))
     assert "The epochs of audio_arousal were chosen on these validation recordings" in call("plot_ccc", "--data-dir", tmp_path)[1]
