@@ -27,7 +27,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from config import UserError, parse_config, part_of, run_script, whole_file
+from config import UserError, is_claimed, parse_config, part_of, run_script, whole_file
 
 TARGETS = ["arousal", "valence"]
 RATED = ["Train_Set", "Val_Set"]
@@ -195,12 +195,19 @@ def keep_settings(folder, cfg, names, made_of=None):
     source = _read_note(made_of) if made_of else {}
     _agree(made_of, source, {name: settings[name] for name in settings if name in source})
     settings = source | settings
-    if any(path.is_dir() or path.suffix == ".npy" for path in Path(folder).glob("[!.]*")):
+    made = any(path.is_dir() or path.suffix == ".npy" for path in Path(folder).glob("[!.]*"))
+    if made or any(is_claimed(path) for path in Path(folder).glob(".*.part")):  # or are being made by another process
         _agree(folder, _read_note(folder) or settings, settings)
     if _read_note(folder) != settings:  # nothing was made yet
         with whole_file(Path(folder, "settings.json")) as part:
             part.write_text(json.dumps(settings, indent=1) + "\n")
     return settings
+
+
+def if_newer(source, made):
+    """What to say of a thing that was made before, where its source was written after it; else ""."""
+    newer = source.stat().st_mtime_ns > made.stat().st_mtime_ns
+    return f"; {source} is newer: if it is another one, delete {made if made.is_dir() else made.parent}/ to make it anew" * newer
 
 
 def _read_note(folder):
@@ -256,13 +263,16 @@ def picture_clock(video):
                     pictures.append((packet.pts, packet.duration or 0, packet.is_discard))
         shown = sorted((pts, duration) for pts, duration, discarded in pictures if not discarded)
         if not shown:
-            raise UserError(f"{video} has no pictures: it is empty or cut short")
+            raise UserError(f"{video} has no pictures with a time stamp: it is empty, cut short or a bare stream (.h264), which an .mp4 can hold")
         base = float(stream.time_base)
         times = np.array([pts for pts, _ in shown], float) * base
         gap = np.median(np.diff(times)) if len(times) > 1 else 1 / float(stream.average_rate or 25)
         end = times[-1] + (shown[-1][1] * base or gap)
-        promised = stream.frames * gap if stream.frames else (container.duration or 0) / av.time_base
-        present = len(pictures) * gap if stream.frames else held_s  # some containers know only how long all that is in them lasts
+        frames, avi = stream.frames, container.format.name == "avi"  # whose header counts dropped pictures, too: they have no packets
+        if "mp4" in container.format.name:
+            frames = min(frames, len(stream.index_entries))  # less what an edit list leaves out
+        promised = frames * gap if frames else (container.duration or 0) / av.time_base
+        present = len(pictures) * gap if frames and not avi else held_s  # some containers know only how long all that is in them lasts
     if promised - present > max(0.5, 2 * gap):
         raise UserError(f"{video} is cut short: it promises {promised:.1f} s of pictures and holds {present:.1f} s")
     return Clock(times - times[0], end - times[0], times[0])

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import soundfile
 
-from annotations import about_frames, find_recordings, for_each, keep_settings, known_frames, open_media, picture_clock, shard_of
+from annotations import about_frames, find_recordings, for_each, if_newer, keep_settings, known_frames, open_media, picture_clock, shard_of
 from config import UserError, growing_folder, parse_config, run_script, write_bytes
 
 PIECE = 65536  # samples of a WAV read at a time
@@ -172,7 +172,7 @@ def make(name, report, sounds, cfg):
         left_over_s = extract(sounds[name], frames, folder, cfg, report)
     elif (there := len(list(folder.glob("*.wav")))) != frames:
         raise UserError(f"{folder}/ holds {there} segments, {frames} were expected: delete that folder to make it anew")
-    line = f"{name}: {frames} segments from {sounds[name]}{' (done before)' * done}"
+    line = f"{name}: {frames} segments from {sounds[name]}" + (f" (done before{if_newer(sounds[name], folder)})" if done else "")
     line += f"; {left_over_s:.1f} s of sound after the last of them are left out" * (left_over_s > SHORT_S)
     return line, (frames, done)
 

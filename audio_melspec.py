@@ -261,7 +261,8 @@ def make(name, report, folders, cfg, look, frame_rate):
         made_of = [str(folders[name]), len(paths), newest, {field: getattr(cfg, field) for field in SETTINGS.split()}]
         reuse_memory()
         (draw_pictures if cfg.spec_files == "pictures" else draw_array)(paths, steps, out, look, made_of, report)
-    return f"{name}: {len(paths)} spectrograms{' (done before)' * done}", (len(paths), done)
+    again = f"; {folders[name]}/ is newer: if it is of another sound, delete {out} to make it anew" * (done and newest > out.stat().st_mtime_ns)
+    return f"{name}: {len(paths)} spectrograms" + f" (done before{again})" * done, (len(paths), done)
 
 
 def look_of(cfg):
@@ -274,7 +275,11 @@ def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
     folders = find_recordings([cfg.segments_dir], cfg.recordings, "run audio_extract.py first")
     settings = keep_settings(cfg.specs_dir, cfg, SETTINGS, made_of=cfg.segments_dir)
-    shard = shard_of(folders, cfg.shard)
+    sounds = find_recordings([cfg.segments_dir, cfg.audio_dir, cfg.videos_dir], cfg.recordings, "")  # as audio_extract.py has them,
+    shard = shard_of(sounds, cfg.shard)  # so that those of a shard are the same, whatever other jobs have cut by now
+    if lacking := [name for name in shard if name not in folders]:
+        print(f"{cfg.segments_dir}/ has no {', '.join(lacking)}: not drawn; run audio_extract.py, then this again")
+    shard = {name: folders[name] for name in shard if name in folders}
     if not shard:
         print(f"shard {cfg.shard} holds none of the {len(folders)} recordings: nothing to do")
         return {}

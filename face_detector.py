@@ -35,8 +35,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch.nn import functional
 from tqdm import tqdm
 
-from annotations import about_frames, find_recordings, for_each, frame_count, keep_settings, open_media, picture_clock, shard_of
-from config import UserError, growing_folder, parse_config, run_script, torch_device, whole_file, write_bytes
+from annotations import about_frames, find_recordings, for_each, frame_count, if_newer, keep_settings, open_media, picture_clock, shard_of
+from config import UserError, claimed, growing_folder, parse_config, run_script, torch_device, whole_file, write_bytes
 
 # Where the five landmarks go in a crop of side 1: left and right eye (the viewer's), nose, left and right mouth corner.
 # ArcFace's template (Deng et al., 2019), given there in pixels of a 112 px crop.
@@ -84,7 +84,8 @@ class Picture:
 
     def __init__(self, frame, aspect=1.0):
         self.frame, self.aspect, self.turns = frame, aspect, round(frame.rotation / 90)  # counter-clockwise
-        square = aspect == 1 and not self.turns % 4 and frame.width % 2 == frame.height % 2 == 0
+        self.mirrored = _is_mirrored(frame)  # top and bottom are exchanged, before it is turned
+        square = aspect == 1 and not self.turns % 4 and not self.mirrored and frame.width % 2 == frame.height % 2 == 0
         self.in_parts = square and frame.format.name in ("yuv420p", "yuvj420p")
         size = frame.height, round(frame.width * aspect)
         self.height, self.width = size[::-1] if self.turns % 2 else size
@@ -95,7 +96,7 @@ class Picture:
         if self.in_parts:
             return self._part(0, 0, self.width, self.height)
         rgb = self.frame.to_ndarray(format="rgb24", width=round(self.frame.width * self.aspect), height=self.frame.height)
-        return np.ascontiguousarray(np.rot90(rgb, self.turns))
+        return np.ascontiguousarray(np.rot90(rgb[::-1] if self.mirrored else rgb, self.turns))
 
     def region(self, x1, y1, x2, y2):
         """What of it lies in a box: RGB (h, w, 3), and the x, y of its upper left corner, whole numbers at or before x1, y1."""
@@ -126,6 +127,14 @@ class Picture:
         return part.to_ndarray(format="rgb24")
 
 
+def _is_mirrored(frame):
+    """Whether a video's header says that its pictures are to be mirrored, beside being turned: the matrix (a, b, u, c, d, v, x, y, w) of
+    ISO 14496-12 turns the other way round then."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+    return a * d - b * c < 0
+
+
 def _plane(plane):
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, :plane.width]
 
@@ -133,7 +142,7 @@ def _plane(plane):
 def read_frames(video, frame_rate):
     """Yields (ks, Picture) in one pass over a video: the frames k, as a range, and the picture on show at k / frame_rate seconds.
 
-    Pictures that no frame shows are left out. Raises UserError if the pictures end before their time stamps do.
+    Pictures that no frame shows are left out. Raises UserError if they begin after their time stamps do, or end before.
     """
     clock = picture_clock(video)
     k, frames = 0, frame_count(clock.end_s, frame_rate)
@@ -146,6 +155,8 @@ def read_frames(video, frame_rate):
             time_s = following.time - clock.start_s
             if stored_in_order:
                 time_s = clock.times_s[min(number + 1, len(clock.times_s) - 1)]
+            if picture is None and time_s > 2 / frame_rate:
+                raise UserError(f"{video} is damaged: its first {time_s:.1f} s cannot be decoded: cut them off, or replace it")
             first = k
             while picture is not None and k < frames and k / frame_rate + early_s < time_s:
                 k += 1
@@ -159,13 +170,14 @@ def read_frames(video, frame_rate):
 
 
 def _rounding_s(times_s, stream):
-    """How much later than it was a picture's time stamp can be, seconds: half a tick of the clock that made the stamps.
+    """How much later than it was a picture's time stamp can be, seconds: just below a tick of the clock that made the stamps.
 
-    Many stamps were whole milliseconds before they came into a file of finer ticks.
+    It was rounded by up to half of one, and so was that of the first picture, from which times are counted. Many stamps were whole
+    milliseconds before they came into a file of finer ticks.
     """
     ms = times_s * 1000
     whole = np.abs(ms - ms.round()).max() < 1e-4
-    return (0.001 if whole else min(0.001, float(stream.time_base))) / 2 + 1e-6
+    return 0.999 * (0.001 if whole else min(0.001, float(stream.time_base)))
 
 
 def _decoded(container):
@@ -308,7 +320,7 @@ class RemoteFinder(FaceFinder):
         self.server.send_bytes(question)
         answer = self.server.recv_bytes()
         if answer == FAILED:
-            raise UserError("the networks failed on the device, for the reason given above: run the same again, with fewer --workers or --device cpu")
+            raise OSError("the networks failed on the device, for the reason given above: run the same again, with fewer --workers or --device cpu")
         return np.frombuffer(answer).reshape(-1, 15).copy()
 
 
@@ -730,15 +742,20 @@ def _save_table(folder, table):
         table.to_csv(part, index=False, lineterminator="\n")
 
 
-def finished_table(folder, video, frame_rate):
-    """faces.csv of a recording made before, or None. Raises UserError if anything is missing or it is of another video."""
-    if not folder.exists():
-        return None
+def _read_table(folder):
     try:
         table = pd.read_csv(folder / "faces.csv")
         table["found"]
+        return table
     except (OSError, ValueError, KeyError):
         raise UserError(f"{folder}/ holds no readable faces.csv: delete that folder to make it anew") from None
+
+
+def finished_table(folder, video, frame_rate):
+    """faces.csv of a recording made before, or None. Raises UserError if anything is missing or it is of a video of another length."""
+    if not folder.exists():
+        return None
+    table = _read_table(folder)
     crops, frames = len(list(folder.glob("[!.]*.jpg"))), frame_count(picture_clock(video).end_s, frame_rate)
     if not len(table) == crops == frames:
         raise UserError(f"{folder}/ holds {crops} crops and {len(table)} rows in faces.csv, and {video} {frames} frames: delete "
@@ -802,21 +819,22 @@ def make(name, report, videos, cfg, retain, address=None):
     """Crops of one recording, unless they are there: a line on it; (its faces.csv, whether anything was done)."""
     folder = cfg.crops_dir / name
     before = finished_table(folder, videos[name], cfg.frame_rate)
-    with one_thread():
-        find = finder(cfg.min_face_size, cfg.face_score, cfg.device, address)
-        table = detect(videos[name], folder, find, cfg, report) if before is None else before
-    sheet = cfg.crops_dir / f"{name}.jpg"
-    if table is not before or not gaps_filled(table, retain):
-        sheet.unlink(missing_ok=True)  # it shows what is to be changed
-    table = fill_gaps(folder, table, cfg.face_size, retain)
-    if not sheet.exists():
-        for left in (*folder.glob(".*"), *cfg.crops_dir.glob(f".{glob.escape(name)}.jpg.*")):
-            left.unlink()  # by a run that was killed
-        with whole_file(sheet) as part:
-            part.write_bytes(contact_sheet(folder, table, cfg.face_size))
-    counts = Counter(table["found"])
-    return (f"{name}: {len(table)} frames, " + ", ".join(f"{n} {word}" for word, n in counts.items())
-            + (" (done before)" if table is before else "")), (table, table is not before)
+    if before is None:
+        with one_thread():
+            detect(videos[name], folder, finder(cfg.min_face_size, cfg.face_score, cfg.device, address), cfg, report)
+    with claimed(folder, "finished", wait=True):  # by face_detector.py or face_detector_frameRetention.py, if both run
+        table, sheet = _read_table(folder), cfg.crops_dir / f"{name}.jpg"
+        new = before is None or not gaps_filled(table, retain)
+        if new:
+            sheet.unlink(missing_ok=True)  # it shows what is to be changed
+            table = fill_gaps(folder, table, cfg.face_size, retain)
+        if not sheet.exists():
+            for left in (*folder.glob(".*"), *cfg.crops_dir.glob(f".{glob.escape(name)}.jpg.*")):
+                left.unlink()  # by a run that was killed
+            with whole_file(sheet) as part:
+                part.write_bytes(contact_sheet(folder, table, cfg.face_size))
+    line = f"{name}: {len(table)} frames, " + ", ".join(f"{n} {word}" for word, n in Counter(table["found"]).items())
+    return line + ("" if new else f" (done before{if_newer(videos[name], folder / 'faces.csv')})"), (table, new)
 
 
 def main(argv=None, script=__file__, doc=__doc__, retain=False):

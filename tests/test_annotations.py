@@ -30,7 +30,7 @@ from annotations import (
     shard_of,
     valid_labels,
 )
-from config import Config, UserError
+from config import Config, UserError, growing_folder
 from drawn_people import SOUND_RATE, write_video
 
 
@@ -581,6 +581,10 @@ def test_a_folder_is_made_with_one_set_of_settings(tmp_path):
     keep_settings(tmp_path / "crops", Config(face_size=32), "face_size frame_rate")  # nothing was made with 64
     (tmp_path / "crops" / "train_1").mkdir()
     keep_settings(tmp_path / "crops", Config(face_size=32, seed=3), "face_size frame_rate")
+    with growing_folder(tmp_path / "others" / "train_1", 1):  # by a process at work, which has finished nothing yet
+        keep_settings(tmp_path / "others", Config(face_size=64), "face_size")
+        with pytest.raises(UserError, match="made with face_size 64, now it is 32"):
+            keep_settings(tmp_path / "others", Config(face_size=32), "face_size")
     with pytest.raises(UserError, match="face_size 32, now it is 64.*delete"):
         keep_settings(tmp_path / "crops", Config(face_size=64), "face_size frame_rate")
 

@@ -469,6 +469,18 @@ def test_workers_and_shards_write_the_same_bytes_as_one_run(spec_files, tmp_path
     assert files(tmp_path / "two" / "specs") == files(tmp_path / "shards" / "specs") == one
 
 
+def test_a_shard_is_of_the_recordings_that_there_are_and_not_of_those_that_others_have_cut_by_now(tmp_path, call):
+    folder = segmented(tmp_path, a=[noise(1)], c=[noise(2)])
+    (folder / "audio").mkdir()
+    for name in "abcd":
+        soundfile.write(folder / "audio" / f"{name}.wav", noise(3), RATE)
+    out = call("audio_melspec", "--data-dir", folder, "--shard", "1/2")[1]
+    assert {path.name for path in (folder / "specs").glob("[!.]*")} == {"a", "c", "settings.json"} and "has no" not in out
+    segmented(tmp_path, b=[noise(4)])
+    out = call("audio_melspec", "--data-dir", folder, "--shard", "2/2")[1]
+    assert (folder / "specs" / "b").exists() and "audio_segments/ has no d: not drawn; run audio_extract.py, then this again" in out
+
+
 def test_an_empty_shard_says_so_and_is_no_error(tmp_path, call):
     code, out, err = call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(28)]), "--shard", "2/2")
     assert (code, err) == (0, "") and "shard 2/2 holds none of the 1 recordings" in out

@@ -136,6 +136,53 @@ def test_ratings_at_the_rate_of_a_video_meet_each_picture_once_though_stamps_are
     assert numbers_in(video, 30) == list(range(60))
 
 
+@pytest.mark.parametrize("first", [0, 1, 2, 250, 251])
+def test_a_stream_that_was_copied_from_its_middle_meets_each_picture_once_too(first, tmp_path):
+    """The stamp of its first picture was rounded as well, and times are counted from it."""
+    stamps = [round((first + n) / 30 * 1000) for n in range(60)]
+    video = write_pictures(tmp_path / "a.mkv", [bars(n) for n in range(60)], stamps, Fraction(1, 1000))
+    assert numbers_in(video, 30) == list(range(60))
+
+
+def test_a_video_trimmed_by_an_edit_list_is_no_short_one(tmp_path):
+    """Its header counts all pictures, and says from when to when they are shown."""
+    video = write_pictures(tmp_path / "a.mp4", [bars(n) for n in range(100)], [n * 3600 for n in range(100)])
+    data = bytearray(video.read_bytes())
+    at = data.index(b"elst") + 12  # after the name, version, flags and number of edits: its length (1/1000 s), and from where on (1/90000 s)
+    media_time = int.from_bytes(data[at + 4:at + 8], "big")
+    data[at:at + 8] = (2000).to_bytes(4, "big") + (media_time + 50 * 3600).to_bytes(4, "big")
+    video.write_bytes(data)
+    assert numbers_in(video) == list(range(50, 100))
+
+
+def test_an_avi_with_dropped_pictures_is_no_short_one(tmp_path):
+    kept = [n for n in range(100) if n % 5 != 3]
+    video = write_pictures(tmp_path / "a.avi", [bars(n) for n in kept], kept, Fraction(1, 25), "mpeg4")
+    assert numbers_in(video) == [n - (n % 5 == 3) for n in range(100)]
+    video.write_bytes(video.read_bytes()[:video.stat().st_size * 6 // 10])
+    with pytest.raises(UserError, match="cut short"):
+        numbers_in(video)
+
+
+def test_pictures_that_cannot_be_decoded_at_the_beginning_are_not_replaced_by_later_ones(tmp_path):
+    """A broadcast cut anywhere: up to its first picture that needs no other, there is nothing to see."""
+    with av.open(str(tmp_path / "a.ts"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "10", "bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 96, 160, "yuv420p"
+        for n in range(40):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(bars(n), format="rgb24")))
+        container.mux(stream.encode())
+    for first in (0, 4):
+        with av.open(str(tmp_path / "a.ts")) as whole, av.open(str(tmp_path / f"from_{first}.ts"), "w") as copy:
+            out = copy.add_stream_from_template(whole.streams.video[0])
+            for packet in [packet for packet in whole.demux(video=0) if packet.dts is not None][first:]:
+                packet.stream = out
+                copy.mux(packet)
+    assert numbers_in(tmp_path / "from_0.ts") == list(range(40))
+    with pytest.raises(UserError, match=r"from_4.ts is damaged: its first 0\.2 s cannot be decoded"):
+        numbers_in(tmp_path / "from_4.ts")
+
+
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mjpeg"])
 def test_avi_which_stores_no_times_is_read_in_order(codec, tmp_path):
     """FFmpeg guesses times for the pictures of an .avi that go backwards where pictures refer to later ones."""
@@ -167,12 +214,17 @@ def test_pictures_are_rgb_and_upright(tmp_path):
         assert picture.rgb.shape == (120, 160, 3) and picture.rgb.dtype == np.uint8 and np.abs(corners(picture.rgb) - CARD).max() < 25
 
 
-@pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_a_camera_held_sideways_is_turned_upright(quarters, tmp_path):
-    """A phone stores the picture as the sensor sees it, and in the track's header by how much to turn it."""
-    video = write_pictures(tmp_path / "a.mp4", [np.ascontiguousarray(np.rot90(card(), quarters))] * 3, [0, 3600, 7200])
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_camera_held_sideways_is_turned_upright(quarters, mirrored, tmp_path):
+    """A phone stores the picture as the sensor sees it, and in the track's header by how much to turn it, or that it is mirrored."""
+    stored = np.rot90(card(), quarters)
     cos, sin = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarters]  # clockwise, as ISO 14496-12 has it: (a, b, u, c, d, v, x, y, w)
-    matrix = [cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30]
+    (a, b), (c, d) = (cos, sin), (-sin, cos)  # x, y of the picture are a x + c y, b x + d y of what is stored
+    if mirrored:  # left and right of what is stored are exchanged
+        stored, (a, b) = stored[:, ::-1], (-a, -b)
+    video = write_pictures(tmp_path / "a.mp4", [np.ascontiguousarray(stored)] * 3, [0, 3600, 7200])
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
     data = bytearray(video.read_bytes())
     at = data.index(b"tkhd") + 4 + 40  # after version, times, id, duration, layer and volume
     data[at:at + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in matrix)
@@ -1083,6 +1135,29 @@ def test_crops_of_another_video_are_not_taken_for_done(data, call):
     assert code == 1 and "18 crops" in out and "7 frames" in out
 
 
+def test_a_video_that_was_replaced_later_is_said(data, call):
+    call("face_detector", "--data-dir", data)
+    os.utime(data / "videos" / "train_1.mp4")
+    code, out, _ = call("face_detector", "--data-dir", data)
+    assert code == 0 and f"train_1.mp4 is newer: if it is another one, delete {data / 'Cropped_Aligned' / 'train_1'}/ to make it anew" in out
+
+
+def test_a_process_that_fills_the_gaps_meanwhile_is_waited_for_and_its_table_read(data, call, monkeypatch):
+    call("face_detector", "--data-dir", data)
+    folder = data / "Cropped_Aligned" / "train_1"
+
+    @contextlib.contextmanager
+    def after_the_other(path, *words, **flags):
+        face_detector.fill_gaps(folder, pd.read_csv(folder / "faces.csv"), 112, True)
+        yield
+    with monkeypatch.context() as patch:
+        patch.setattr(face_detector, "claimed", after_the_other)
+        assert call("face_detector", "--data-dir", data)[0] == 0
+    found = pd.read_csv(folder / "faces.csv")["found"]
+    black = [cv2.imread(str(folder / f"{k:06d}.jpg")).max() < 10 for k in range(len(found))]
+    assert (found == "missing").sum() > 0 and black == (found == "missing").tolist()
+
+
 def before_each_group(do):
     """Tracker's own call, with do(times_s) before every group of pictures, but not before the halves that it takes of one."""
     own, within = Tracker.__call__, []
@@ -1425,7 +1500,7 @@ def test_a_failure_on_the_device_reaches_every_recording_that_waits_and_stops_no
     with NetServer(Broken(60, 0.9, torch.device("cpu"))) as server:
         remote = RemoteFinder(60, 0.9, server.address)
         for _ in range(2):
-            with pytest.raises(UserError, match="--workers"):
+            with pytest.raises(OSError, match="--workers"):  # not a UserError, for which what was made so far would be thrown away
                 remote.output_net(np.zeros((1, 48, 48, 3), np.uint8))
         boxes, points, scores = remote(np.zeros((80, 90, 3), np.uint8))  # it goes on answering what it can
         assert boxes.shape == (0, 4) and points.shape == (0, 5, 2) and scores.shape == (0,)
