@@ -6,7 +6,7 @@ Writes  data_study/<corpus>/                        a corpus of drawn people, as
         docs/results.csv results.md results_*.png   a row per run, target and person; what they say (--choose: docs/choice*)
         docs/study.md                               its tables; the words around them are a person's
 
-    python experiment.py                    the whole study: some 10 hours on 2 cores; goes on where it was stopped
+    python experiment.py                    the whole study: some 11 hours on 2 cores; goes on where it was stopped
     python experiment.py --quick            a small one, under 10 minutes; into data_quick/, docs/ stays as it is
     python experiment.py --choose           compares the methods by cross-validation over the rated people of Train_Set
     python experiment.py --list             what there is to run: settings, methods, how far they are
