@@ -206,8 +206,7 @@ def keep_settings(folder, cfg, names, made_of=None):
 
 def if_newer(source, made):
     """What to say of a thing that was made before, where its source was written after it; else ""."""
-    newer = source.stat().st_mtime_ns > made.stat().st_mtime_ns
-    return f"; {source} is newer: if it is another one, delete {made if made.is_dir() else made.parent}/ to make it anew" * newer
+    return f"; {source} is newer: if it is another one, delete {made} to make it anew" * (source.stat().st_mtime_ns > made.stat().st_mtime_ns)
 
 
 def _read_note(folder):

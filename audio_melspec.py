@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from annotations import find_recordings, for_each, keep_settings, shard_of
+from annotations import find_recordings, for_each, if_newer, keep_settings, shard_of
 from audio_extract import wav_header
 from config import UserError, growing_folder, parse_config, run_script, write_bytes
 
@@ -261,8 +261,7 @@ def make(name, report, folders, cfg, look, frame_rate):
         made_of = [str(folders[name]), len(paths), newest, {field: getattr(cfg, field) for field in SETTINGS.split()}]
         reuse_memory()
         (draw_pictures if cfg.spec_files == "pictures" else draw_array)(paths, steps, out, look, made_of, report)
-    again = f"; {folders[name]}/ is newer: if it is of another sound, delete {out} to make it anew" * (done and newest > out.stat().st_mtime_ns)
-    return f"{name}: {len(paths)} spectrograms" + f" (done before{again})" * done, (len(paths), done)
+    return f"{name}: {len(paths)} spectrograms" + (f" (done before{if_newer(folders[name], out)})" if done else ""), (len(paths), done)
 
 
 def look_of(cfg):

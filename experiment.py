@@ -202,7 +202,7 @@ RECIPE = {"stage": "student"} | {name: getattr(Config(), name) for name in PAPER
 VOICES = RECIPE | dict(teachers="audio")
 MUCH, NOTHING = ("much",), ("nothing",)
 ELSEWHERE = ("much", "little", "more_rated")
-FIRST = (*ELSEWHERE, *NOTHING)
+FIRST = (*ELSEWHERE, *NOTHING)  # all but "again", of which no more is asked than what the recipe does there
 
 METHODS = {
     "visual": Method("face only: lower bound", dict(stage="visual")),

@@ -834,7 +834,7 @@ def make(name, report, videos, cfg, retain, address=None):
             with whole_file(sheet) as part:
                 part.write_bytes(contact_sheet(folder, table, cfg.face_size))
     line = f"{name}: {len(table)} frames, " + ", ".join(f"{n} {word}" for word, n in Counter(table["found"]).items())
-    return line + ("" if new else f" (done before{if_newer(videos[name], folder / 'faces.csv')})"), (table, new)
+    return line + ("" if new else f" (done before{if_newer(videos[name], folder)})"), (table, new)
 
 
 def main(argv=None, script=__file__, doc=__doc__, retain=False):

@@ -2,16 +2,17 @@
 
     python mmpkd.py --stage visual      the visual-only baseline: lower bound
     python mmpkd.py --stage teacher     face and voice: upper bound
-    python mmpkd.py --stage student     sees the face only and follows the teacher
+    python mmpkd.py --stage student     sees the face only, and is taught by networks that are there
     python mmpkd.py --stage audio       the voice only
-    python mmpkd.py                     visual, teacher and student, then the comparison
+    python mmpkd.py                     visual, teacher, what teaches the student, student; then the comparison
     python mmpkd.py --list              the runs that are there
     torchrun --nproc_per_node=2 mmpkd.py ...    on two devices
 
 Reads   Annotations/{Train_Set,Val_Set,Unlabelled_Set}/*.csv, Cropped_Aligned/, and specs/ for what hears
-Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]/   config.json, log.jsonl (a line per epoch), curves.png, last.pt (to go on
-                                                            from), best.pt (the network that is kept), and at the end
-                                                            predictions/{train,val}/<id>.csv, held_out/ of a fold
+Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]/   config.json, people.json (whom it learns from), log.jsonl (a line per
+                                                            epoch), curves.png, last.pt (to go on from), best.pt (the network that
+                                                            is kept), and at the end predictions/{train,val}/<id>.csv, held_out/
+                                                            of a fold
 """
 import contextlib
 import dataclasses

@@ -216,8 +216,10 @@ def test_every_number_of_the_studys_page_comes_from_its_results(tmp_path):
     docs, told = Path(experiment.__file__).with_name("docs"), ""
     for name in ("results", "choice"):
         shutil.copy(docs / f"{name}.csv", tmp_path)
+        shutil.copy(docs / "study.md", tmp_path)
         experiment.report(pd.read_csv(tmp_path / f"{name}.csv"), tmp_path / f"{name}.csv")
         assert (docs / f"{name}.md").read_text() == (tmp_path / f"{name}.md").read_text()
+        assert (docs / "study.md").read_text() == (tmp_path / "study.md").read_text(), "a table of the page is not what --report makes of it"
         told += (tmp_path / f"{name}.md").read_text()
     for page in (docs / "study.md", docs.with_name("README.md")):
         text = page.read_text()
