@@ -134,7 +134,7 @@ class Config:
     # --- training: mmpkd.py
     epochs: Count = 10  # passes over the training recordings, each followed by a look at the validation CCC and a checkpoint
     epoch_steps: Whole = 0  # gradient steps of an epoch; 0: as many as one pass over the rated recordings takes
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the networks in training; auto: bfloat16 where a short trial is faster with it
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of training; auto: bfloat16 on CUDA devices that have it, else float32
     batch_size: Count = 8  # clips per gradient step
     learning_rate: Positive = 1e-4  # initial learning rate, of everything but the backbones
     visual_lr_scale: NotNegative = 0.1  # times learning_rate: the visual backbone's (paper: 1e-5 beside 1e-4)

@@ -569,12 +569,12 @@ def begin(folder, state, objective, shapes, clips, cfg, device):
     training = Training(build_model(cfg.stage, cfg, shapes).to(device), cfg, getattr(objective, "adapters", None))
     if state == "stopped":
         resume(training, folder, shapes, getattr(objective, "name", None), cfg)
-        reason = f"as before; from epoch {training.epoch + 1}, step {training.step + 1}"
     else:
-        training.precision, reason = choose_precision(cfg.precision, training.model, shapes, device)
+        training.precision = choose_precision(cfg.precision, device)
     if world()[0] == 0:
         begin_folder(folder, training.epoch, cfg)
-    print(f"{folder}: {cfg.stage} for {cfg.target} on {device}{f' x {world()[1]}' * (world()[1] > 1)} in {training.precision} ({reason}), "
+    print(f"{folder}: {cfg.stage} for {cfg.target} on {device}{f' x {world()[1]}' * (world()[1] > 1)} in {training.precision}"
+          f"{f', from epoch {training.epoch + 1}, step {training.step + 1}' * (state == 'stopped')}, "
           f"{sum(map(len, clips.recordings))} frames of {len(clips.recordings)} recordings, {clips.steps} steps an epoch, "
           f"{sum(parameter.numel() for parameter in training.model.parameters()):,} weights")
     return training

@@ -4,7 +4,6 @@ Every random number of a step follows from (seed, epoch, step) alone, so a check
 optimizer and two counters say how a run goes on. On a CPU a run that was killed and resumed ends in the same bits.
 """
 import contextlib
-import copy
 import io
 import json
 import math
@@ -28,7 +27,6 @@ from data import ahead, draw_changes, on_device, seed_of
 
 CHECK_EVERY = 20  # steps after which a GPU is asked whether its losses were finite: asking makes it wait
 DRAW_EVERY_S = 15  # curves.png is drawn again after so long
-PROBE_GAIN = 1.2  # bfloat16 must be so many times faster than float32 to be taken
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -331,38 +329,14 @@ def draw_curves(folder):
 
 # ---- precision ------------------------------------------------------------------------------------------------------
 
-def choose_precision(wanted, model, shapes, device):
-    """"float32" or "bfloat16", and a word on why: wanted, or, where that is "auto", what a short trial on this device finds faster."""
+def choose_precision(wanted, device):
+    """"float32" or "bfloat16": what is wanted, or, where that is "auto", bfloat16 on a CUDA device that has it and float32 elsewhere.
+
+    It follows from what the device is, never from a timing: with one seed, the same is trained every time.
+    """
     if wanted != "auto":
-        return wanted, "as set"
-    if not computes_bfloat16(device):
-        return "float32", "this processor does not compute in bfloat16"
-    times = {name: math.inf for name in ("float32", "bfloat16")}
-    trial = copy.deepcopy(model).train()  # its statistics would learn from the noise
-    noise = [torch.rand(2, 4, *shapes[name], device=device) for name in model.inputs]
-    for _ in range(3):  # the first one warms up
-        for name in times:
-            times[name] = min(times[name], _seconds_of_a_step(trial, noise, name, device))
-    gain = from_first(times["float32"] / times["bfloat16"], device)  # all processes take the same
-    return "bfloat16" if gain >= PROBE_GAIN else "float32", f"in a short trial bfloat16 was {gain:.1f} x as fast"
-
-
-def computes_bfloat16(device):
-    """Whether the device has instructions for bfloat16: others imitate it, slowly."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
-
-
-def _seconds_of_a_step(model, inputs, precision, device):
-    began = time.perf_counter()
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        output = model(*inputs)
-    output.pred.float().square().mean().backward()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+        return wanted
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
 
 
 # ---- being stopped --------------------------------------------------------------------------------------------------
@@ -443,6 +417,7 @@ def joined(cfg):
     """
     local, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch_device(cfg.device)
+    torch.backends.cudnn.deterministic = True  # cuDNN has faster ways to add up, in an order that differs from run to run
     if size == 1:
         yield device
         return

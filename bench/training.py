@@ -46,7 +46,7 @@ class Ours:
         inputs = ("frames", "taught") if teacher and cfg.teacher_cache else mmpkd.trained_on(stage)
         self.objective = mmpkd.Distillation(teacher, {"cosine": 1.0}, "adaptive", 0.5) if teacher else mmpkd.task_objective
         self.training = Training(build_model(stage, cfg, picture_shapes(recordings)).to(device), cfg)
-        self.training.precision, self.why = choose_precision(cfg.precision, self.training.model, picture_shapes(recordings), device)
+        self.training.precision = choose_precision(cfg.precision, device)
         self.training.model.train().in_bfloat16 = self.training.precision == "bfloat16"
         clips = Clips(recordings, cfg.batch_size, cfg.clip_length, inputs, cfg.seed)
         self.batches = ahead((batch for epoch in range(10 ** 6) for batch in clips.batches(epoch)), device.type == "cuda")
@@ -170,7 +170,7 @@ def lines_of(name, cfg, recordings, device, steps, rounds):
     pairs = [("visual", "bare", "bare steps"), ("teacher", "bare teacher", "bare steps"), ("student", "visual", "visual"),
              ("student", "live", "teacher in every step"), ("visual", "original", "the original's way"),
              ("student", "original student", "the original's way")]
-    yield f"{name}, {cfg.face_size} px, {cfg.batch_size} x {cfg.clip_length} frames, {visual.training.precision} ({visual.why})"
+    yield f"{name}, {cfg.face_size} px, {cfg.batch_size} x {cfg.clip_length} frames, {visual.training.precision}"
     for side, other, label in pairs:
         if other in rate:
             yield f"  {side:42}{rate[side]:11.1f}   {label:28}{rate[other]:11.1f}{rate[side] / rate[other]:8.2f}"

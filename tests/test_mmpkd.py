@@ -820,8 +820,7 @@ def test_beside_faces_voices_teach_where_they_are_confirmed(made, call, monkeypa
     assert not any(same(weights[0.3, 0.0], weights[name]) for name in ("visual", "audio+visual"))
 
 
-CONFIRMED = ["--teachers", "audio", "--teacher-folds", 2, "--calibrate", "--gate", "confirmed", "--distill", "pseudo", "--distill-weight", 1,
-             "--precision", "float32"]  # to the bit: auto takes what a trial says is faster
+CONFIRMED = ["--teachers", "audio", "--teacher-folds", 2, "--calibrate", "--gate", "confirmed", "--distill", "pseudo", "--distill-weight", 1]
 
 
 def test_the_gate_asks_the_baseline_that_is_there_and_says_if_it_is_not(made, call):

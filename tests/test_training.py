@@ -1,6 +1,5 @@
 """training.py: optimizer, steps, checkpoints, runs that are stopped and go on, on a drawn corpus and on sets that are easy to learn."""
 import contextlib
-import copy
 import importlib.util
 import json
 import math
@@ -515,7 +514,7 @@ def ccc_after(precision, stage="teacher"):
     cfg = tiny_config(learning_rate=0.01, visual_lr_scale=1.0, precision=precision)
     recordings = [easy_set("a", 200, 0), easy_set("b", 200, 1)]
     training = Training(build_model(stage, cfg, SHAPES), cfg)
-    training.precision, _ = choose_precision(precision, training.model, SHAPES, CPU)
+    training.precision = choose_precision(precision, CPU)
     for _ in range(10):
         train_epoch(training, mmpkd.task_objective, Clips(recordings, 8, 10, mmpkd.trained_on(stage), 0))
         training.end_epoch(0.0)
@@ -529,19 +528,11 @@ def test_training_in_bfloat16_costs_no_ccc():
     assert full > 0.8 and half > full - 0.05 and not np.array_equal(preds, other), "bfloat16 was not used"
 
 
-def test_bfloat16_is_not_tried_where_the_processor_only_imitates_it(monkeypatch):
-    monkeypatch.setattr("training.computes_bfloat16", lambda device: False)
-    assert choose_precision("auto", build_model("visual", tiny_config(), SHAPES), SHAPES, CPU)[0] == "float32"
-
-
-@pytest.mark.parametrize("half, choice", [(0.1, "bfloat16"), (0.9, "float32")])
-def test_the_faster_precision_is_taken_if_it_is_clearly_faster_and_the_trial_leaves_no_trace(monkeypatch, half, choice):
-    monkeypatch.setattr("training.computes_bfloat16", lambda device: True)
-    took = {"float32": 1.0, "bfloat16": half}
-    monkeypatch.setattr("training._seconds_of_a_step", lambda model, inputs, precision, device: (model(*inputs), took[precision])[1])
-    model = build_model("teacher", tiny_config(), SHAPES)
-    before = copy.deepcopy(model.state_dict())
-    assert choose_precision("auto", model, SHAPES, CPU)[0] == choice and same(before, model.state_dict())
+@pytest.mark.parametrize("device, has, choice", [("cpu", True, "float32"), ("cuda", True, "bfloat16"), ("cuda", False, "float32")])
+def test_precision_follows_from_the_device_and_never_from_a_timing(monkeypatch, device, has, choice):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: has)
+    assert choose_precision("auto", torch.device(device)) == choice
+    assert [choose_precision(wanted, torch.device(device)) for wanted in ("float32", "bfloat16")] == ["float32", "bfloat16"]
 
 
 def taught_student(folder, cfg):
@@ -635,7 +626,7 @@ def test_two_processes_with_half_the_batch_each_make_the_step_of_one_with_all_of
 
 
 def test_two_processes_train_what_one_does_and_one_can_go_on_from_two(made, call):
-    words = ["--data-dir", made, *TINY, "--stage", "visual", "--batch-size", 4, "--dropout", 0, "--precision", "float32"]
+    words = ["--data-dir", made, *TINY, "--stage", "visual", "--batch-size", 4, "--dropout", 0]
     assert call("mmpkd", *words, "--runs-dir", made / "one", "--epochs", 3)[0] == 0
     ended = torchrun(mmpkd.__file__, *words, "--runs-dir", made / "two", "--epochs", 3)
     assert ended.returncode == 0 and ended.stdout.count("finished; epoch") == 1 and "on cpu x 2 in float32" in ended.stdout, ended.stderr
@@ -646,11 +637,10 @@ def test_two_processes_train_what_one_does_and_one_can_go_on_from_two(made, call
     assert code == 0 and "from epoch 4, step 1" in out, err
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "auto"])
-def test_two_processes_train_in_bfloat16_too(precision, made):
+@pytest.mark.parametrize("precision, taken", [("bfloat16", "bfloat16"), ("auto", "float32")])
+def test_two_processes_train_in_one_precision(precision, taken, made):
     ended = torchrun(mmpkd.__file__, "--data-dir", made, *TINY, "--stage", "visual", "--batch-size", 4, "--epochs", 1, "--precision", precision)
-    taken = {"bfloat16": ["bfloat16"], "auto": ["bfloat16", "float32"]}[precision]
-    assert ended.returncode == 0 and any(f"on cpu x 2 in {one}" in ended.stdout for one in taken), ended.stderr
+    assert ended.returncode == 0 and f"on cpu x 2 in {taken}" in ended.stdout, ended.stderr
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(made):
