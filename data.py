@@ -9,6 +9,7 @@ Shapes: B clips, T frames, S pixels of a crop's side, M mel bands, F spectrogram
 """
 import glob
 import hashlib
+import itertools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +23,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from annotations import UNLABELLED, refuse_summary, valid_labels
-from config import SettingsError, UserError, whole_file
+from support.errors import SettingsError, UserError
+from support.files import whole_file
+from support.recordings import PARTITIONS, UNLABELLED, refuse_summary, valid_labels
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
 ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # last bytes of a picture that is whole
@@ -402,3 +404,22 @@ def _moved(draw, reach, size):
     repeated."""
     shift = (draw * (2 * reach + 1)).floor().long() - reach
     return (torch.arange(size) + shift[:, None]).clamp(0, size - 1)
+
+
+def check_sets(sets, cfg):
+    """Raises UserError for what no training could come of."""
+    for one, other in itertools.combinations((name for name in sets if name != "held_out"), 2):
+        both = {recording.name for recording in sets[one]} & {recording.name for recording in sets[other]}
+        if both:
+            places = " and in ".join(PARTITIONS.get(name, UNLABELLED) for name in (one, other))
+            raise UserError(f"{sorted(both)[0]} is in {places}: the partitions must not share people")
+    for name, recordings in ((name, sets[name]) for name in PARTITIONS):
+        for k, target in enumerate(cfg.targets):
+            unrated = [recording.name for recording in recordings if np.isfinite(recording.gold[:, k]).sum() < 2]
+            if len(unrated) == len(recordings):
+                raise UserError(f"{PARTITIONS[name]} has no valid rating of {target}: numbers within [-1, 1] were expected")
+            if unrated:
+                print(f"{PARTITIONS[name]}: {', '.join(unrated)} without a valid rating of {target}: nothing is learned or scored there")
+    for recording in sets["train"] + sets.get("unlabelled", []):
+        if len(recording) < cfg.clip_length:
+            raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}")

@@ -30,9 +30,12 @@ import audio_melspec
 import face_detector_frameRetention
 import mmpkd
 import plot_ccc
-from annotations import SUMMARIES, keep_settings
-from config import Config, parse_config, run_script
+import scores
+from config import Config
 from drawn_people import FRAME_RATE, Recording, write_recording
+from support.errors import run_script
+from support.recordings import SUMMARIES, keep_settings
+from support.settings import parse_config
 
 QUICK = {"minutes": 0.2, "subjects": 6, "unrated": 3}  # with --quick, where these are not given
 # What the paper's defaults are to RECOLA, these are to a corpus of a few minutes and a machine of two cores.
@@ -97,12 +100,12 @@ def call(script, **settings):
 def conclusion(table):
     """One sentence on what ccc.csv, as a table, shows."""
     means = table[(table["target"] == "arousal") & (table["recording"] == "mean")].set_index("run")["ccc_raw"]
-    visual, teacher, student = (means[[run for run in means.index if run.startswith(stage)][0]] for stage in mmpkd.ROLES)
+    visual, teacher, student = (means[[run for run in means.index if run.startswith(stage)][0]] for stage in scores.ROLES)
     count = len(set(table["recording"]) - set(SUMMARIES))
     people = f"{count} {'person' if count == 1 else 'people'}"
     return (f"They show that on arousal, for {people} never trained on, the teacher that sees and hears reaches a mean CCC of "
             f"{teacher:.2f} and the network that only sees {visual:.2f}; the student, which only sees but was taught by networks that hear and "
-            f"networks that see, reaches {student:.2f} (gap closed: {mmpkd.gap_closed(visual, teacher, student)}). One seed and {people}: a look, "
+            f"networks that see, reaches {student:.2f} (gap closed: {scores.gap_closed(visual, teacher, student)}). One seed and {people}: a look, "
             "not a result.")
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import soundfile
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, shift
 
-from config import whole_file
+from support.files import whole_file
 
 FRAME_RATE = 25  # pictures and ratings per second, as in RECOLA
 SOUND_RATE = 16000  # samples per second

@@ -14,7 +14,6 @@ Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]/   config.j
                                                             is kept), and at the end predictions/{train,val}/<id>.csv, held_out/
                                                             of a fold
 """
-import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -26,60 +25,32 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy.optimize import nnls
 from scipy.stats import sem
 from torch import nn
 from tqdm import tqdm
 
-from annotations import SUMMARIES, TARGETS, UNLABELLED, find_recordings
-from config import (
-    Config,
-    SettingsError,
-    UserError,
-    claimed,
-    field_notes,
-    fields_of,
-    is_claimed,
-    parse_config,
-    part_of,
-    read_settings,
-    run_script,
-    save_settings,
-    whole_file,
-    whole_folder,
-)
-from data import Clips, digest, draw_changes, kept_array, load_recordings, made_of, on_device, picture_shapes, seed_of, stream
-from losses import DISTILL, TINY, ccc, ccc_loss, parse_distill
-from models_kd import HINT, MODELS, Output, build_model
-from training import (
-    Training,
-    choose_precision,
-    first_goes_first,
-    forward,
-    from_first,
-    joined,
-    load_checkpoint,
-    read_log,
-    train,
-    wait_for_others,
-    whole_batch,
-    world,
-)
+from config import Config
+from data import Clips, check_sets, digest, draw_changes, kept_array, load_recordings, made_of, picture_shapes, seed_of
+from losses import DISTILL, TINY, ccc_loss, parse_distill
+from models_kd import HINT, MODELS, Output, build_model, forward
+from runs import check_people, check_same, held, list_runs, people_of, run_folder, settings_of, state_of_run, state_of_run_changed
+from scores import ROLES, comparison, outputs, predict, prediction_table, predictions, read_predictions, score, which_epoch, write_table
+from support.devices import first_goes_first, from_first, joined, wait_for_others, whole_batch, world
+from support.errors import SettingsError, UserError, run_script
+from support.files import whole_file, whole_folder
+from support.recordings import PARTITIONS, UNLABELLED, find_recordings
+from support.settings import parse_config, part_of, save_settings
+from training import Training, choose_precision, load_checkpoint, train
 
-AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
 SURE = 3  # standard errors above 0 at which the gate confirmed takes an agreement for one: of many recordings chance goes as far once in 740 times
 STILL = 1e-5  # what teachers say of everybody spreads by no more than rounding: there is nothing to stretch
 WHOLLY = 0.5  # ... and the correlation from which on it trusts teachers that hear alone wholly
 OTHERS = 10  # ... and the people whose witnesses are put in the place of one's own
-NO_GAP = 0.02  # CCC: a share of less would be a share of noise
-CLOCK_S = 0.001  # time_s is rounded to less than this
-PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
 # Setting `teachers` -> the stages that they are of
 TEACHERS = {"joint": ["teacher"], "audio": ["audio"], "visual": ["visual"], "audio+visual": ["audio", "visual"],
             "joint+visual+audio": ["teacher", "visual", "audio"]}
-MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "tensorboard"}  # when a run is resumed
 
 
 # ---- objectives: (model, batch) -> loss, parts of it ----------------------------------------------------------------
@@ -214,52 +185,6 @@ GATES = {"adaptive": adaptive_gate, "original": original_gate, "off": no_gate}  
 
 
 # ---- the predictor --------------------------------------------------------------------------------------------------
-
-@torch.no_grad()
-def outputs(model, recording, device, changes=None):
-    """Yields the model's Outputs along a recording, as if it went through in one pass: the GRU's state is carried along.
-
-    changes: an augmentation of the pictures, as data.draw_changes gives it.
-    """
-    hidden = None
-    for batch in stream(recording, model.inputs):
-        output = forward(model, on_device(batch, device, changes), hidden=hidden)
-        hidden = output.hidden
-        yield output
-
-
-def predict(model, recordings):
-    """{id: (N, K) float32}, predictions for every frame. The model is in evaluation mode meanwhile."""
-    device, was_training, preds = next(model.parameters()).device, model.training, {}
-    model.eval()
-    for recording in recordings:
-        preds[recording.name] = torch.cat([output.pred[0].cpu() for output in outputs(model, recording, device)]).numpy()
-    model.train(was_training)
-    return preds
-
-
-def score(tables, targets):
-    """CCC of predictions, {id: table as in predictions/*.csv}: {target: {id: ..., "mean": ..., "concatenated": ...}}.
-
-    Frames whose gold is not valid do not count; a recording with none left does not either. A prediction that is NaN does:
-    the CCC is NaN then.
-    """
-    scores = {}
-    for target in targets:
-        series = {name: table[table[f"{target}_gold"].notna()] for name, table in tables.items()}
-        series = {name: table[[f"{target}_pred", f"{target}_gold"]].to_numpy(float) for name, table in series.items() if len(table) > 1}
-        each = {name: float(ccc(*values.T)) for name, values in series.items()}
-        whole = float(ccc(*np.concatenate([*series.values()]).T)) if series else math.nan
-        scores[target] = each | {"mean": float(np.mean([*each.values()])) if each else math.nan, "concatenated": whole}
-    return scores
-
-
-def prediction_table(recording, pred, targets, frame_rate):
-    """A recording's predictions beside its gold standard, one row per frame."""
-    columns = {"time_s": np.round(np.arange(len(pred)) / frame_rate, 4)}
-    for k, target in enumerate(targets):
-        columns |= {f"{target}_gold": recording.gold[:, k], f"{target}_pred": pred[:, k]}
-    return pd.DataFrame(columns)
 
 
 # ---- models that are there --------------------------------------------------------------------------------------------
@@ -403,87 +328,7 @@ def trained_on(stage, teachers=("teacher",)):
     return tuple(kind for kind in MODELS["teacher"].inputs if any(kind in MODELS[stage].inputs for stage in stages))
 
 
-def predictions(model, recordings, cfg):
-    """{id: prediction_table} of all recordings."""
-    preds = predict(model, recordings)
-    return {recording.name: prediction_table(recording, preds[recording.name], cfg.targets, cfg.frame_rate) for recording in recordings}
-
-
 # ---- runs -----------------------------------------------------------------------------------------------------------
-
-def run_folder(cfg):
-    """runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]"""
-    distill, fold = cfg.distill.replace(":", ""), "fold" + cfg.fold.replace("/", "of")  # Windows knows no colons
-    words = [cfg.stage, cfg.target] + [distill] * (cfg.stage == "student") + [fold] * bool(cfg.fold) + [cfg.variant] * bool(cfg.variant)
-    return cfg.run_root / "_".join(words)
-
-
-def settings_of(cfg):
-    """The settings that a run of this stage depends on."""
-    notes, inputs = field_notes(), MODELS[cfg.stage].inputs
-    foreign = [word for word, read in (("audio_", "specs" in inputs), ("visual_", "frames" in inputs),
-                                       ("modality_", cfg.stage == "teacher"), ("fusion", cfg.stage == "teacher")) if not read]
-    return {name: getattr(cfg, name) for name in fields_of("mmpkd.py")
-            if name not in MAY_CHANGE and not name.startswith(tuple(foreign))
-            and (cfg.stage == "student" or notes[name].section != "distillation")}
-
-
-def state_of_run(folder, cfg):
-    """"new", "stopped" or "finished". Raises UserError if a process is training it, if it is of other settings, or if it is stopped
-    and --resume was not given."""
-    if is_claimed(folder):
-        raise UserError(f"{folder}/ is being trained by another process: wait for it, or stop it")
-    if not (folder / "last.pt").exists():
-        return "new"
-    before = read_settings(folder / "config.json")
-    check_same(folder, before, settings_of(cfg))
-    check_people(folder, cfg)
-    finished = (folder / "predictions").exists()
-    if finished and cfg.epochs <= before.get("epochs", 0):
-        return "finished"
-    if not cfg.resume:
-        raise UserError(f"{folder}/ holds a run that was " + (f"finished after {before['epochs']} epochs: for {cfg.epochs}, go on with --resume"
-                                                              if finished else "stopped: go on with --resume") + ", or delete the folder")
-    return "stopped"
-
-
-def state_of_run_changed(folder, state):
-    """Whether another process has trained a run since its state was looked at."""
-    return (folder / "last.pt").exists() != (state == "stopped")
-
-
-def changed(before, now):
-    """In what two sets of settings (or pictures) of a run differ, where both have it: [(name, what it was, what it is)]."""
-    return [(name, before[name], value) for name, value in now.items() if before.get(name, value) != value]
-
-
-def check_same(folder, before, now):
-    """Raises UserError, with the first name, if anything has changed()."""
-    for name, was, value in changed(before, now):
-        raise UserError(f"{folder}/ holds a run with {name} {was}, now it is {value}: delete the folder, or name another place with --runs-dir")
-
-
-def people_of(cfg):
-    """Whom a run learns from, and holds out: {partition: ids}."""
-    partitions = [PARTITIONS["train"]] + [UNLABELLED] * bool(cfg.stage == "student" and cfg.unlabelled)
-    return {name: sorted(path.stem for path in (cfg.annotations_dir / name).glob("[!.]*.csv")) for name in partitions}
-
-
-def check_people(folder, cfg):
-    """Raises UserError if a run was trained on other people than there are now: who is held out by which fold hangs on all of them."""
-    noted = folder / "people.json"
-    if not noted.exists():  # a run of an older version
-        return
-    try:
-        before = json.loads(noted.read_text())
-        others = {name: set(ids) ^ set(before[name]) for name, ids in people_of(cfg).items()}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{noted} cannot be read: {AGAIN.format(folder)}") from None
-    for name, ids in others.items():
-        if ids:
-            was = "was" if min(ids) in before[name] else "was not"
-            raise UserError(f"{folder}/ holds a run that was trained when {min(ids)} {was} in {name}: delete the folder, or name another place with "
-                            "--runs-dir")
 
 
 def resume(training, folder, shapes, teacher, cfg):
@@ -550,17 +395,6 @@ def about(cfg, shapes):
     """What a checkpoint says of its model, so that it can be built again."""
     return {"stage": cfg.stage, "config": settings_of(cfg), "targets": cfg.targets,
             "shapes": {name: shape for name, shape in shapes.items() if name in MODELS[cfg.stage].inputs}}
-
-
-@contextlib.contextmanager
-def held(folder):
-    """The run's folder, which belongs to this process, or to the first of several, until the block ends."""
-    if world()[0]:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with claimed(folder, "trained"):
-        yield
 
 
 def begin(folder, state, objective, shapes, clips, cfg, device):
@@ -777,25 +611,6 @@ def check_distillation(cfg):
         raise SettingsError(f"calibrate: the teachers of {cfg.teachers} take turns and would need one scale each: give one of the two up")
 
 
-def check_sets(sets, cfg):
-    """Raises UserError for what no training could come of."""
-    for one, other in itertools.combinations((name for name in sets if name != "held_out"), 2):
-        both = {recording.name for recording in sets[one]} & {recording.name for recording in sets[other]}
-        if both:
-            places = " and in ".join(PARTITIONS.get(name, UNLABELLED) for name in (one, other))
-            raise UserError(f"{sorted(both)[0]} is in {places}: the partitions must not share people")
-    for name, recordings in ((name, sets[name]) for name in PARTITIONS):
-        for k, target in enumerate(cfg.targets):
-            unrated = [recording.name for recording in recordings if np.isfinite(recording.gold[:, k]).sum() < 2]
-            if len(unrated) == len(recordings):
-                raise UserError(f"{PARTITIONS[name]} has no valid rating of {target}: numbers within [-1, 1] were expected")
-            if unrated:
-                print(f"{PARTITIONS[name]}: {', '.join(unrated)} without a valid rating of {target}: nothing is learned or scored there")
-    for recording in sets["train"] + sets.get("unlabelled", []):
-        if len(recording) < cfg.clip_length:
-            raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}")
-
-
 def begin_folder(folder, epoch, cfg):
     """A run's folder as it is after `epoch` epochs: log lines of later ones, and what a killed process was writing, go."""
     for leftover in folder.glob(".*"):
@@ -826,43 +641,6 @@ def finish(folder, sets, cfg, device):
     print(f"{folder}: finished; epoch {state['epoch']} {why} and is kept: "
           + ", ".join(f"{target} {scores[target]['mean']:.3f}" for target in cfg.targets))
     return scores
-
-
-def write_table(table, path):
-    """Writes the predictions of one recording: six digits, and of the time as many as a long recording needs."""
-    table = table.assign(time_s=[f"{time_s:.10g}" for time_s in table["time_s"]])
-    table.to_csv(path, index=False, float_format="%.6g", na_rep="nan", lineterminator="\n")
-
-
-def read_predictions(folder, partition, frame_rate):
-    """{id: table} of a finished run, in natural order. Raises UserError naming what is missing or damaged."""
-    again = AGAIN.format(folder)
-    paths = find_recordings([Path(folder, "predictions", partition)], (), again)
-    return {name: read_table(path, frame_rate, again) for name, path in paths.items()}
-
-
-def read_table(path, frame_rate, again):
-    """The predictions of one recording. Raises UserError if they are not whole: `again` says what to do."""
-    try:
-        table = pd.read_csv(path, dtype=float)
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): {again}") from None
-    targets = targets_of(table)
-    if not targets or not len(table) or "time_s" not in table or not {f"{target}_gold" for target in targets} <= set(table):
-        raise UserError(f"{path} has no rows of time_s,{TARGETS[0]}_gold,{TARGETS[0]}_pred: {again}")
-    preds = table[[f"{target}_pred" for target in targets]].to_numpy()
-    for k in np.flatnonzero(~np.isfinite(preds).all(1)):
-        raise UserError(f"{path} line {k + 2}: a prediction is missing or not finite: {again}")
-    times = np.arange(len(table)) / frame_rate
-    for k in np.flatnonzero(~(np.abs(table["time_s"] - times) < CLOCK_S)):
-        raise UserError(f"{path} line {k + 2}: time_s is {table['time_s'][k]:g}, not {times[k]:g} as with frame_rate {frame_rate:g}: "
-                        f"give the --frame-rate of the run, or if lines are lost, {again}")
-    return table
-
-
-def targets_of(table):
-    """The targets that a table has predictions of."""
-    return [target for target in TARGETS if f"{target}_pred" in table]
 
 
 def teacher_runs(cfg):
@@ -898,52 +676,6 @@ def teacher_paths(cfg):
 
 
 # ---- the comparison -------------------------------------------------------------------------------------------------
-
-ROLES = {"visual": "visual (lower bound)", "teacher": "teacher (upper bound)", "student": "student"}
-
-
-def comparison(scores, targets, kept):
-    """The closing table: {stage: scores of run()} -> text. CCC per target as mean over recordings and concatenated, and
-    the share of the gap between visual and teacher that the student closed. kept: a sentence on which epochs those are."""
-    lines = [f"{'CCC on Val_Set':24}" + "".join(f"{target + ' mean':>16}{'concatenated':>14}" for target in targets)]
-    for stage, role in ROLES.items():
-        values = [scores[stage][target] for target in targets]
-        lines.append(f"{role:24}" + "".join(f"{value['mean']:16.3f}{value['concatenated']:14.3f}" for value in values))
-    closed = [gap_closed(*[scores[stage][target][key] for stage in ROLES]) for target in targets for key in SUMMARIES]
-    lines.append(f"{'gap closed by student':24}" + "".join(f"{text:>{width}}" for text, width in zip(closed, [16, 14] * len(targets))))
-    lines.append(f"mean: over recordings. {kept}")
-    return "\n".join(lines)
-
-
-def which_epoch(cfg):
-    """On which people the epochs that are kept were chosen, as a sentence."""
-    if cfg.keep == "last":
-        return "Each run kept its last epoch: nothing was chosen on Val_Set."
-    if cfg.fold:
-        return "Each run kept the epoch that was best on people held out of Train_Set: nothing was chosen on Val_Set."
-    return "Each run kept the epoch that was best on Val_Set: read the values as slightly too high."
-
-
-def gap_closed(visual, teacher, student):
-    """Share of the way from visual to teacher that the student has come, as text; a gap below NO_GAP is none."""
-    return f"{round((student - visual) / (teacher - visual), 2) + 0.0:.0%}" if teacher - visual >= NO_GAP else "no gap"  # no -0%
-
-
-def list_runs(root):
-    """The runs in a folder as text: a line each, with its state and its best validation CCC, mean over recordings and targets."""
-    lines = [f"{'run':40} {'state':24} {'epochs':>9} {'best CCC':>9} {'of epoch':>9}"]
-    for folder in sorted(path for path in Path(root).glob("[!.]*") if (path / "config.json").exists()):
-        try:
-            entries, epochs = read_log(folder), read_settings(folder / "config.json").get("epochs", 0)
-        except SettingsError:
-            lines.append(f"{folder.name:40} of another version")
-            continue
-        state = ("running" if is_claimed(folder) else "finished" if (folder / "predictions").exists()
-                 else "stopped, --resume" if (folder / "last.pt").exists() else "nothing saved yet")
-        values = [float(np.mean([val["mean"] for val in entry["val"].values()])) for entry in entries]
-        best = f"{max(values):9.3f} {1 + int(np.argmax(values)):9}" if values else ""
-        lines.append(f"{folder.name:40} {state:24} {f'{len(entries)}/{epochs}':>9} {best}")
-    return "\n".join(lines) if len(lines) > 1 else f"{root}/ holds no runs: mmpkd.py trains them"
 
 
 def main(argv=None):

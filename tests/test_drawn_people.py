@@ -38,7 +38,7 @@ from drawn_people import (
     write_recording,
     write_video,
 )
-from face_detector import FaceFinder
+from faces import FaceFinder
 
 WORLD = World()
 
