@@ -133,3 +133,21 @@ def read_table(path, frame_rate, again):
 def targets_of(table):
     """The targets that a table has predictions of."""
     return [target for target in TARGETS if f"{target}_pred" in table]
+
+
+def summary_of(table, run):
+    """CCC of a run in a table of one target: mean raw, mean post-processed, concatenated raw, concatenated post-processed."""
+    rows = table[table["run"] == run].set_index("recording")
+    return rows.loc[SUMMARIES, ["ccc_raw", "ccc_postprocessed"]].to_numpy().ravel().tolist()
+
+
+def gaps_closed(values, run):
+    """How much of the gap between the visual and the teacher's run of the same target setting a student closed.
+
+    values: {run name: summary_of} of one target. A text for each of the four values; [] for other runs, or without both bounds.
+    """
+    stage, *setting = run.split("_")[:2]
+    visual, teacher = ("_".join([bound, *setting]) for bound in ("visual", "teacher"))
+    if stage != "student" or not {visual, teacher} <= set(values):
+        return []
+    return [gap_closed(*each) for each in zip(values[visual], values[teacher], values[run])]

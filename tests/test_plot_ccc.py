@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 from torchmetrics.regression import ConcordanceCorrCoef
 
+import figures
 import plot_ccc
 from data import Recording
 from plot_ccc import PostProcessing, delay, fit_postprocessing, joint_ccc, postprocess, smooth
@@ -349,7 +350,7 @@ def test_an_unfinished_run_is_left_out_and_named(tmp_path, call):
     (write_run(data, "visual_arousal").parent / "audio_arousal").mkdir()
     code, out, _ = call("plot_ccc", "--data-dir", data)
     assert code == 0 and "left out, not finished (no predictions/): audio_arousal" in out
-    assert "audio_arousal" in plot_ccc.caption([], ["audio_arousal"])[-1]
+    assert "audio_arousal" in figures.caption([], ["audio_arousal"])[-1]
     assert "audio_arousal" not in (data / "plots/ccc.csv").read_text()
 
 
@@ -367,7 +368,7 @@ def test_it_is_said_of_each_run_whether_its_epoch_was_chosen_on_these_recordings
         (write_run(tmp_path, run) / "config.json").write_text(json.dumps(kept))
     assert "The epochs of audio_arousal were chosen on these validation recordings" in call("plot_ccc", "--data-dir", tmp_path)[1]
     shutil.rmtree(tmp_path / "runs/audio_arousal")
-    assert plot_ccc.NOT_CHOSEN in call("plot_ccc", "--data-dir", tmp_path)[1]
+    assert figures.NOT_CHOSEN in call("plot_ccc", "--data-dir", tmp_path)[1]
 
 
 def test_there_is_a_figure_for_every_run_and_recording_and_one_of_all(plotted):
@@ -383,10 +384,10 @@ def test_curves_of_one_recording_share_their_limits_with_all_runs_and_a_wild_one
     runs, *_ = plot_ccc.read_runs(tmp_path / "runs", 25)
     golds = np.concatenate([*golds_of("val").values()])
     margin = 0.05 * np.ptp(golds)
-    assert plot_ccc.value_limits(runs, {"visual_arousal": runs[0].val})["arousal"] == pytest.approx(
+    assert figures.value_limits(runs, {"visual_arousal": runs[0].val})["arousal"] == pytest.approx(
         (golds.min() - margin, golds.max() + margin), abs=1e-3)
     wild = {name: table.assign(arousal_pred=500 * table["arousal_pred"]) for name, table in runs[0].val.items()}
-    assert plot_ccc.value_limits(runs, {"visual_arousal": wild})["arousal"] == pytest.approx((-1.1, 1.1))
+    assert figures.value_limits(runs, {"visual_arousal": wild})["arousal"] == pytest.approx((-1.1, 1.1))
 
 
 def test_a_run_again_makes_all_anew_and_leaves_no_figure_of_a_run_that_is_gone(tmp_path, capsys):
@@ -493,7 +494,7 @@ def test_the_flags_are_those_that_it_reads(call):
 def test_the_faces_of_a_recording_stand_above_its_traces_in_order(tmp_path):
     for k in range(28):
         cv2.imwrite(str(tmp_path / f"{k:06d}.jpg"), np.full((32, 32, 3), 8 * k, np.uint8))
-    strip = plot_ccc.face_strip(tmp_path, 28)
-    assert strip.shape == (32, plot_ccc.FACES * 34, 3)
+    strip = figures.face_strip(tmp_path, 28)
+    assert strip.shape == (32, figures.FACES * 34, 3)
     assert np.allclose(strip[16, 17::34, 0], 8 * np.arange(1, 28, 2), atol=2)
-    assert plot_ccc.face_strip(tmp_path, 60) is None  # crops of the second half are not there
+    assert figures.face_strip(tmp_path, 60) is None  # crops of the second half are not there
