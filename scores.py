@@ -136,18 +136,23 @@ def targets_of(table):
 
 
 def summary_of(table, run):
-    """CCC of a run in a table of one target: mean raw, mean post-processed, concatenated raw, concatenated post-processed."""
+    """[mean raw, mean post-processed, concatenated raw, concatenated post-processed]: CCC of a run.
+
+    table: the rows of plots/ccc.csv of one target.
+    """
     rows = table[table["run"] == run].set_index("recording")
     return rows.loc[SUMMARIES, ["ccc_raw", "ccc_postprocessed"]].to_numpy().ravel().tolist()
 
 
-def gaps_closed(values, run):
-    """How much of the gap between the visual and the teacher's run of the same target setting a student closed.
+def gaps_closed(values, run, variant=""):
+    """Share of the gap between visual and teacher that a student closed: a text for each of its four CCCs.
 
-    values: {run name: summary_of} of one target. A text for each of the four values; [] for other runs, or without both bounds.
+    values: {run name: summary_of} of one target. The bounds are the runs visual_<target> and teacher_<target> of the
+    student's variant, or else of no variant. [] for other stages, or if a bound is missing.
     """
-    stage, *setting = run.split("_")[:2]
-    visual, teacher = ("_".join([bound, *setting]) for bound in ("visual", "teacher"))
-    if stage != "student" or not {visual, teacher} <= set(values):
-        return []
-    return [gap_closed(*each) for each in zip(values[visual], values[teacher], values[run])]
+    stage, *target = run.split("_")[:2]
+    for words in ([*target, variant], target):
+        visual, teacher = ("_".join([bound, *words]) for bound in ("visual", "teacher"))
+        if stage == "student" and {visual, teacher} <= set(values):
+            return [gap_closed(*each) for each in zip(values[visual], values[teacher], values[run])]
+    return []
