@@ -170,8 +170,8 @@ def six_digits(value):
 def read_runs(root, frame_rate):
     """(finished runs, names of unfinished runs, names of fold runs left out) of a runs folder.
 
-    The runs are in the order of STAGES. Fold runs are read only if there are no others. Raises UserError if no run is finished, if a table is
-    damaged, or if runs were scored on different ratings.
+    The runs are in the order of STAGES. Fold runs are read only if there are no others. Raises UserError if no run is
+    finished, if a table is damaged, or if runs were scored on different ratings.
     """
     names = sorted(path.name for path in Path(root).glob("[!.]*") if path.is_dir())
     folds = [name for name in names if FOLD.search(name)]
@@ -181,7 +181,7 @@ def read_runs(root, frame_rate):
     if not names:
         raise UserError(f"{root}/ holds no run: run mmpkd.py first, or name another folder with --runs-dir")
     if not finished:
-        raise UserError(f"{root}/ holds no finished run, none of {', '.join(names)} has predictions/: run mmpkd.py first")
+        raise UserError(f"{root}/ holds no finished run ({', '.join(names)} lack predictions/): run mmpkd.py first")
     bar = tqdm(finished, "reading predictions", leave=False, disable=None)
     runs = [read_run(Path(root, name), frame_rate) for name in bar]
     check_same_gold(root, runs)
