@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
+from runs import read_log
 from scores import gaps_closed, summary_of
 from support.errors import UserError
 from support.files import whole_file
@@ -259,10 +260,16 @@ def caption(runs):
 
 # ---- curves of a training run ---------------------------------------------------------------------------------------
 
+def draw_curves(folder):
+    """Writes curves.png into a run's folder, from its log.jsonl."""
+    fig = curves_figure(read_log(folder), Path(folder).name)
+    save_figure(fig, Path(folder, "curves.png"), dpi=100)
+
+
 def curves_figure(entries, title):
     """Figure of a training run by epoch: parts of the loss, CCC on training batches and validation, gate and gradient.
 
-    entries: the lines of log.jsonl, as runs.read_log gives them; there may be none.
+    entries: the lines of log.jsonl; there may be none.
     """
     first = entries[0] if entries else {"val": {}}
     epochs = [entry["epoch"] for entry in entries]

@@ -152,7 +152,7 @@ def fit_postprocessing(preds, golds, smoothing, longest_window, longest_delay):
     preds = [p + bias for p in preds]
 
     centre = six_digits(float(pred.mean()) + bias)
-    scales = [1.0] + [six_digits(float(gold[valid].std() / pred.std()))] * bool(pred.std() > CONSTANT)
+    scales = [1.0, six_digits(float(gold[valid].std() / pred.std()))] if pred.std() > CONSTANT else [1.0]
     scale = best_of(scales, lambda s: joint_ccc([rescale(p, s, centre) for p in preds], golds))
     preds = [rescale(p, scale, centre) for p in preds]
 

@@ -1,12 +1,16 @@
 """figures.py: what each figure is made of."""
+import json
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 import figures
-from figures import FACES, curves_figure, face_strip, save_figure, summary_figure, traces_figure, value_limits
+from figures import FACES, curves_figure, draw_curves, face_strip, summary_figure, traces_figure, value_limits
 from plot_ccc import PostProcessing, Run
+from scores import gaps_closed
 from support.errors import UserError
 
 FRAMES = 50
@@ -69,11 +73,23 @@ def test_figures_say_how_a_student_was_taught_and_which_runs_are_left_out():
 def test_the_band_of_the_gap_is_drawn_for_one_pair_of_bounds_alone():
     def bands(*names):
         runs = [run_of(name) for name in names]
-        table = table_of(runs).assign(ccc_postprocessed=lambda table: 0.5 + 0.2 * table["run"].str.startswith("teacher"))
-        axes = summary_figure(runs, table, []).axes[0]
-        return sum(patch.get_facecolor()[:3] == pytest.approx((0xf3 / 255, 0xef / 255, 0xe2 / 255)) for patch in axes.patches)
+        table = table_of(runs)
+        table["ccc_postprocessed"] += 0.2 * table["run"].str.startswith("teacher")
+        patches = summary_figure(runs, table, []).axes[0].patches
+        return sum(to_hex(patch.get_facecolor()) == "#f3efe2" for patch in patches)
     assert bands("visual_arousal", "teacher_arousal") == 1
     assert bands("visual_arousal") == bands("visual_arousal", "teacher_arousal", "teacher_arousal_word") == 0
+
+
+def test_a_student_is_compared_with_the_bounds_of_its_variant_or_else_of_none():
+    plain, word = ("student_both_cosine",), ("student_both_cosine_word", "word")
+    values = {"visual_both": [0.0], "teacher_both": [1.0], plain[0]: [0.5], word[0]: [0.5]}
+    assert gaps_closed(values, *plain) == gaps_closed(values, *word) == ["50%"]
+    values["visual_both_word"] = [0.4]  # one bound alone does not do
+    assert gaps_closed(values, *word) == ["50%"]
+    values["teacher_both_word"] = [0.8]
+    assert gaps_closed(values, *word) == ["25%"] and gaps_closed(values, *plain) == ["50%"]
+    assert gaps_closed(values, "teacher_both_word", "word") == gaps_closed(values, "student_valence_cosine") == []
 
 
 def test_a_caption_names_only_the_steps_that_change_something():
@@ -88,7 +104,8 @@ def test_curves_are_drawn_of_a_whole_and_of_an_empty_log(tmp_path):
     losses, cccs, gate, _ = curves_figure(entries, "visual_arousal").axes
     assert [line.get_label() for line in losses.lines] == ["loss", "task"]
     assert cccs.lines[0].get_ydata() == pytest.approx([0.1, 0.55, 0.7]) and cccs.lines[1].get_ydata()[0] == 0.1
-    assert gate.lines[0].get_ydata() == [0.5] * 3
-    for number, log in enumerate((entries, [])):
-        path = save_figure(curves_figure(log, "visual_arousal"), tmp_path / f"{number}.png", dpi=100)
-        assert cv2.imread(str(path)).shape == (360, 1200, 3)
+    assert list(gate.lines[0].get_ydata()) == [0.5] * 3
+    for log in (entries, []):
+        (tmp_path / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
+        draw_curves(tmp_path)
+        assert cv2.imread(str(tmp_path / "curves.png")).shape == (360, 1200, 3)
