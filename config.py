@@ -96,21 +96,21 @@ class Config:
     linear_heads: bool = False  # the original's: no activations between the layers of the heads, features not normalised
 
     # --- variants: mmpkd.py
-    variant: str = ""  # a word at the end of the run's name, to keep it beside runs of other settings; teachers are looked for without it
+    variant: str = ""  # a word at the end of the run's name, to keep it beside a run of other settings
+
+    # --- student: mmpkd.py
+    distill: str = "auto"  # auto: pseudo where there are unlabelled recordings, else cosine | pseudo | cosine | cosine_original | fitnets | sp | rkd | ot | ccc | a weighted sum such as cosine:0.5+ccc:0.5
+    unlabelled: Share = 1.0  # fraction of the recordings in Unlabelled_Set that a student uses; 0: none
+
+    # --- pseudo-labels: mmpkd.py
+    teachers: Literal["audio+visual", "visual", "joint", "joint+audio+visual"] = "audio+visual"  # teacher ensembles: audio-only, visual-only, joint (audio-visual)
+    teacher_folds: Annotated[int, (2, math.inf, True)] = 4  # cross-fitting: n networks an ensemble, each trained without one of n folds of the training subjects
+    calibrate: bool = True  # weight the ensembles by stacking, and give the labels the ratings' mean and standard deviation
+    confirm_audio: bool = True  # use audio teachers only for targets for which they pass the confirmation test
 
     # --- distillation: mmpkd.py
-    teachers: Literal["joint", "audio", "visual", "audio+visual", "joint+visual+audio"] = "audio+visual"  # stage teacher|audio|visual|two|best of 3
-    teacher_folds: Whole = 4  # n of them, each trained without every n-th person of Train_Set, whom it teaches; others learn from their mean; 0: one
-    teacher_checkpoint: str = ""  # file of another teacher, of stage teacher or audio; "": the runs that the two settings above say
-    calibrate: bool = True  # teachers weighed by what they tell of the ratings, moved to their mean in every recording, and to their spread
-    confidence: Literal["off", "agreement"] = "off"  # frames of unlabelled people count the less, the less the teachers of all folds agree on them
-    unlabelled: Share = 1.0  # share of the recordings of Unlabelled_Set that a student follows its teacher on, too; 0: none
-    unlabelled_clips: Share = 0.5  # share of the clips of every batch that are of such recordings; the others are of rated people
-    unlabelled_first: Share = 0.0  # share of the epochs that are of such recordings alone, those after of rated people; 0: all of both
-    distill: str = "pseudo"  # what is taken over: cosine | cosine_original | fitnets | sp | rkd | ot | ccc | pseudo, or a sum: cosine:0.5+ccc:0.5
-    distill_weight: Share = 1.0  # most weight that the teacher can have against the ratings
-    teacher_cache: Whole = 1  # views the teacher hears out once: 1: the pictures as they are; n: n - 1 augmented, too; 0: every step's clips, live
-    gate: Literal["adaptive", "confirmed", "original", "off"] = "confirmed"  # trust: by the batch | what faces confirm | as the original | full
+    distill_weight: Share = 0.5  # largest weight of the distillation loss; the task loss has the remaining weight
+    gate: Literal["adaptive", "original", "off"] = "adaptive"  # weight of the teacher: by its CCC on the batch | the original code's rule | constant
 
     # --- training: mmpkd.py
     epochs: Count = 10  # passes over the training recordings, each followed by a look at the validation CCC and a checkpoint

@@ -1,4 +1,7 @@
-"""Predictions along whole recordings, their CCC, and the files in which a run keeps them."""
+"""Predictions along whole recordings, their CCC, and the files in which a run keeps them.
+
+Shapes: N frames of a recording, K targets.
+"""
 import math
 from pathlib import Path
 
@@ -6,43 +9,44 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data import on_device, stream
+from augmentation import on_device
+from data import stream
 from losses import ccc
 from models_kd import forward
+from runs import AGAIN
 from support.errors import UserError
+from support.files import whole_folder
 from support.recordings import SUMMARIES, TARGETS, find_recordings
 
-AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # of a run whose folder is damaged
-NO_GAP = 0.02  # CCC: a share of less would be a share of noise
-CLOCK_S = 0.001  # time_s is rounded to less than this
 ROLES = {"visual": "visual (lower bound)", "teacher": "teacher (upper bound)", "student": "student"}
+NO_GAP = 0.02  # CCC: the fraction of a smaller gap would be a fraction of noise
+ROUNDING_S = 0.001  # time_s is rounded to less than this
 
+
+# ---- predictions ----------------------------------------------------------------------------------------------------
 
 @torch.no_grad()
-def outputs(model, recording, device, changes=None):
-    """Yields the model's Outputs along a recording, as if it went through in one pass: the GRU's state is carried along.
-
-    changes: an augmentation of the pictures, as data.draw_changes gives it.
-    """
-    hidden = None
+def outputs(model, recording):
+    """Yields the model's Outputs along a recording as if in one pass: the GRU's state is carried along."""
+    hidden, device = None, next(model.parameters()).device
     for batch in stream(recording, model.inputs):
-        output = forward(model, on_device(batch, device, changes), hidden=hidden)
+        output = forward(model, on_device(batch, device), hidden=hidden)
         hidden = output.hidden
         yield output
 
 
 def predict(model, recordings):
-    """{id: (N, K) float32}, predictions for every frame. The model is in evaluation mode meanwhile."""
-    device, was_training, preds = next(model.parameters()).device, model.training, {}
+    """Predictions for every frame, {id: (N, K) float32}. The model is in evaluation mode meanwhile."""
+    was_training = model.training
     model.eval()
-    for recording in recordings:
-        preds[recording.name] = torch.cat([output.pred[0].cpu() for output in outputs(model, recording, device)]).numpy()
+    preds = {recording.name: torch.cat([output.pred[0].cpu() for output in outputs(model, recording)]).numpy()
+             for recording in recordings}
     model.train(was_training)
     return preds
 
 
 def prediction_table(recording, pred, targets, frame_rate):
-    """A recording's predictions beside its gold standard, one row per frame."""
+    """A recording's predictions (N, K) beside its gold standard, one row per frame."""
     columns = {"time_s": np.round(np.arange(len(pred)) / frame_rate, 4)}
     for k, target in enumerate(targets):
         columns |= {f"{target}_gold": recording.gold[:, k], f"{target}_pred": pred[:, k]}
@@ -50,58 +54,79 @@ def prediction_table(recording, pred, targets, frame_rate):
 
 
 def predictions(model, recordings, cfg):
-    """{id: prediction_table} of all recordings."""
+    """{id: prediction_table} of some recordings."""
     preds = predict(model, recordings)
-    return {recording.name: prediction_table(recording, preds[recording.name], cfg.targets, cfg.frame_rate) for recording in recordings}
+    return {recording.name: prediction_table(recording, preds[recording.name], cfg.targets, cfg.frame_rate)
+            for recording in recordings}
 
+
+# ---- CCC ------------------------------------------------------------------------------------------------------------
 
 def score(tables, targets):
-    """CCC of predictions, {id: table as in predictions/*.csv}: {target: {id: ..., "mean": ..., "concatenated": ...}}.
+    """CCC of predictions, {id: prediction_table}: {target: {id: ..., "mean": ..., "concatenated": ...}}.
 
-    Frames whose gold is not valid do not count; a recording with none left does not either. A prediction that is NaN does:
-    the CCC is NaN then.
+    Frames without a valid rating do not count; a recording with fewer than two of the others does not either. A
+    prediction that is NaN does count: the CCC is NaN then.
     """
     scores = {}
     for target in targets:
         series = {name: table[table[f"{target}_gold"].notna()] for name, table in tables.items()}
-        series = {name: table[[f"{target}_pred", f"{target}_gold"]].to_numpy(float) for name, table in series.items() if len(table) > 1}
+        series = {name: table[[f"{target}_pred", f"{target}_gold"]].to_numpy(float)
+                  for name, table in series.items() if len(table) > 1}
         each = {name: float(ccc(*values.T)) for name, values in series.items()}
         whole = float(ccc(*np.concatenate([*series.values()]).T)) if series else math.nan
         scores[target] = each | {"mean": float(np.mean([*each.values()])) if each else math.nan, "concatenated": whole}
     return scores
 
 
-def comparison(scores, targets, kept):
-    """The closing table: {stage: scores of run()} -> text. CCC per target as mean over recordings and concatenated, and
-    the share of the gap between visual and teacher that the student closed. kept: a sentence on which epochs those are."""
-    lines = [f"{'CCC on Val_Set':24}" + "".join(f"{target + ' mean':>16}{'concatenated':>14}" for target in targets)]
+def gap_closed(visual, teacher, student):
+    """Fraction of the gap between visual and teacher that the student closed, as text; a gap below NO_GAP is none."""
+    if teacher - visual < NO_GAP:
+        return "no gap"
+    return f"{round((student - visual) / (teacher - visual), 2) + 0.0:.0%}"  # + 0.0: never -0%
+
+
+def comparison(scores, targets, taught, kept):
+    """The closing table, {stage: score()} -> text: CCC of each target as mean over recordings and concatenated, and the
+    fraction of the gap between visual and teacher that the student closed.
+
+    taught: how the student was taught, in a few words; kept: a sentence on how the epochs were chosen.
+    """
+    lines = [f"{'CCC on Val_Set':32}" + "".join(f"{target + ' mean':>16}{'concatenated':>14}" for target in targets)]
     for stage, role in ROLES.items():
         values = [scores[stage][target] for target in targets]
-        lines.append(f"{role:24}" + "".join(f"{value['mean']:16.3f}{value['concatenated']:14.3f}" for value in values))
+        role += f" ({taught})" * (stage == "student")
+        lines.append(f"{role:32}" + "".join(f"{value['mean']:16.3f}{value['concatenated']:14.3f}" for value in values))
     closed = [gap_closed(*[scores[stage][target][key] for stage in ROLES]) for target in targets for key in SUMMARIES]
-    lines.append(f"{'gap closed by student':24}" + "".join(f"{text:>{width}}" for text, width in zip(closed, [16, 14] * len(targets))))
-    lines.append(f"mean: over recordings. {kept}")
-    return "\n".join(lines)
+    lines.append(f"{'gap closed by the student':32}"
+                 + "".join(f"{text:>{width}}" for text, width in zip(closed, [16, 14] * len(targets))))
+    return "\n".join([*lines, f"mean: over recordings. {kept}"])
 
 
-def which_epoch(cfg):
-    """On which people the epochs that are kept were chosen, as a sentence."""
+def how_chosen(cfg):
+    """On which subjects the epochs that are kept were chosen, as a sentence."""
     if cfg.keep == "last":
         return "Each run kept its last epoch: nothing was chosen on Val_Set."
     if cfg.fold:
-        return "Each run kept the epoch that was best on people held out of Train_Set: nothing was chosen on Val_Set."
+        return "Each run kept the epoch that was best on subjects held out of Train_Set: nothing was chosen on Val_Set."
     return "Each run kept the epoch that was best on Val_Set: read the values as slightly too high."
 
 
-def gap_closed(visual, teacher, student):
-    """Share of the way from visual to teacher that the student has come, as text; a gap below NO_GAP is none."""
-    return f"{round((student - visual) / (teacher - visual), 2) + 0.0:.0%}" if teacher - visual >= NO_GAP else "no gap"  # no -0%
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+def write_predictions(folder, tables):
+    """Writes predictions/<set>/<id>.csv of {set: {id: prediction_table}} into a run's folder, all or nothing."""
+    with whole_folder(folder / "predictions") as part:
+        for name in tables:
+            (part / name).mkdir()
+            for recording, table in tables[name].items():
+                write_table(table, part / name / f"{recording}.csv")
 
 
-def write_table(table, path):
-    """Writes the predictions of one recording: six digits, and of the time as many as a long recording needs."""
+def write_table(table, path, digits=6):
+    """Writes the predictions (or labels) of one recording; of the time as many digits as a long recording needs."""
     table = table.assign(time_s=[f"{time_s:.10g}" for time_s in table["time_s"]])
-    table.to_csv(path, index=False, float_format="%.6g", na_rep="nan", lineterminator="\n")
+    table.to_csv(path, index=False, float_format=f"%.{digits}g", na_rep="nan", lineterminator="\n")
 
 
 def read_predictions(folder, partition, frame_rate):
@@ -112,21 +137,22 @@ def read_predictions(folder, partition, frame_rate):
 
 
 def read_table(path, frame_rate, again):
-    """The predictions of one recording. Raises UserError if they are not whole: `again` says what to do."""
+    """The predictions of one recording. Raises UserError if they are not complete: `again` says what to do."""
     try:
         table = pd.read_csv(path, dtype=float)
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): {again}") from None
     targets = targets_of(table)
-    if not targets or not len(table) or "time_s" not in table or not {f"{target}_gold" for target in targets} <= set(table):
+    needed = {"time_s", *(f"{target}_gold" for target in targets)}
+    if not targets or not len(table) or not needed <= set(table):
         raise UserError(f"{path} has no rows of time_s,{TARGETS[0]}_gold,{TARGETS[0]}_pred: {again}")
     preds = table[[f"{target}_pred" for target in targets]].to_numpy()
     for k in np.flatnonzero(~np.isfinite(preds).all(1)):
         raise UserError(f"{path} line {k + 2}: a prediction is missing or not finite: {again}")
     times = np.arange(len(table)) / frame_rate
-    for k in np.flatnonzero(~(np.abs(table["time_s"] - times) < CLOCK_S)):
-        raise UserError(f"{path} line {k + 2}: time_s is {table['time_s'][k]:g}, not {times[k]:g} as with frame_rate {frame_rate:g}: "
-                        f"give the --frame-rate of the run, or if lines are lost, {again}")
+    for k in np.flatnonzero(~(np.abs(table["time_s"] - times) < ROUNDING_S)):
+        raise UserError(f"{path} line {k + 2}: time_s is {table['time_s'][k]:g}, not {times[k]:g} as with frame_rate "
+                        f"{frame_rate:g}: give the --frame-rate of the run, or if lines are missing, {again}")
     return table
 
 
