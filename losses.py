@@ -27,21 +27,19 @@ SINKHORN_STEPS = 100
 OVERRELAXATION = 1.8  # 1: plain Sinkhorn, which needs more than ten times the steps; from 1.9 on it can oscillate
 
 
-def ccc(pred, gold, weight=None):
+def ccc(pred, gold):
     """Concordance correlation coefficient, with population moments (Lin, 1989): (N,), (N,) -> scalar in [-1, 1].
 
-    2 cov(p, g) / (var p + var g + (mean p - mean g)^2). Takes tensors or arrays.
-    weight: of each value in the moments, (N,). Raises ValueError if the shapes differ or are not (N,): (N, 1) and
-    (N,) would broadcast to (N, N) and give nearly 0.
+    2 cov(p, g) / (var p + var g + (mean p - mean g)^2). Takes tensors or arrays. Raises ValueError if the shapes differ
+    or are not (N,): (N, 1) and (N,) would broadcast to (N, N) and give nearly 0.
     """
     pred, gold = (series if torch.is_tensor(series) else torch.tensor(series)  # a copy: pandas' arrays are read-only
                   for series in (pred, gold))
     if pred.ndim != 1 or pred.shape != gold.shape:
         raise ValueError(f"ccc takes two series of one shape (N,), not {tuple(pred.shape)} and {tuple(gold.shape)}")
-    mean = torch.mean if weight is None else lambda values: (values * weight).sum() / weight.sum()
-    p, g = pred - mean(pred), gold - mean(gold)
-    spread = mean(p * p) + mean(g * g) + mean(pred - gold) ** 2  # not mean(pred) - mean(gold): large means lose digits
-    return 2 * mean(p * g) / spread.clamp_min(TINY)
+    p, g = pred - pred.mean(), gold - gold.mean()
+    spread = (p * p).mean() + (g * g).mean() + (pred - gold).mean() ** 2  # not of the means: large ones lose digits
+    return 2 * (p * g).mean() / spread.clamp_min(TINY)
 
 
 def ccc_loss(pred, gold):
@@ -124,14 +122,10 @@ def ot(student, teacher):
     return (between - (within_s + within_t) / 2).clamp_min(0)
 
 
-def ccc_distill(student, teacher, weight=None):
-    """Mean over targets of 1 - CCC(student's predictions, teacher's): (N, K), (N, K) -> scalar in [0, 2].
-
-    weight: of each frame, (N, K).
-    """
+def ccc_distill(student, teacher):
+    """Mean over targets of 1 - CCC(student's predictions, teacher's): (N, K), (N, K) -> scalar in [0, 2]."""
     _same_shape(student, teacher)
-    weights = [None] * student.shape[1] if weight is None else weight.unbind(1)
-    losses = [1 - ccc(*series) for series in zip(student.unbind(1), teacher.unbind(1), weights)]
+    losses = [1 - ccc(*series) for series in zip(student.unbind(1), teacher.unbind(1))]
     return torch.stack(losses).mean().clamp_min(0)
 
 
@@ -225,7 +219,7 @@ def _softmin(cost, potential, epsilon):
 
 class Method(NamedTuple):
     compare: Callable  # student (N, Ds), teacher (N, Dt) -> scalar >= 0
-    of: str  # "feat", "pred", or "label": predictions, with the ratings in place of the teacher's where there are any
+    of: str  # what it compares: the field "feat" or "pred" of an Output
     mapped: bool  # the student's features go through a learned linear layer first
 
 
@@ -237,7 +231,6 @@ DISTILL = {
     "rkd": Method(rkd, "feat", False),
     "ot": Method(ot, "feat", False),
     "ccc": Method(ccc_distill, "pred", False),
-    "pseudo": Method(ccc_distill, "label", False),
 }
 
 

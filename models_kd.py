@@ -336,10 +336,3 @@ def forward(model, batch, **state):
     with torch.autocast(batch.gold.device.type, torch.bfloat16, enabled=in_bfloat16):
         output = model(*[getattr(batch, name) for name in bare.inputs], **state)
     return output._replace(pred=output.pred.float(), feat=output.feat.float())
-
-
-def check_weights(name, path):  # STUB
-    from pathlib import Path
-    if not Path(path).is_file():
-        from support.errors import SettingsError
-        raise SettingsError(f"{path} is not there: a file of weights was expected")
