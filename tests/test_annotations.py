@@ -376,7 +376,7 @@ def test_a_recording_that_is_listed_by_its_id_must_have_ratings(tmp_path, call):
     give_video(rated(tmp_path, P1=rows(5)), "P2", 5)
     words = ["--train-ids", "P1", "P3", "--val-ids", "P2", "--unlabelled-ids", "P2"]
     code, out, err = call("annotations", "--data-dir", tmp_path, *words)
-    assert code == 1 and str(tmp_path / "ratings_gold_standard" / "P3.csv") in out and "(P2, P3)" in err
+    assert code == 1 and "P3.csv" in out and "(P2, P3)" in err
     assert made_for(tmp_path) == ["Train_Set/P1"]
 
 
