@@ -188,7 +188,7 @@ def field_notes():
     comments = _comments(source)
     headings = {line: _heading(text) for line, text in comments.items() if text.startswith("---")}
     places = {node.target.id: range(node.lineno, node.end_lineno + 1)
-              for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AnnAssign)}
+              for node in ast.parse(source).body[0].body if isinstance(node, ast.AnnAssign)}
     for name in (field.name for field in dataclasses.fields(Config)):
         above = [line for line in headings if line < places[name].start]
         section, scripts = headings[max(above)] if above else ("settings", [EVERY])
@@ -197,18 +197,17 @@ def field_notes():
 
 
 def _comments(source):
-    """{line: comment}, counted from 1. A comment line right below another one and indented further continues it."""
-    comments, first, before, indent = {}, 0, 0, 0
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            line, column = token.start
-            text, alone = token.string.lstrip("#").strip(), not token.line[:column].strip()
-            if alone and line == before + 1 and column > indent:
-                comments[first] += f" {text}"
-            else:
-                first, indent = line, len(token.line) - len(token.line.lstrip())
-                comments[line] = text
-            before = line
+    """{line: comment}, lines counted from 1. A comment line right below another, indented further, continues it."""
+    comments, first, last, indent = {}, 0, 0, 0
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    for line, column, text in (token.start + (token.string,) for token in tokens if token.type == tokenize.COMMENT):
+        code = source.splitlines()[line - 1][:column]
+        if code.isspace() and line == last + 1 and column > indent:
+            comments[first] += " " + text.lstrip("# ").rstrip()
+        else:
+            first, indent = line, len(code) - len(code.lstrip())
+            comments[first] = text.lstrip("# ").rstrip()
+        last = line
     return comments
 
 
