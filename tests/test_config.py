@@ -20,7 +20,7 @@ import config
 from config import Config
 from support import errors, files, settings
 from support.errors import SettingsError, UserError, run_script
-from support.files import claimed, claimed_part, growing_folder, whole_file, whole_folder, write_bytes
+from support.files import claimed, growing_folder, whole_file, whole_folder, write_bytes
 from support.settings import KINDS, field_notes, fields_of, parse_config
 
 ROOT = Path(config.__file__).parent
@@ -379,11 +379,10 @@ def test_whole_files_can_be_read_by_others_as_the_umask_says(tmp_path):
 
 KILLED = """
 import os, pathlib, signal, sys
-from support.files import whole_file, whole_folder
+from config import whole_file, whole_folder
 folder = pathlib.Path(sys.argv[1])
 with whole_folder(folder / "crops") as part, whole_file(folder / "a.txt") as text:
-    (part / "train").mkdir()
-    (part / "train" / "0.txt").write_text("half")
+    (part / "0.txt").write_text("half")
     text.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -398,63 +397,6 @@ def test_a_killed_writer_leaves_nothing_that_looks_done_and_the_next_goes_on(tmp
     with whole_folder(tmp_path / "crops") as part:
         assert list(part.iterdir()) == []  # nothing of the killed run gets in
     assert not (tmp_path / ".crops.part").exists()
-
-
-# ---- folders that one process holds against others ------------------------------------------------------------------
-
-@pytest.mark.parametrize("other", [whole_folder, claimed_part])
-def test_what_another_process_is_making_is_left_alone(other, tmp_path):
-    pytest.importorskip("fcntl")
-    with whole_folder(tmp_path / "crops") as part:
-        (part / "0.txt").write_text("half")
-        with pytest.raises(UserError, match="crops is being made by another process: wait for it, or stop it"):
-            with other(tmp_path / "crops"):
-                pytest.fail("two at once")
-        assert (part / "0.txt").read_text() == "half"
-    assert (tmp_path / "crops" / "0.txt").read_text() == "half" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_folder_made_by_another_process_meanwhile_is_kept(tmp_path):
-    (tmp_path / "crops").mkdir()
-    with pytest.raises(UserError, match="another process"), whole_folder(tmp_path / "crops"):
-        pytest.fail("made twice")
-    assert [path.name for path in tmp_path.iterdir()] == ["crops"]
-
-
-def test_a_folder_that_another_process_replaces_before_it_is_held_is_left_alone(tmp_path, monkeypatch):
-    fcntl, part = pytest.importorskip("fcntl"), tmp_path / ".crops.part"
-
-    def replaced_first(descriptor, operation):
-        part.rename(tmp_path / "crops")
-        part.mkdir()
-        (part / "0.txt").write_text("of a third process")
-    monkeypatch.setattr(fcntl, "flock", replaced_first)
-    with pytest.raises(UserError, match="another process"), whole_folder(tmp_path / "crops"):
-        pytest.fail("not held")
-    assert (part / "0.txt").exists()
-
-
-MAKER = """
-import pathlib, sys
-from support.errors import UserError
-from support.files import whole_folder
-try:
-    with whole_folder(sys.argv[1]) as part:
-        for number in range(300):
-            (part / f"{number}.txt").write_text("whole")
-except UserError as error:
-    sys.exit(str(error))
-"""
-
-
-def test_of_several_processes_that_make_one_folder_one_does_and_the_others_say_so(tmp_path):
-    pytest.importorskip("fcntl")
-    makers = [subprocess.Popen([sys.executable, "-c", MAKER, str(tmp_path / "crops")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-              for _ in range(4)]
-    errors = [maker.communicate()[1] for maker in makers]
-    assert sorted(maker.returncode for maker in makers) == [0, 1, 1, 1]
-    assert all("another process" in error and "Traceback" not in error for error in errors if error)
-    assert [path.name for path in tmp_path.iterdir()] == ["crops"] and len(list((tmp_path / "crops").iterdir())) == 300
 
 
 # ---- folders that grow ----------------------------------------------------------------------------------------------
@@ -496,10 +438,23 @@ def test_an_error_of_the_user_throws_the_half_away(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("other", [None, "a.npy"])
+def test_a_folder_that_another_process_fills_is_left_alone(other, tmp_path):
+    pytest.importorskip("fcntl")
+    with growing_folder(tmp_path / "crops", 1) as part:
+        (part / "a.npy").write_text("half")
+        with pytest.raises(UserError, match="crops is being made by another process: wait for it, or stop it"):
+            with growing_folder(tmp_path / "crops", 2, only=other):
+                pytest.fail("two at once")
+        assert (part / "a.npy").read_text() == "half"
+    assert (tmp_path / "crops" / "a.npy").read_text() == "half"
+
+
 def test_those_who_ask_whether_a_folder_is_claimed_are_not_taken_for_one_who_claims_it(tmp_path):
     pytest.importorskip("fcntl")
-    with claimed(tmp_path, "used", shared=True):  # by another process that asks at this very moment
-        assert not files.is_claimed(tmp_path)
+    asker = files._claim(tmp_path, tmp_path, shared=True)  # another process, asking at this very moment
+    assert not files.is_claimed(tmp_path)
+    os.close(asker)
     with claimed(tmp_path, "trained"):
         assert files.is_claimed(tmp_path)
     assert not files.is_claimed(tmp_path) and not files.is_claimed(tmp_path / "none")
@@ -520,6 +475,13 @@ def test_who_waits_for_a_claimed_folder_gets_it_when_it_is_free(tmp_path):
         order.append("first")
     other.join(10)
     assert order == ["first", "second"]
+
+
+def test_a_folder_made_by_another_process_meanwhile_is_kept(tmp_path):
+    (tmp_path / "crops").mkdir()
+    with pytest.raises(UserError, match="just been made by another process"), growing_folder(tmp_path / "crops", 1):
+        pytest.fail("made twice")
+    assert [path.name for path in tmp_path.iterdir()] == ["crops"]
 
 
 def test_a_file_that_grows_becomes_whole_at_once(tmp_path):
