@@ -7,29 +7,23 @@ import sys
 import tracemalloc
 from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 import soundfile
+from conftest import files_of, one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.signal import resample_poly
 
 import audio_extract
 from audio_extract import windows
-from conftest import files_of, one_line
 from drawn_people import write_video
-from support import media
-from support.errors import UserError
 from support.files import whole_folder
-from support.media import read_sound
 
 RATE = 16000
 
 
-def noise(seconds, rate=RATE, channels=None, seed=0):
-    shape = round(seconds * rate) if channels is None else (round(seconds * rate), channels)
-    return (np.random.default_rng(seed).uniform(-0.5, 0.5, shape) * 32767).astype(np.int16)
+def noise(seconds, seed=0):
+    return (np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * RATE)) * 32767).astype(np.int16)
 
 
 def sounding(folder, **sounds):
@@ -107,15 +101,6 @@ def test_memory_does_not_grow_with_the_length():
     assert long < short * 1.2 and long < 300 * RATE * 2 / 20
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path):
-    sounding(tmp_path, long=np.zeros(300 * RATE, np.int16))
-    tracemalloc.start()
-    assert sum(len(block) for block in read_sound(tmp_path / "audio" / "long.wav", RATE)) == 300 * RATE
-    size = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert size < 1_000_000  # 9,600,000 bytes are in it
-
-
 # ---- a good run -----------------------------------------------------------------------------------------------------
 
 def test_help_works(call):
@@ -127,7 +112,8 @@ def test_help_works(call):
 @pytest.mark.parametrize("place,lead", [("centred", 4000), ("causal", 8000)])
 def test_segments_hold_the_sound_around_their_frame_or_before_it(place, lead, tmp_path, call):
     sound = noise(1.2)
-    code, out, err = call("audio_extract", "--data-dir", sounding(tmp_path, train_1=sound), "--segment-s", "0.5", "--segment-at", place)
+    sounding(tmp_path, train_1=sound)
+    code, out, err = call("audio_extract", "--data-dir", tmp_path, "--segment-s", "0.5", "--segment-at", place)
     assert (code, err) == (0, "") and "30 segments" in out
     np.testing.assert_array_equal(segments(tmp_path, "train_1"), expected(sound, 30, 640, 8000, lead))
 
@@ -142,7 +128,8 @@ def test_a_causal_segment_holds_nothing_after_its_frame(tmp_path, call):
 
 def test_frame_rates_that_do_not_divide_the_sample_rate_do_not_drift(tmp_path, call):
     sound = noise(3)
-    call("audio_extract", "--data-dir", sounding(tmp_path, train_1=sound), "--segment-s", "0.1", "--frame-rate", "29.97")
+    sounding(tmp_path, train_1=sound)
+    call("audio_extract", "--data-dir", tmp_path, "--segment-s", "0.1", "--frame-rate", "29.97")
     made = segments(tmp_path, "train_1")
     assert len(made) == 90
     for k in (0, 1, 44, 89):
@@ -182,101 +169,21 @@ def test_a_new_recording_is_added_to_those_done(tmp_path, call):
     assert len(segments(tmp_path, "train_2")) == 12
 
 
-def test_only_the_recordings_asked_for_are_done(tmp_path, call):
-    call("audio_extract", "--data-dir", sounding(tmp_path, train_1=noise(0.5), train_2=noise(0.5)), "--recordings", "train_2")
+def test_only_the_given_recordings_are_done(tmp_path, call):
+    sounding(tmp_path, train_1=noise(0.5), train_2=noise(0.5))
+    call("audio_extract", "--data-dir", tmp_path, "--recordings", "train_2")
     assert not (tmp_path / "audio_segments" / "train_1").exists() and (tmp_path / "audio_segments" / "train_2").exists()
 
 
-@pytest.mark.parametrize("words", [["--segment-s", "0.5"], ["--segment-at", "causal"], ["--audio-rate", "8000"], ["--frame-rate", "30"]])
+@pytest.mark.parametrize("words", [
+    ["--segment-s", "0.5"], ["--segment-at", "causal"], ["--audio-rate", "8000"], ["--frame-rate", "30"],
+])
 def test_changed_settings_are_refused_and_what_was_made_stays(words, tmp_path, call):
     call("audio_extract", "--data-dir", sounding(tmp_path, train_1=noise(0.5)))
     before = segments(tmp_path, "train_1")
     code, out, err = call("audio_extract", "--data-dir", tmp_path, *words)
     assert out == "" and words[0][2:].replace("-", "_") in one_line(code, err)
     np.testing.assert_array_equal(segments(tmp_path, "train_1"), before)
-
-
-# ---- kinds of sound -------------------------------------------------------------------------------------------------
-
-def test_stereo_at_44100_becomes_its_mean_at_the_given_rate(tmp_path):
-    t = np.arange(44100) / 44100
-    stereo = np.stack([0.4 * np.sin(2 * np.pi * 440 * t), 0.2 * np.sin(2 * np.pi * 1500 * t)], 1)
-    soundfile.write(tmp_path / "a.wav", stereo, 44100, subtype="FLOAT")
-    made = np.concatenate(list(read_sound(tmp_path / "a.wav", RATE))) / 32768
-    reference = resample_poly(stereo.mean(1), 160, 441)
-    assert len(made) == RATE
-    np.testing.assert_allclose(made[200:-200], reference[200:-200], atol=2e-3)
-
-
-@pytest.mark.parametrize("rate", [8000, 22050, 48000])
-def test_a_click_stays_where_it_is(rate, tmp_path):
-    sound = np.zeros(rate)
-    sound[rate // 2] = 0.9
-    soundfile.write(tmp_path / "a.flac", sound, rate)
-    made = np.concatenate(list(read_sound(tmp_path / "a.flac", RATE)))
-    assert abs(np.abs(made.astype(int)).argmax() - RATE // 2) <= 1
-
-
-@pytest.mark.parametrize("rate,channels", [(16000, 1), (16000, 2), (44100, 1), (44100, 2), (8000, 1)])
-def test_a_plain_wav_becomes_what_ffmpeg_makes_of_it(rate, channels, tmp_path, monkeypatch):
-    soundfile.write(tmp_path / "a.wav", noise(2.7, rate, channels), rate, subtype="PCM_16")
-    assert media.is_plain(tmp_path / "a.wav")
-    made = np.concatenate(list(read_sound(tmp_path / "a.wav", RATE)))
-    monkeypatch.setattr(media, "is_plain", lambda path: False)
-    np.testing.assert_array_equal(made, np.concatenate(list(read_sound(tmp_path / "a.wav", RATE))))
-
-
-def test_other_wavs_are_not_plain(tmp_path):
-    for subtype, channels in (("PCM_24", 1), ("FLOAT", 1), ("ULAW", 1), ("PCM_16", 4)):
-        soundfile.write(tmp_path / "a.wav", noise(0.5, channels=channels), RATE, subtype=subtype)
-        assert not media.is_plain(tmp_path / "a.wav")
-        assert sum(map(len, read_sound(tmp_path / "a.wav", RATE))) == RATE // 2
-
-
-@pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 99_999_999])
-def test_a_wav_whose_header_does_not_know_its_length_is_read_to_its_end(length, tmp_path):
-    soundfile.write(tmp_path / "a.wav", noise(4), RATE, subtype="PCM_16")
-    data = bytearray((tmp_path / "a.wav").read_bytes())
-    data[40:44] = length.to_bytes(4, "little")  # as programs leave it that write to a pipe
-    (tmp_path / "a.wav").write_bytes(data)
-    made = np.concatenate(list(read_sound(tmp_path / "a.wav", RATE)))
-    np.testing.assert_array_equal(made, noise(4))
-
-
-def encode(path, pieces, codec, container_format, rate=RATE):
-    """A sound file of (start in seconds, (channels, n) float32 samples) pieces, each with its own time stamps."""
-    with av.open(str(path), "w", format=container_format) as container:
-        track = container.add_stream(codec, rate=rate, layout="mono" if len(pieces[0][1]) == 1 else "stereo")
-        for start_s, samples in pieces:
-            samples = (np.ascontiguousarray(samples.T).reshape(1, -1) * 32767).astype(np.int16) if codec == "pcm_s16le" else samples
-            frame = av.AudioFrame.from_ndarray(samples, format=track.format.name, layout=track.layout.name)
-            frame.sample_rate, frame.pts, frame.time_base = rate, round(start_s * rate), Fraction(1, rate)
-            container.mux(track.encode(frame))
-        container.mux(track.encode(None))
-
-
-def test_a_gap_in_the_time_stamps_is_silence(tmp_path):
-    tone = np.full((1, RATE // 2), 0.5, np.float32)
-    encode(tmp_path / "a.mka", [(0, tone), (1.5, tone)], "pcm_s16le", "matroska")
-    made = np.concatenate(list(read_sound(tmp_path / "a.mka", RATE)))
-    assert len(made) == 2 * RATE
-    assert (made[:8000] != 0).all() and (made[8000:24000] == 0).all() and (made[24000:] != 0).all()
-
-
-@pytest.mark.parametrize("start_s,silent,length", [(None, 0, 1), (0.25, 0.25, 1.25), (0.5, 0, 1), (0.75, 0, 0.75)])
-def test_sound_begins_where_the_pictures_do(start_s, silent, length, tmp_path):
-    encode(tmp_path / "a.mka", [(0.5, np.full((1, RATE), 0.5, np.float32))], "pcm_s16le", "matroska")
-    made = np.concatenate(list(read_sound(tmp_path / "a.mka", RATE, start_s)))
-    assert len(made) == length * RATE
-    assert (made[:int(silent * RATE)] == 0).all() and (made[int(silent * RATE):] != 0).all()
-
-
-def test_sound_that_changes_from_stereo_to_mono_goes_on(tmp_path):
-    for file, channels in (("stereo.aac", 2), ("mono.aac", 1)):
-        encode(tmp_path / file, [(0, 0.3 * np.ones((channels, 1024), np.float32))] * 16, "aac", "adts")
-    (tmp_path / "both.aac").write_bytes((tmp_path / "stereo.aac").read_bytes() + (tmp_path / "mono.aac").read_bytes())
-    both, parts = (sum(sum(map(len, read_sound(tmp_path / file, RATE))) for file in files) for files in (["both.aac"], ["stereo.aac", "mono.aac"]))
-    assert abs(both - parts) <= 2048
 
 
 def test_where_there_is_no_wav_the_videos_own_sound_is_taken(raw, call):
@@ -305,7 +212,7 @@ def test_a_video_without_sound_is_one_line_and_the_others_are_done(tmp_path, cal
 
 
 @pytest.mark.parametrize("damage,reason", [
-    (lambda path: path.write_bytes(b""), "the file is empty"), (lambda path: os.truncate(path, path.stat().st_size // 2), "cut short"),
+    (lambda path: path.write_bytes(b""), "empty"), (lambda path: os.truncate(path, path.stat().st_size // 2), "cut short"),
     (lambda path: path.write_text("hello"), "cannot be read"), (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
 ], ids=["empty", "truncated", "text", "folder"])
 def test_a_damaged_video_is_one_line_and_the_others_are_done(damage, reason, tmp_path, call):
@@ -395,8 +302,8 @@ audio_extract.main(sys.argv[2:])
 
 def killed_at(write, *words):
     """A run that is killed in the middle of its `write`-th file."""
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(write), *map(str, words)], cwd=os.path.dirname(audio_extract.__file__),
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(write), *map(str, words)], stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL, cwd=os.path.dirname(audio_extract.__file__))
     assert ended.returncode == -signal.SIGKILL
 
 
@@ -420,8 +327,9 @@ def test_nothing_of_a_killed_run_is_used_for_another_sound(tmp_path, call):
     np.testing.assert_array_equal(segments(tmp_path, "train_1"), expected(noise(0.3, seed=9), 8, 640, RATE, RATE // 2))
 
 
-@pytest.mark.parametrize("error,code", [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1)],
-                         ids=["ctrl-c", "full disk"])
+@pytest.mark.parametrize("error,code", [
+    (KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1),
+], ids=["ctrl-c", "full disk"])
 def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_does_the_rest(error, code, tmp_path, call, monkeypatch):
     sounding(tmp_path, train_1=noise(0.5), train_2=noise(0.5))
     whole, calls = audio_extract.write_bytes, iter(range(1000))
@@ -489,8 +397,3 @@ def test_a_file_that_must_not_be_read_does_not_stop_the_others(tmp_path, call):
     (sounding(tmp_path, train_1=noise(0.5), train_2=noise(0.5)) / "audio" / "train_1.wav").chmod(0)
     code, out, _ = call("audio_extract", "--data-dir", tmp_path)
     assert code == 1 and "train_1" in failure(out) and len(segments(tmp_path, "train_2")) == 12
-
-
-def test_read_sound_names_a_missing_file(tmp_path):
-    with pytest.raises(UserError, match="gone.wav"):
-        list(read_sound(tmp_path / "gone.wav", RATE))
