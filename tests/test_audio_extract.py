@@ -36,12 +36,14 @@ def sounding(folder, **sounds):
 
 def give_rows(folder, name, count):
     """What annotations.py leaves to count frames by."""
-    (folder / "Annotations" / "Train_Set").mkdir(parents=True, exist_ok=True)
-    (folder / "Annotations" / "Train_Set" / f"{name}.csv").write_text("image path,arousal,valence\n" + "x,0,0\n" * count)
+    table = folder / "Annotations" / "Train_Set" / f"{name}.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("image path,arousal,valence\n" + "x,0,0\n" * count)
 
 
 def give_video(folder, name, frames, sound=None):
-    write_video(folder / "videos" / f"{name}.mp4", [np.full((64, 64, 3), k, np.uint8) for k in range(frames)], sound)
+    pictures = [np.full((64, 64, 3), k, np.uint8) for k in range(frames)]
+    write_video(folder / "videos" / f"{name}.mp4", pictures, sound)
 
 
 def segments(folder, name):
@@ -212,8 +214,10 @@ def test_a_video_without_sound_is_one_line_and_the_others_are_done(tmp_path, cal
 
 
 @pytest.mark.parametrize("damage,reason", [
-    (lambda path: path.write_bytes(b""), "empty"), (lambda path: os.truncate(path, path.stat().st_size // 2), "cut short"),
-    (lambda path: path.write_text("hello"), "cannot be read"), (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+    (lambda path: path.write_bytes(b""), "empty"),
+    (lambda path: os.truncate(path, path.stat().st_size // 2), "cut short"),
+    (lambda path: path.write_text("hello"), "cannot be read"),
+    (lambda path: (path.unlink(), path.mkdir()), "directory"),
 ], ids=["empty", "truncated", "text", "folder"])
 def test_a_damaged_video_is_one_line_and_the_others_are_done(damage, reason, tmp_path, call):
     give_video(sounding(tmp_path, train_2=noise(1)), "train_1", 10, np.zeros(6400, np.float32))
@@ -330,7 +334,7 @@ def test_nothing_of_a_killed_run_is_used_for_another_sound(tmp_path, call):
 @pytest.mark.parametrize("error,code", [
     (KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1),
 ], ids=["ctrl-c", "full disk"])
-def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_does_the_rest(error, code, tmp_path, call, monkeypatch):
+def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_is_whole(error, code, tmp_path, call, monkeypatch):
     sounding(tmp_path, train_1=noise(0.5), train_2=noise(0.5))
     whole, calls = audio_extract.write_bytes, iter(range(1000))
 

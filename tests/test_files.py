@@ -149,8 +149,8 @@ except UserError as error:
 
 def test_of_several_processes_that_make_one_folder_one_does_and_the_others_say_so(tmp_path):
     pytest.importorskip("fcntl")
-    makers = [subprocess.Popen([sys.executable, "-c", MAKER, str(tmp_path / "crops")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-              for _ in range(4)]
+    command = [sys.executable, "-c", MAKER, str(tmp_path / "crops")]
+    makers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     errors = [maker.communicate()[1] for maker in makers]
     assert sorted(maker.returncode for maker in makers) == [0, 1, 1, 1]
     assert all("another process" in error and "Traceback" not in error for error in errors if error)
