@@ -19,7 +19,9 @@ import mmpkd
 from config import UserError, parse_config
 from drawn_people import Recording as Drawn
 from drawn_people import World
-from experiment import COLUMNS, METHODS, SETTINGS, Job
+from experiment import Job
+from study.methods import BESIDE_SEEING, CONTROLS, METHODS, OF_VOICES, SETTINGS, VOICE
+from study.results import COLUMNS, aims_table, choice_table, interval, matrix, paired, renew_tables, report, share, share_lines, summary, table_of
 
 
 def cfg_of(folder, *words):
@@ -50,7 +52,7 @@ def test_only_the_voice_differs_between_settings_and_less_of_it_is_told():
     for name, told in {"little": 1 / 3, "nothing": 0}.items():
         changed = {field.name: getattr(SETTINGS[name].world, field.name) / getattr(usual, field.name) for field in dataclasses.fields(usual)
                    if getattr(SETTINGS[name].world, field.name) != getattr(usual, field.name)}
-        assert set(changed) == set(experiment.VOICE) and all(value == pytest.approx(told) for value in changed.values())
+        assert set(changed) == set(VOICE) and all(value == pytest.approx(told) for value in changed.values())
 
 
 # ---- what is asked for ----------------------------------------------------------------------------------------------
@@ -130,41 +132,41 @@ def test_the_interval_is_that_of_a_bootstrap_written_out_with_loops():
     for _ in range(4000):
         seeds, people = draw.integers(0, 5, 5), draw.integers(0, 24, 24)
         means.append(np.mean([differences[s, p] for s in seeds for p in people]))
-    mean, low, high = experiment.interval(differences)
+    mean, low, high = interval(differences)
     assert mean == pytest.approx(differences.mean())
     assert [low, high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.004)
 
 
 def test_people_that_all_gain_alike_leave_only_the_seeds_to_doubt():
-    mean, low, high = experiment.interval(np.full((3, 8), 0.07))
+    mean, low, high = interval(np.full((3, 8), 0.07))
     assert (mean, low, high) == pytest.approx((0.07, 0.07, 0.07))
 
 
 def test_differences_are_taken_person_by_person_and_seed_by_seed():
     visual = np.random.default_rng(0).uniform(0, 1, (3, 6))
     results = results_of(visual=visual, recipe=visual + 0.1)
-    assert experiment.paired(results.sample(frac=1, random_state=0), "much", "recipe", "arousal") == pytest.approx((0.1, 0.1, 0.1))
+    assert paired(results.sample(frac=1, random_state=0), "much", "recipe", "arousal") == pytest.approx((0.1, 0.1, 0.1))
     fewer = results[~((results.method == "recipe") & (results.seed == 2))]  # a run that is not there yet
-    assert experiment.paired(fewer, "much", "recipe", "arousal") == pytest.approx((0.1, 0.1, 0.1))
-    assert experiment.paired(results, "much", "ccc", "arousal") is None
+    assert paired(fewer, "much", "recipe", "arousal") == pytest.approx((0.1, 0.1, 0.1))
+    assert paired(results, "much", "ccc", "arousal") is None
 
 
 def test_the_share_of_a_gap_is_the_way_come_from_the_baseline():
     results = results_of(visual=[[0.2, 0.4]], oracle=[[0.6, 0.8]], recipe=[[0.4, 0.8]], teacher=[[0.31, 0.3]])
-    assert experiment.share(results, "much", "recipe", "arousal", "oracle") == pytest.approx((0.75, 0.5, 1.0))  # each of the two alone: half, and all
-    assert experiment.share(results, "much", "recipe", "arousal", "teacher") == "no gap"
-    assert experiment.share(results, "much", "recipe", "arousal", "audio") is None
+    assert share(results, "much", "recipe", "arousal", "oracle") == pytest.approx((0.75, 0.5, 1.0))  # each of the two alone: half, and all
+    assert share(results, "much", "recipe", "arousal", "teacher") == "no gap"
+    assert share(results, "much", "recipe", "arousal", "audio") is None
     fewer = results_of(visual=[[0.2, 0.2], [0.0, 0.0]], oracle=[[0.6, 0.6], [0.6, 0.6]], recipe=[[0.4, 0.4]])
-    assert experiment.share(fewer, "much", "recipe", "arousal", "oracle") == pytest.approx((0.5, 0.5, 0.5))  # of the seed that all have
+    assert share(fewer, "much", "recipe", "arousal", "oracle") == pytest.approx((0.5, 0.5, 0.5))  # of the seed that all have
     unsure = results_of(visual=[[0.2, 0.4]], teacher=[[0.9, 0.3]], recipe=[[0.4, 0.4]])  # better on average, and by chance
-    assert experiment.share(unsure, "much", "recipe", "arousal", "teacher") == "no gap"
-    assert experiment.share_lines(results, ["recipe"]) == ["much, recipe: 75% (50% to 100%) of the oracle's gain on arousal"]
+    assert share(unsure, "much", "recipe", "arousal", "teacher") == "no gap"
+    assert share_lines(results, ["recipe"]) == ["much, recipe: 75% (50% to 100%) of the oracle's gain on arousal"]
 
 
 def test_the_table_has_a_row_for_every_method_and_target_that_was_run():
     both = pd.concat([results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.5]]), results_of(visual=[[0.1, 0.2]]).assign(target="valence")])
     whole = both.drop_duplicates(COLUMNS[:4]).assign(recording="concatenated", ccc=0.9)
-    text = experiment.table_of(pd.concat([both, whole]), "much")
+    text = table_of(pd.concat([both, whole]), "much")
     assert text.count("\n| visual | ") == 3 and text.count("\n| recipe | ") == 1 and "2 people reported." in text
     assert "| recipe | 0.500 | 1 |  | 0.900 | +0.300 | +0.200 to +0.400 |  |  | 10 |" in text
 
@@ -172,15 +174,15 @@ def test_the_table_has_a_row_for_every_method_and_target_that_was_run():
 def test_the_mean_of_both_targets_is_taken_person_by_person():
     results = pd.concat([results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.5]]),
                          results_of(visual=[[0.1, 0.2]], recipe=[[0.3, 0.2]]).assign(target="valence")])
-    assert experiment.matrix(results, "much", "recipe", "both").to_numpy().tolist() == [[0.4, 0.35]]
-    assert experiment.paired(results, "much", "recipe", "both")[0] == pytest.approx(0.2)
+    assert matrix(results, "much", "recipe", "both").to_numpy().tolist() == [[0.4, 0.35]]
+    assert paired(results, "much", "recipe", "both")[0] == pytest.approx(0.2)
 
 
 def test_a_method_that_shares_no_seed_with_the_baseline_has_a_row_and_no_picture(tmp_path):
     """As in the results of a shard."""
     results = pd.concat([each.assign(target=target) for target in ("arousal", "valence") for each in (
         results_of(visual=[[0.1, 0.2]]), results_of(oracle=[[0.3, 0.3]], recipe=[[0.2, 0.2]]).assign(seed=1))])
-    text = experiment.report(results, tmp_path / "results.csv")
+    text = report(results, tmp_path / "results.csv")
     assert text.count("\n| oracle | 0.300 |") == 3 and not (tmp_path / "results_much.png").exists()
 
 
@@ -188,7 +190,7 @@ def test_the_summary_has_the_recipe_and_the_controls_and_no_method_that_looked_b
     visual = np.full((2, 3), 0.4)
     both = [results_of(visual=visual, recipe=visual + 0.1, ccc=visual + 0.3, control_voices_other=visual, self_training=visual + 0.05,
                        control_other_voice=visual + 0.05, recipe_off=visual + 0.2).assign(target=target) for target in ("arousal", "valence")]
-    heading, *over_visual, beside, one, two, three = experiment.summary(pd.concat(both)).splitlines()
+    heading, *over_visual, beside, one, two, three = summary(pd.concat(both)).splitlines()
     assert "visual baseline" in heading and "only see" in beside
     for lines, gains in ((over_visual, dict(recipe="0.100", self_training="0.050", control_voices_other="0.000")),
                          ([one, two, three], dict(recipe="0.050", recipe_off="0.150", control_other_voice="0.000"))):
@@ -197,8 +199,8 @@ def test_the_summary_has_the_recipe_and_the_controls_and_no_method_that_looked_b
 
 
 def test_every_control_is_told_beside_what_it_must_not_gain_over():
-    told = {method: over for over, methods in (("visual", experiment.OF_VOICES), ("self_training", experiment.BESIDE_SEEING)) for method in methods}
-    for name in experiment.CONTROLS:
+    told = {method: over for over, methods in (("visual", OF_VOICES), ("self_training", BESIDE_SEEING)) for method in methods}
+    for name in CONTROLS:
         assert told[name] == ("visual" if METHODS[name].settings["teachers"] == "audio" else "self_training")
 
 
@@ -217,7 +219,7 @@ def test_every_number_of_the_studys_page_comes_from_its_results(tmp_path):
     for name in ("results", "choice"):
         shutil.copy(docs / f"{name}.csv", tmp_path)
         shutil.copy(docs / "study.md", tmp_path)
-        experiment.report(pd.read_csv(tmp_path / f"{name}.csv"), tmp_path / f"{name}.csv")
+        report(pd.read_csv(tmp_path / f"{name}.csv"), tmp_path / f"{name}.csv")
         assert (docs / f"{name}.md").read_text() == (tmp_path / f"{name}.md").read_text()
         assert (docs / "study.md").read_text() == (tmp_path / "study.md").read_text(), "a table of the page is not what --report makes of it"
         told += (tmp_path / f"{name}.md").read_text()
@@ -233,7 +235,7 @@ def test_the_aims_table_says_what_is_met_and_by_how_much_the_rest_is_missed():
     for_arousal = results_of(visual=visual, oracle=visual + 0.2, teacher=visual + 0.3, recipe=visual + 0.09)
     unsure = np.array([[0.1, -0.1, 0.2, -0.05]] * 2)
     for_valence = results_of(visual=visual, oracle=visual + 0.2, teacher=visual - 0.1, recipe=visual + unsure).assign(target="valence")
-    lines = experiment.aims_table(pd.concat([for_arousal, for_valence])).splitlines()
+    lines = aims_table(pd.concat([for_arousal, for_valence])).splitlines()
     assert [line.split(" | ")[-1] for line in lines[4:]] == [
         "+0.090: met |", "+0.038: not sure |", "+0.064: met |", "45%: missed by 15% |", "19%: missed by 11% |", "30%: missed by 3% |"]
 
@@ -242,7 +244,7 @@ def test_a_method_is_chosen_by_its_mean_over_targets_and_settings():
     each = [results_of(visual=[[0.1, 0.3]], voices=[[0.5, 0.5]], recipe=[[0.3, 0.4]]), results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.6]]).assign(
         setting="little")]
     both = pd.concat([one.assign(target=target, ccc=one.ccc + more) for one in each for target, more in (("arousal", 0), ("valence", 0.1))])
-    lines = experiment.choice_table(both).splitlines()
+    lines = choice_table(both).splitlines()
     assert lines[2] == "| method | much | little | mean | |" and len(lines) == 6
     assert lines[4].startswith("| visual | 0.250 | 0.250 | 0.250 |") and lines[5].startswith("| recipe | 0.400 | 0.600 | 0.500 |")
 
@@ -252,7 +254,7 @@ def test_the_tables_of_a_page_are_renewed_and_nothing_else_is(tmp_path):
     page = "# Study\n\n### much, arousal\n\n" + row("visual", "0.1") + "\nWords of 0.1.\n\n### much, valence\n\n" + row("visual", "0.2") + "\nEnd.\n"
     (tmp_path / "study.md").write_text(page)
     table = row("visual", "0.3") + row("paper", r"\1")
-    experiment.renew_tables(tmp_path / "study.md", f"### much, arousal\n\n{table}\n### much, both\n\n{row('x')}")
+    renew_tables(tmp_path / "study.md", f"### much, arousal\n\n{table}\n### much, both\n\n{row('x')}")
     assert (tmp_path / "study.md").read_text() == page.replace(row("visual", "0.1"), table)
 
 
