@@ -1,21 +1,22 @@
-"""The study: does a teacher that hears help a student that only sees? Every method, control and bound in one command.
+"""The study: does privileged audio help a visual-only student? Every method, control and bound in one command.
 
-Reads   nothing: people are drawn (drawn_people.py), and go through every script as a corpus does
-Writes  data_study/<corpus>/                        a corpus of drawn people, as demo.py makes one
-        data_study/<corpus>/views/<view>/           who of them is rated, unlabelled, reported; runs/seed<k>/ of every method
-        docs/results.csv results.md results_*.png   a row per run, target and person; what they say (--choose: docs/choice*)
-        docs/study.md                               its tables; the words around them are a person's
+Reads   nothing: the subjects are drawn (drawn_people.py), and go through every script as a corpus does
+Writes  data_study/<corpus>/                   a corpus of drawn subjects, as demo.py makes one
+        data_study/<corpus>/views/<view>/      who of them is rated, unlabelled, reported; runs/seed<k>/ of every method
+        docs/results.csv                       a row per run, target and subject (--choose: choice.csv)
+        docs/results.md results_*.png          tables and figures made of it (--choose: choice*)
+        docs/study.md                          only its tables; the words around them are written by hand
 
-    python experiment.py                    the whole study: some 11 hours on 2 cores; goes on where it was stopped
+    python experiment.py                    the whole study: some 11 hours on 2 cores; resumes where it was stopped
     python experiment.py --quick            a small one, under 10 minutes; into data_quick/, docs/ stays as it is
-    python experiment.py --choose           compares the methods by cross-validation over the rated people of Train_Set
-    python experiment.py --list             what there is to run: settings, methods, how far they are
+    python experiment.py --choose           compares the methods by cross-validation over the rated subjects
+    python experiment.py --list             settings, methods, and how many of their runs are finished
     python experiment.py --settings much --methods visual recipe        only these
-    python experiment.py --shard 1/4        a quarter of the runs, for a job array, or with --device cuda:0 for one of four devices
+    python experiment.py --shard 1/4        a quarter of the runs: of a job array, or on one of four devices (--device)
     python experiment.py --report           only the tables and figures, from docs/results.csv
 
-No epoch is chosen on the people it reports: every run keeps its last one. Methods are compared with --choose on people held out of
-Train_Set, in folders that hold nothing of the others; what was worth comparing had partly been seen in earlier tables (docs/study.md).
+No epoch is chosen on the reported subjects: every run keeps its last one. --choose compares methods on held-out
+subjects of Train_Set, in folders that hold no reported subject. docs/study.md says what was seen before it was chosen.
 """
 import contextlib
 import dataclasses
@@ -44,42 +45,56 @@ import audio_melspec
 import face_detector_frameRetention
 import mmpkd
 from annotations import SUMMARIES, TARGETS, UNLABELLED, die_with_parent, keep_settings, shard_of
-from config import Config, SettingsError, UserError, claimed, parse_config, read_settings, run_script, torch_device, whole_file, whole_folder
+from config import (
+    Config,
+    SettingsError,
+    UserError,
+    claimed,
+    parse_config,
+    read_settings,
+    run_script,
+    torch_device,
+    whole_file,
+    whole_folder,
+)
 from demo import call
 from drawn_people import FRAME_RATE, SOUND_RATE, write_video
 from drawn_people import Recording as Drawn
 from mmpkd import PARTITIONS
-from study.methods import FACES, METHODS, MUCH, NETWORKS, QUICK, QUICK_METHODS, SETTINGS, SPECS
+from study.methods import FACES, METHODS, MUCH, NETWORKS, OLD, QUICK, QUICK_METHODS, SETTINGS, SPECS, TAG
 from study.results import merge, report
 from training import read_log
 
-RATE = 5  # ratings, faces and spectrograms per second: neighbours at 25 are almost the same picture, and cost five times the work
-SECONDS = 30  # of each person
-FIRST_SEED = 10  # of the people drawn; those of 1 were looked at before the recipe was what it is
-FOLDS = 3  # of the rated people, with --choose
-# Every run takes as many gradient steps, however many people it learns from: an epoch of 12 people would leave the baseline half trained
+RATE = 5  # ratings, faces and spectrograms per second: frames at 25 are near-duplicates, and cost five times the work
+SECONDS = 30  # of each subject
+FIRST_SEED = 10  # of the drawn subjects; those of seed 1 had been looked at before the recipe was fixed
+FOLDS = 3  # of the rated subjects, with --choose
+# Every run takes as many gradient steps, however many subjects it learns from: with as many epochs instead, a baseline
+# of 12 subjects would be undertrained
 EPOCHS, QUICK_EPOCHS, EPOCH_STEPS = 50, 4, 38
 STUDY = FACES | SPECS | NETWORKS | dict(
-    visual_backbone="tiny_cnn", audio_backbone="tiny_cnn", target="both", keep="last", precision="float32", frame_rate=float(RATE), resume=True,
-    clip_length=30, batch_size=8, epoch_steps=EPOCH_STEPS)
+    visual_backbone="tiny_cnn", audio_backbone="tiny_cnn", target="both", keep="last", precision="float32",
+    frame_rate=float(RATE), resume=True, clip_length=30, batch_size=8, epoch_steps=EPOCH_STEPS)
 
 
 # ---- corpora --------------------------------------------------------------------------------------------------------
 
 def setting_of(cfg, name):
-    """A setting, with fewer people for --quick."""
+    """A setting, with fewer subjects for --quick."""
     return dataclasses.replace(SETTINGS[name], **QUICK) if cfg.quick else SETTINGS[name]
 
 
 def draw_corpus(folder, setting, seed, workers):
-    """A setting's people as a corpus ships, and every script run on them."""
-    names = [f"person_{number + 1}" for number in range(setting.people)]
-    missing = [(number, name) for number, name in enumerate(names) if not Path(folder, "ratings_gold_standard", f"{name}.csv").exists()]
+    """Draws a setting's subjects as a corpus ships, and runs every script on them."""
+    names = [f"person_{number + 1}" for number in range(setting.subjects)]
+    missing = [(number, name) for number, name in enumerate(names)
+               if not Path(folder, "ratings_gold_standard", f"{name}.csv").exists()]
     if missing:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
-            work = pool.map(partial(draw_person, folder, setting.world, seed), missing)
-            list(tqdm(work, f"drawing {folder.name}", len(missing), unit=" people", disable=None, leave=False))
-    if all((folder / "Annotations" / PARTITIONS["train"] / f"{name}.csv").exists() for name in names) and (folder / ".made").exists():
+            work = pool.map(partial(draw_subject, folder, setting.world, seed), missing)
+            list(tqdm(work, f"drawing {folder.name}", len(missing), unit=" subjects", disable=None, leave=False))
+    annotated = (folder / "Annotations" / PARTITIONS["train"] / f"{name}.csv" for name in names)
+    if (folder / ".made").exists() and all(path.exists() for path in annotated):
         return
     data, rate = {"data_dir": folder}, {"frame_rate": RATE}
     call(annotations, **data, **rate, train_ids="person_*")
@@ -89,12 +104,12 @@ def draw_corpus(folder, setting, seed, workers):
     (folder / ".made").touch()
 
 
-def draw_person(folder, world, seed, numbered_name):
-    """Draws one person, as RATE pictures and ratings per second. The ratings are written last: they mark it as whole."""
+def draw_subject(folder, world, seed, numbered_name):
+    """Draws one subject, RATE frames and ratings per second. The ratings are written last: they mark it as whole."""
     number, name = numbered_name
     step, drawn = FRAME_RATE // RATE, Drawn.draw((seed, number), SECONDS * FRAME_RATE, world)
-    pictures = (drawn.painter.paint(drawn.actions, drawn.motion, k) for k in range(0, SECONDS * FRAME_RATE, step))
-    write_video(folder / "videos" / f"{name}.mp4", pictures, drawn.sound, RATE)
+    frames = (drawn.painter.paint(drawn.actions, drawn.motion, k) for k in range(0, SECONDS * FRAME_RATE, step))
+    write_video(folder / "videos" / f"{name}.mp4", frames, drawn.sound, RATE)
     with whole_file(folder / "audio" / f"{name}.wav") as part:
         soundfile.write(part, drawn.sound, SOUND_RATE, subtype="PCM_16")
     with whole_file(folder / "ratings_gold_standard" / f"{name}.csv") as part:
@@ -105,51 +120,65 @@ def _begin_worker():
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     os.environ["TQDM_DISABLE"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair, which asks politely
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops its workers with SIGTERM
     threading.Thread(target=die_with_parent, daemon=True).start()
 
 
-# ---- views: who is rated, who is not, who is reported ---------------------------------------------------------------
+# ---- views: which subjects are rated, unlabelled, reported ----------------------------------------------------------
 
 def split(setting, view):
-    """{partition: numbers of people} of a view: "rated", "noiseless", "oracle", "other_voice", or "fold1" ... of FOLDS."""
-    rated, unlabelled, reported = np.split(np.arange(setting.people), [setting.rated, setting.rated + setting.unlabelled])
+    """{partition: numbers of subjects} of a view: rated, noiseless, oracle, other_voice, or fold1 ... of FOLDS."""
+    ends = [setting.rated, setting.rated + setting.unlabelled]
+    rated, unlabelled, reported = np.split(np.arange(setting.subjects), ends)
     if view == "oracle":
         return {PARTITIONS["train"]: [*rated, *unlabelled], UNLABELLED: [], PARTITIONS["val"]: reported}
     if view.startswith("fold"):
         out = rated[int(view.removeprefix("fold")) - 1::FOLDS]
-        return {PARTITIONS["train"]: [n for n in rated if n not in out], UNLABELLED: unlabelled, PARTITIONS["val"]: out}
+        kept = [n for n in rated if n not in out]
+        return {PARTITIONS["train"]: kept, UNLABELLED: unlabelled, PARTITIONS["val"]: out}
     return {PARTITIONS["train"]: rated, UNLABELLED: unlabelled, PARTITIONS["val"]: reported}
 
 
 def make_view(corpus, folder, setting, view, seed=None):
-    """A data folder with its own Annotations/, and the corpus' crops and spectrograms. With "other_voice" everybody has the spectrograms of the
-    next person of the same partition, with "noiseless" people to learn from have the ratings of raters who do not err (seed: of the corpus)."""
+    """A data folder with its own Annotations/, and the corpus' crops and spectrograms.
+
+    other_voice: every subject has the spectrograms of the next one of the same partition. noiseless: training subjects
+    have ratings without rater errors (seed: of the corpus).
+    """
     for partition, numbers in split(setting, view).items():
         for place, number in enumerate(numbers):
-            name, voice_of = (f"person_{n + 1}" for n in (number, numbers[(place + 1) % len(numbers)] if view == "other_voice" else number))
-            table = pd.read_csv(corpus / "Annotations" / PARTITIONS["train"] / f"{name}.csv", dtype=str, keep_default_na=False)
-            table["spec path"] = table["spec path"].str.replace(f"{name}/", f"{voice_of}/", regex=False)
+            voice = numbers[(place + 1) % len(numbers)] if view == "other_voice" else number
+            table = view_table(corpus, number, voice)
             if partition == UNLABELLED:
                 table = table[["image path", "spec path"]]
             elif partition == PARTITIONS["train"] and view == "noiseless":
                 table[TARGETS] = noiseless_ratings(setting.world, (seed, number))[:len(table)]
-            annotations.write_table(folder / "Annotations" / partition / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+            text = table.to_csv(index=False, lineterminator="\n")
+            annotations.write_table(folder / "Annotations" / partition / f"person_{number + 1}.csv", text)
     for name in ("Cropped_Aligned", "specs"):
         if not (folder / name).exists():
             (folder / name).symlink_to((corpus / name).resolve())
 
 
+def view_table(corpus, number, voice):
+    """The annotations of a subject, with the spectrograms of subject number `voice`."""
+    names = f"person_{number + 1}", f"person_{voice + 1}"
+    path = corpus / "Annotations" / PARTITIONS["train"] / f"{names[0]}.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table["spec path"] = table["spec path"].str.replace(*(f"{name}/" for name in names), regex=False)
+    return table
+
+
 def noiseless_ratings(world, seed):
-    """What the raters of a person would have said, had they all used the slider alike and without errors, as late as they were: (ratings, 2)."""
+    """Ratings of a subject, (ratings, 2), if its raters were as late as they are, but alike and without errors."""
     world = dataclasses.replace(world, rater_noise=0.0, rater_spread=0.0)
     return Drawn.draw(seed, SECONDS * FRAME_RATE, world).gold[::FRAME_RATE // RATE].round(4)
 
 
-# ---- methods --------------------------------------------------------------------------------------------------------
+# ---- jobs -----------------------------------------------------------------------------------------------------------
 
 class Job(NamedTuple):
-    """One run of the table."""
+    """One run of the tables."""
     setting: str
     method: str
     seed: int
@@ -166,37 +195,40 @@ def settings_of(cfg, job):
     """The Config of a job."""
     method, folder = METHODS[job.method], view_folder(cfg, job)
     changes = {"epochs": QUICK_EPOCHS if cfg.quick else EPOCHS} | method.settings
-    named = {"variant": job.method} if method.settings["stage"] == "student" or len(method.settings) > 1 else {}
-    return Config(**STUDY | changes | named | dict(data_dir=str(folder), runs_dir=str(folder / "runs" / f"seed{job.seed}"), seed=job.seed,
-                                                   device=cfg.device))
+    if method.settings["stage"] == "student" or len(method.settings) > 1:
+        changes["variant"] = job.method
+    places = dict(data_dir=str(folder), runs_dir=str(folder / "runs" / f"seed{job.seed}"))
+    return Config(**STUDY | changes | places | dict(seed=job.seed, device=cfg.device))
 
 
 def jobs_of(cfg):
-    """All jobs that the command asks for, those that others build on first. Raises SettingsError for a name that there is not."""
+    """All jobs that the command asks for, those that others need first. Raises SettingsError for an unknown name."""
     for what, given, there in (("settings", cfg.settings, SETTINGS), ("methods", cfg.methods, METHODS)):
         for name in set(given) - set(there):
-            raise SettingsError(f"{what}: there is no {name!r}; there are {', '.join(there)}")
+            old = f" ({name} was trained at the git tag {TAG})" if name in OLD else ""
+            raise SettingsError(f"{what}: there is no {name!r}{old}; there are {', '.join(there)}")
     settings = cfg.settings or (MUCH if cfg.quick else tuple(SETTINGS))
     methods = cfg.methods or (QUICK_METHODS if cfg.quick else tuple(METHODS))
+    names = [name for name in METHODS if name in methods and not (cfg.choose and METHODS[name].view != "rated")]
+    pairs = [(setting, name) for setting in SETTINGS if setting in settings
+             for name in names if setting in METHODS[name].where]
     folds = range(1, FOLDS + 1) if cfg.choose else (0,)
-    return [Job(setting, method, seed, fold) for setting in SETTINGS if setting in settings for method in METHODS if method in methods
-            for seed in range(cfg.seeds) for fold in folds
-            if setting in METHODS[method].where and not (fold and METHODS[method].view != "rated")]
+    return [Job(setting, name, seed, fold) for setting, name in pairs for seed in range(cfg.seeds) for fold in folds]
 
 
 def make_data(cfg, chains):
-    """Draws the corpora of jobs, and makes their views, where they are not there yet."""
+    """Draws the corpora of jobs and makes their views, where they are missing."""
     for job in {view_folder(cfg, job): job for chain in chains.values() for job in chain}.values():
         setting, view = setting_of(cfg, job.setting), view_folder(cfg, job)
         corpus, folder = setting.corpus or job.setting, view.parent.parent
         seed = FIRST_SEED + list(SETTINGS).index(corpus)
         folder.mkdir(parents=True, exist_ok=True)
-        with claimed(folder, "drawn", wait=True):  # the shards of a job array begin together: one of them draws it
+        with claimed(folder, "drawn", wait=True):  # of shards that start together one draws
             draw_corpus(folder, setting_of(cfg, corpus), seed, cfg.workers or os.cpu_count())
             make_view(folder, view, setting, view.name.removeprefix(f"{job.setting}_"), seed)
 
 
-# ---- running them ---------------------------------------------------------------------------------------------------
+# ---- training -------------------------------------------------------------------------------------------------------
 
 def is_finished(cfg, job):
     """Whether a job's run has its predictions, which are written last."""
@@ -204,26 +236,26 @@ def is_finished(cfg, job):
 
 
 def check_finished(cfg, jobs):
-    """Raises UserError, naming what differs, if a finished run is of other settings than its row has now: it would not be trained again."""
+    """Raises UserError, naming what differs, if a finished run has other settings than its row has now."""
     for job in jobs:
         if is_finished(cfg, job):
             one = settings_of(cfg, job)
             folder, now = mmpkd.run_folder(one), mmpkd.settings_of(one) | {"epochs": one.epochs}
-            differ = [f"{name} {was}, now {value}" for name, was, value in mmpkd.changed(read_settings(folder / "config.json"), now)]
-            if differ:
-                raise UserError(f"{folder}/ is the run of {job.method} with other settings ({'; '.join(differ)}): delete it and the runs taught "
-                                "by it, or name another place with --data-dir")
+            changed = mmpkd.changed(read_settings(folder / "config.json"), now)
+            if differ := "; ".join(f"{name} {was}, now {value}" for name, was, value in changed):
+                raise UserError(f"{folder}/ is the run of {job.method} with other settings ({differ}): delete it and "
+                                "the students of that teacher, or name another place with --data-dir")
 
 
 def train_chain(cfg, jobs):
-    """Trains jobs that share teachers, one after the other; what they print goes into log.txt beside the runs."""
+    """Trains jobs that share teachers, one after the other; their output goes into log.txt beside the runs."""
     for job in jobs:
         one = settings_of(cfg, job)
         one.run_root.mkdir(parents=True, exist_ok=True)
         with open(one.run_root / "log.txt", "a", buffering=1) as log, contextlib.redirect_stdout(log):
             device = torch_device(one.device)
             for needed in mmpkd.built_on(one) if one.stage == "student" else []:
-                take_over(needed)
+                copy_visual(needed)
                 mmpkd.run(needed, device)
             mmpkd.check_before([one])
             mmpkd.run(one, device)
@@ -233,13 +265,13 @@ def chains_of(cfg, jobs):
     """Jobs that share teachers, which are those of one seed in one view: {view and seed: [jobs]}."""
     chains = {}
     for job in jobs:
-        view = view_folder(cfg, job).name.replace("other_voice", "rated")  # it takes over what only sees of that view
+        view = view_folder(cfg, job).name.replace("other_voice", "rated")  # it copies that view's visual-only runs
         chains.setdefault(f"{view} {job.seed}", []).append(job)
     return chains
 
 
-def take_over(needed):
-    """Copies a run that only sees from the view "rated" to that of another voice, in which it would be the same."""
+def copy_visual(needed):
+    """Copies a visual-only run from the view "rated" to "other_voice", in which it would be the same."""
     there, here = (mmpkd.run_folder(dataclasses.replace(needed, runs_dir=folder))
                    for folder in (needed.runs_dir.replace("_other_voice", "_rated"), needed.runs_dir))
     if needed.stage == "visual" and there != here and (there / "predictions").exists() and not here.exists():
@@ -249,21 +281,21 @@ def take_over(needed):
 
 def train_all(cfg, chains):
     """Trains what is not finished, several chains at once."""
-    chains = {name: jobs for name, chain in chains.items() if (jobs := [job for job in chain if not is_finished(cfg, job)])}
-    left = sum(map(len, chains.values()))
-    if not left:
+    left_of = lambda chain: [job for job in chain if not is_finished(cfg, job)]
+    chains = [jobs for chain in chains.values() if (jobs := left_of(chain))]
+    total = sum(map(len, chains))
+    if not total:
         return
-    on_gpu = torch_device(cfg.device).type == "cuda"
-    workers = cfg.workers or (1 if on_gpu else os.cpu_count())
+    workers = cfg.workers or (1 if torch_device(cfg.device).type == "cuda" else os.cpu_count())
     with (ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool,
-          tqdm(total=left, unit=" runs", disable=None, smoothing=0) as bar):
-        running = {pool.submit(train_chain, cfg, chain) for chain in chains.values()}
+          tqdm(total=total, unit=" runs", disable=None, smoothing=0) as bar):
+        running = {pool.submit(train_chain, cfg, chain) for chain in chains}
         try:
             while running:
                 done, running = wait(running, timeout=5, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
-                bar.n = left - sum(not is_finished(cfg, job) for chain in chains.values() for job in chain)
+                bar.n = total - sum(len(left_of(chain)) for chain in chains)
                 bar.refresh()
         except BaseException:
             stop(pool)
@@ -271,7 +303,7 @@ def train_all(cfg, chains):
 
 
 def stop(pool):
-    """Ends the processes of a pool. Each saves where it is; one that had another job at hand and began it is asked again."""
+    """Ends the processes of a pool. Each saves its state; one that then starts a queued job is stopped again."""
     processes = list(pool._processes.values())
     pool.shutdown(wait=False, cancel_futures=True)
     while alive := [process for process in processes if process.is_alive()]:
@@ -282,12 +314,11 @@ def stop(pool):
 
 # ---- results --------------------------------------------------------------------------------------------------------
 
-
 def rows_of(cfg, job):
-    """What a finished run scored: rows of COLUMNS, one per target and person, and one per target of all concatenated.
+    """Scores of a finished run: rows of COLUMNS, one per target and subject, and one per target of all concatenated.
 
-    The seconds are of training and validation as if every epoch had taken as long as the median one: others are longer where the machine
-    was busy or asleep.
+    seconds: of training and validation, as if every epoch had taken as long as the median one; others are longer where
+    the machine was busy or asleep.
     """
     one = settings_of(cfg, job)
     folder = mmpkd.run_folder(one)
@@ -300,26 +331,27 @@ def rows_of(cfg, job):
 
 
 def gather(cfg, jobs, path):
-    """Brings the finished ones of `jobs` into the file of results, in place of earlier rows of the same runs; returns the whole table."""
-    rows = [row for job in jobs if is_finished(cfg, job) for row in rows_of(cfg, job)]
-    return merge(rows, path)
+    """The table of results after the finished ones of `jobs` were brought into its file."""
+    return merge([row for job in jobs if is_finished(cfg, job) for row in rows_of(cfg, job)], path)
 
 
 # ---- main -----------------------------------------------------------------------------------------------------------
 
 def listing(cfg, jobs):
-    """What there is to run, and how far it is, as text."""
-    lines = [f"{name:14} {setting.says} ({setting.rated} rated, {setting.unlabelled} unlabelled, {setting.reported} reported)"
-             for name, setting in SETTINGS.items()]
+    """Settings, methods, and how many of their runs are finished, as text."""
+    lines = [f"{name:14} {setting.description} ({setting.rated} rated, {setting.unlabelled} unlabelled, "
+             f"{setting.reported} reported)" for name, setting in SETTINGS.items()]
     for name, method in METHODS.items():
         mine = [job for job in jobs if job.method == name]
-        lines.append(f"{name:28} {sum(is_finished(cfg, job) for job in mine):3}/{len(mine):<3} {method.says}")
+        finished = sum(is_finished(cfg, job) for job in mine)
+        lines.append(f"{name:28} {finished:3}/{len(mine):<3} {method.description}")
     return "\n".join(lines)
 
 
 def main(argv=None):
-    given = parse_config(argv, __file__, __doc__, data_dir="data_study")
-    cfg = parse_config(argv, __file__, __doc__, **({"data_dir": "data_quick", "seeds": 2} if given.quick else {"data_dir": "data_study"}))
+    cfg = parse_config(argv, __file__, __doc__, data_dir="data_study")
+    if cfg.quick:
+        cfg = parse_config(argv, __file__, __doc__, data_dir="data_quick", seeds=2)
     began, jobs = time.perf_counter(), jobs_of(cfg)
     if cfg.list:
         print(listing(cfg, jobs))
@@ -338,12 +370,12 @@ def main(argv=None):
     try:
         train_all(cfg, chains)
     finally:
-        results = gather(cfg, jobs, file)  # stopped or not: what is finished counts
+        results = gather(cfg, jobs, file)  # also of a study that was stopped
     print(report(results, file))
     print(f"{file}: {len(results)} rows; done in {(time.perf_counter() - began) / 60:.1f} minutes")
     return results
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's wish to stop is as good as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's request to stop is handled as Ctrl-C is
     raise SystemExit(run_script(main, __file__))
