@@ -44,26 +44,20 @@ import audio_extract
 import audio_melspec
 import face_detector_frameRetention
 import mmpkd
-from annotations import SUMMARIES, TARGETS, UNLABELLED, die_with_parent, keep_settings, shard_of
-from config import (
-    Config,
-    SettingsError,
-    UserError,
-    claimed,
-    parse_config,
-    read_settings,
-    run_script,
-    torch_device,
-    whole_file,
-    whole_folder,
-)
+import runs
+from config import Config
 from demo import call
 from drawn_people import FRAME_RATE, SOUND_RATE, write_video
 from drawn_people import Recording as Drawn
-from mmpkd import PARTITIONS
+from runs import read_log
+from scores import read_predictions, score
 from study.methods import FACES, METHODS, MUCH, NETWORKS, OLD, QUICK, QUICK_METHODS, SETTINGS, SPECS, TAG
 from study.results import merge, report
-from training import read_log
+from support.errors import SettingsError, UserError, run_script, torch_device
+from support.files import claimed, whole_file, whole_folder
+from support.recordings import PARTITIONS, SUMMARIES, TARGETS, UNLABELLED, keep_settings, shard_of
+from support.settings import parse_config, read_settings
+from support.workers import die_with_parent
 
 RATE = 5  # ratings, faces and spectrograms per second: frames at 25 are near-duplicates, and cost five times the work
 SECONDS = 30  # of each subject
@@ -232,7 +226,7 @@ def make_data(cfg, chains):
 
 def is_finished(cfg, job):
     """Whether a job's run has its predictions, which are written last."""
-    return (mmpkd.run_folder(settings_of(cfg, job)) / "predictions").exists()
+    return (runs.run_folder(settings_of(cfg, job)) / "predictions").exists()
 
 
 def check_finished(cfg, jobs):
@@ -240,8 +234,8 @@ def check_finished(cfg, jobs):
     for job in jobs:
         if is_finished(cfg, job):
             one = settings_of(cfg, job)
-            folder, now = mmpkd.run_folder(one), mmpkd.settings_of(one) | {"epochs": one.epochs}
-            changed = mmpkd.changed(read_settings(folder / "config.json"), now)
+            folder, now = runs.run_folder(one), runs.settings_of(one) | {"epochs": one.epochs}
+            changed = runs.changed(read_settings(folder / "config.json"), now)
             if differ := "; ".join(f"{name} {was}, now {value}" for name, was, value in changed):
                 raise UserError(f"{folder}/ is the run of {job.method} with other settings ({differ}): delete it and "
                                 "the students of that teacher, or name another place with --data-dir")
@@ -254,11 +248,11 @@ def train_chain(cfg, jobs):
         one.run_root.mkdir(parents=True, exist_ok=True)
         with open(one.run_root / "log.txt", "a", buffering=1) as log, contextlib.redirect_stdout(log):
             device = torch_device(one.device)
-            for needed in mmpkd.built_on(one) if one.stage == "student" else []:
+            for needed in runs.needed_by(one) if one.stage == "student" else []:
                 copy_visual(needed)
-                mmpkd.run(needed, device)
+                mmpkd.train(needed, device)
             mmpkd.check_before([one])
-            mmpkd.run(one, device)
+            mmpkd.train(one, device)
 
 
 def chains_of(cfg, jobs):
@@ -272,7 +266,7 @@ def chains_of(cfg, jobs):
 
 def copy_visual(needed):
     """Copies a visual-only run from the view "rated" to "other_voice", in which it would be the same."""
-    there, here = (mmpkd.run_folder(dataclasses.replace(needed, runs_dir=folder))
+    there, here = (runs.run_folder(dataclasses.replace(needed, runs_dir=folder))
                    for folder in (needed.runs_dir.replace("_other_voice", "_rated"), needed.runs_dir))
     if needed.stage == "visual" and there != here and (there / "predictions").exists() and not here.exists():
         with whole_folder(here) as part:
@@ -321,8 +315,8 @@ def rows_of(cfg, job):
     the machine was busy or asleep.
     """
     one = settings_of(cfg, job)
-    folder = mmpkd.run_folder(one)
-    scores = mmpkd.score(mmpkd.read_predictions(folder, "val", one.frame_rate), one.targets)
+    folder = runs.run_folder(one)
+    scores = score(read_predictions(folder, "val", one.frame_rate), one.targets)
     seconds = [entry["seconds"] for entry in read_log(folder)]
     seconds = round(float(np.median(seconds) * len(seconds)), 1)
     left_out = SUMMARIES if job.fold else ("mean",)

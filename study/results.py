@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from annotations import TARGETS
-from config import whole_file
 from plot_ccc import save_figure
 from study.methods import (
     AIMS,
@@ -21,6 +19,8 @@ from study.methods import (
     QUESTIONS,
     SETTINGS,
 )
+from support.files import whole_file
+from support.recordings import TARGETS
 
 RESAMPLES = 10000  # of the bootstrap
 COLUMNS = ["setting", "method", "seed", "target", "recording", "ccc", "seconds"]

@@ -1,6 +1,7 @@
 """experiment.py: corpora and views, jobs, and a small study from end to end."""
 import dataclasses
 import itertools
+import json
 import multiprocessing
 import shutil
 import signal
@@ -14,13 +15,14 @@ import torch
 from conftest import one_line
 
 import experiment
-import mmpkd
-from config import UserError, parse_config
+import runs
 from drawn_people import Recording as Drawn
 from drawn_people import World
 from experiment import Job
 from study.methods import METHODS, SETTINGS, VOICE
 from study.results import COLUMNS
+from support.errors import UserError
+from support.settings import parse_config
 
 
 def cfg_of(folder, *words):
@@ -60,12 +62,15 @@ def test_only_the_voice_differs_between_settings():
 
 def test_every_method_is_a_run_that_mmpkd_takes(tmp_path):
     for job in experiment.jobs_of(cfg_of(tmp_path, "--seeds", 1)):
-        mmpkd.check_distillation(experiment.settings_of(cfg_of(tmp_path), job))
+        one, file = experiment.settings_of(cfg_of(tmp_path), job), tmp_path / "settings.json"
+        file.write_text(json.dumps(METHODS[job.method].settings))
+        parse_config(["--config", str(file)], "mmpkd.py", "")  # raises for what the command line would not take
+        assert all(needed.stage in ("visual", "audio", "teacher") for needed in runs.needed_by(one))
 
 
 def test_no_two_jobs_share_a_run_folder(tmp_path):
     cfg = cfg_of(tmp_path)
-    folders = [mmpkd.run_folder(experiment.settings_of(cfg, job)) for job in experiment.jobs_of(cfg)]
+    folders = [runs.run_folder(experiment.settings_of(cfg, job)) for job in experiment.jobs_of(cfg)]
     assert len(folders) == len(set(folders))
 
 
@@ -196,9 +201,9 @@ def test_report_alone_reads_the_results_and_says_if_there_are_none(small, studie
 
 def test_the_scores_are_those_of_the_predictions_on_disk(studied):
     results = pd.read_csv(studied / "results.csv")
-    runs = studied / "much" / "views" / "much_rated" / "runs" / "seed0"
+    folder = studied / "much" / "views" / "much_rated" / "runs" / "seed0"
     for row in results[(results.method == "recipe") & (results.recording != "concatenated")].itertuples():
-        path = next(runs.glob(f"student_*_recipe/predictions/val/{row.recording}.csv"))
+        path = next(folder.glob(f"student_*_recipe/predictions/val/{row.recording}.csv"))
         table = pd.read_csv(path)
         gold, pred = table[f"{row.target}_gold"].to_numpy(), table[f"{row.target}_pred"].to_numpy()
         apart = pred.var() + gold.var() + (pred.mean() - gold.mean()) ** 2
@@ -304,8 +309,8 @@ def test_what_is_finished_when_a_study_is_stopped_is_in_its_results(small, studi
 def test_a_damaged_file_of_predictions_is_named(small, studied, tmp_path):
     folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
     cfg = cfg_of(folder, "--quick", "--seeds", 1)
-    runs = folder / "much" / "views" / "much_rated" / "runs" / "seed0"
-    (next(runs.glob("student_*_recipe")) / "predictions" / "val" / "person_7.csv").write_text("time_s\n")
+    there = folder / "much" / "views" / "much_rated" / "runs" / "seed0"
+    (next(there.glob("student_*_recipe")) / "predictions" / "val" / "person_7.csv").write_text("time_s\n")
     with pytest.raises(UserError, match="student_both_pseudo_recipe.*person_7.csv"):
         experiment.gather(cfg, experiment.jobs_of(cfg), folder / "results.csv")
 
