@@ -299,8 +299,11 @@ def test_what_is_finished_when_a_study_is_stopped_is_in_its_results(small, studi
     folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
     (folder / "results.csv").unlink()
     shutil.rmtree(next(folder.glob("much/views/much_rated/runs/seed0/student_*_recipe")))
+
+    def stopped(*_):
+        raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiment, "train_all", lambda cfg, chains: signal.raise_signal(signal.SIGINT))
+        patch.setattr(experiment, "train_all", stopped)
         experiment.main(["--data-dir", str(folder), *SMALL])
     there, all_of_them = (pd.read_csv(one / "results.csv") for one in (folder, studied))
     assert set(there.method) == set(all_of_them.method) - {"recipe"}

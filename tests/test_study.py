@@ -166,12 +166,12 @@ def test_the_aims_table_says_what_is_met_and_by_how_much_the_rest_is_missed():
 
 
 def test_a_method_is_chosen_by_its_mean_over_targets_and_settings():
-    each = [results_of(visual=[[0.1, 0.3]], voices_off=[[0.5, 0.5]], recipe=[[0.3, 0.4]]),
+    each = [results_of(visual=[[0.1, 0.3]], recipe_off=[[0.5, 0.5]], recipe=[[0.3, 0.4]]),
             results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.6]]).assign(setting="little")]
     both = pd.concat([one.assign(target=target, ccc=one.ccc + more)
                       for one in each for target, more in (("arousal", 0), ("valence", 0.1))])
     lines = choice_table(both).splitlines()
-    assert len(lines) == 6 and not any("voices_off" in line for line in lines)  # it was not run in both settings
+    assert len(lines) == 6 and not any("recipe_off" in line for line in lines)  # it was not run in both settings
     assert lines[4].startswith("| visual | 0.250 | 0.250 | 0.250 |")
     assert lines[5].startswith("| recipe | 0.400 | 0.600 | 0.500 |")
 
