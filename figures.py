@@ -171,7 +171,7 @@ def steps_text(constants, smoothing, frame_rate):
 ROW, HEAD = 0.62, 0.95  # inches: height of a run's row, space above a panel
 COLUMNS = {1.15: "mean of recordings\nraw → post-processed", 1.47: "concatenated\nraw → post-processed",
            1.70: "gap\nclosed"}  # by their centres right of a panel, in widths of the panel
-ABOUT_WIDTH = 46  # characters of a line left of a panel
+ABOUT_WIDTH = 47  # characters of a line left of a panel
 
 
 def summary_figure(runs, table, left_out):
@@ -224,7 +224,7 @@ def draw_name(axes, y, run):
     """Draws the name of a run left of its bars, and below it how the run was trained."""
     about = textwrap.fill(run.about, ABOUT_WIDTH, break_on_hyphens=False)
     for text, up, style in ((run.name, 1, {"va": "bottom", "fontsize": 10}),
-                            (about, -2, {"va": "top", "fontsize": 8.5, "color": "#666666"})):
+                            (about, -2, {"va": "top", "fontsize": 8, "color": "#666666"})):
         axes.annotate(text, (0, y), (-10, up), ("axes fraction", "data"), "offset points", ha="right", **style)
 
 

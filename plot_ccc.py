@@ -86,7 +86,8 @@ def how_taught(run):
     """How a student was trained, after "face only": from its config.json, else from the name of its folder."""
     distill = run.settings.get("distill") or "_".join(run.name.split("_")[2:])
     if distill.startswith("pseudo"):
-        teachers = " and ".join(run.settings.get("teachers", "").split("+"))
+        teachers = run.settings.get("teachers", "")
+        teachers = teachers.replace("+", ", ", teachers.count("+") - 1).replace("+", " and ")
         return ", trained on ratings and pseudo-labels" + f" of {teachers} teachers" * bool(teachers)
     return f", distilled from the teacher ({distill})" if distill else ""
 

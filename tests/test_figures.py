@@ -67,7 +67,7 @@ def test_figures_say_how_a_student_was_taught_and_which_runs_are_left_out():
     assert student.about in texts_of(traces)
     runs = [run_of("visual_arousal"), student]
     text = texts_of(summary_figure(runs, table_of(runs), ["Left out: audio_both."]))
-    assert "pseudo-labels of audio and visual" in text and "audio_both" in text
+    assert "of audio and visual teachers" in text and "audio_both" in text
 
 
 def test_the_band_of_the_gap_is_drawn_for_one_pair_of_bounds_alone():

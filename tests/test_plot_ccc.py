@@ -309,7 +309,7 @@ def test_the_variant_of_a_run_is_that_of_its_config(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name, settings, words, absent", [
-    ("student_both_pseudo", {"distill": "pseudo", "teachers": "audio+visual"}, "audio and visual", "distilled"),
+    ("student_both_pseudo", {"distill": "pseudo", "teachers": "joint+audio+visual"}, "joint, audio and", "distilled"),
     ("student_both_pseudo_word", {}, "pseudo-labels", "distilled"),
     ("student_both_cosine_original_word", {"distill": "cosine_original"}, "the teacher (cosine_original)", "pseudo"),
     ("student_both_ccc", {}, "the teacher (ccc)", "pseudo"),
