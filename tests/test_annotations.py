@@ -22,7 +22,7 @@ from config import Config
 from drawn_people import SOUND_RATE, write_video
 from support import workers
 from support.errors import UserError
-from support.files import whole_folder
+from support.files import growing_folder
 from support.recordings import _natural, find_recordings, keep_settings, known_frames, shard_of, valid_labels
 from support.workers import for_each
 
@@ -574,7 +574,7 @@ def test_a_folder_is_made_with_one_set_of_settings(tmp_path):
     keep_settings(tmp_path / "crops", Config(face_size=32), "face_size frame_rate")  # nothing was made with 64
     (tmp_path / "crops" / "train_1").mkdir()
     keep_settings(tmp_path / "crops", Config(face_size=32, seed=3), "face_size frame_rate")
-    with whole_folder(tmp_path / "others" / "train_1"):  # by a process at work, which has finished nothing yet
+    with growing_folder(tmp_path / "others" / "train_1", 1):  # by a process at work, which has finished nothing yet
         keep_settings(tmp_path / "others", Config(face_size=64), "face_size")
         with pytest.raises(UserError, match="made with face_size 64, now it is 32"):
             keep_settings(tmp_path / "others", Config(face_size=32), "face_size")
