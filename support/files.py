@@ -1,6 +1,5 @@
 """Files and folders that are written whole or not at all, and folders that one process holds against others."""
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -80,40 +79,6 @@ def write_bytes(path, *parts):
         raise
     finally:
         os.close(file)
-
-
-@contextlib.contextmanager
-def growing_folder(path, made_of, only=None):
-    """Path of a hidden folder that becomes `path` when the block ends well; stopped half-way it stays and the next run goes on in it.
-
-    made_of: what the work is made of and with, as plain values: the half of something else is thrown away. only: name of
-    the one file in it that becomes `path` instead, a file that grows. Raises UserError if another process is at work on
-    it; one in the block throws its half away.
-    """
-    path = Path(path)
-    part, stamp = path.with_name(f".{path.name}.part"), json.dumps(made_of, sort_keys=True, default=str)
-    part.mkdir(parents=True, exist_ok=True)
-    with claimed(part, "made", path):
-        try:
-            if path.exists():
-                raise _made_meanwhile(path)
-            note = part / ".made_of.json"
-            if not note.exists() or note.read_text() != stamp:
-                for old in part.iterdir():
-                    old.unlink()
-                with whole_file(note) as file:
-                    file.write_text(stamp)
-            yield part
-            for hidden in part.glob(".*"):  # the note, and what is left of files that a killed run was writing
-                hidden.unlink()
-            (part / (only or "")).rename(path)
-            if only:
-                part.rmdir()
-        except BaseException as error:
-            if isinstance(error, UserError):
-                shutil.rmtree(part, ignore_errors=True)
-            _name_file(error, path)
-            raise
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from conftest import one_line
 import config
 from support import files
 from support.errors import UserError, run_script
-from support.files import claimed, claimed_part, growing_folder, whole_file, whole_folder, write_bytes
+from support.files import claimed, claimed_part, whole_file, whole_folder, write_bytes
 
 ROOT = Path(config.__file__).parent
 
@@ -221,63 +221,3 @@ def test_bytes_that_a_disk_has_no_room_for_name_their_file(tmp_path, monkeypatch
     with pytest.raises(OSError, match="No space") as error:
         write_bytes(str(tmp_path / "b"), b"0123456789")
     assert error.value.filename == str(tmp_path / "b")
-
-
-# ---- folders that grow ----------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(), ValueError(), OSError(errno.ENOSPC, "full")])
-def test_a_folder_that_was_stopped_half_way_is_gone_on_with(error, tmp_path):
-    with pytest.raises(type(error)), growing_folder(tmp_path / "crops", [3, "a"]) as part:
-        (part / "0.txt").write_text("whole")
-        raise error
-    assert [path.name for path in tmp_path.iterdir()] == [".crops.part"]
-    with growing_folder(tmp_path / "crops", [3, "a"]) as part:
-        assert (part / "0.txt").read_text() == "whole"
-        (part / "1.txt").write_text("whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["crops"]
-    assert sorted(path.name for path in (tmp_path / "crops").iterdir()) == ["0.txt", "1.txt"]  # no note is left in it
-
-
-def test_the_half_of_something_else_is_thrown_away(tmp_path):
-    with pytest.raises(KeyboardInterrupt), growing_folder(tmp_path / "crops", {"size": 3}) as part:
-        (part / "0.txt").write_text("old")
-        raise KeyboardInterrupt
-    with growing_folder(tmp_path / "crops", {"size": 4}):
-        pass
-    assert list((tmp_path / "crops").iterdir()) == []
-
-
-def test_a_half_without_its_note_is_thrown_away(tmp_path):
-    (tmp_path / ".crops.part").mkdir()
-    (tmp_path / ".crops.part" / "0.txt").write_text("of a run killed before it could say what of")
-    with growing_folder(tmp_path / "crops", 1):
-        pass
-    assert list((tmp_path / "crops").iterdir()) == []
-
-
-def test_an_error_of_the_user_throws_the_half_away(tmp_path):
-    with pytest.raises(UserError), growing_folder(tmp_path / "crops", 1) as part:
-        (part / "0.txt").write_text("half")
-        raise UserError("the video is damaged")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_grows_becomes_whole_at_once(tmp_path):
-    path = tmp_path / "train_1.npy"
-    with pytest.raises(KeyboardInterrupt), growing_folder(path, 1, only="train_1.npy") as part:
-        (part / "train_1.npy").write_text("half")
-        raise KeyboardInterrupt
-    assert not path.exists()
-    with growing_folder(path, 1, only="train_1.npy") as part, open(part / "train_1.npy", "a") as file:
-        file.write(" and half")
-    assert path.read_text() == "half and half" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_full_disk_names_the_folder_and_keeps_its_half(tmp_path, capsys):
-    def main(argv):
-        with growing_folder(tmp_path / "crops", 1) as part:
-            (part / "0.txt").write_text("whole")
-            raise full()
-    assert run_script(main, "step.py") == 1
-    assert capsys.readouterr().err == f"step.py: error: No space left on device: {tmp_path / 'crops'}\n"
-    assert (tmp_path / ".crops.part" / "0.txt").exists()
