@@ -27,10 +27,10 @@ from typing import NamedTuple
 
 from support.errors import SettingsError, UserError, run_script
 from support.files import whole_file
-from support.settings import parse_config, read_settings
+from support.settings import answer_first, parse_config, read_settings
 
-# isort: split
-# heavy: --help does not need these
+answer_first(__name__, __file__, __doc__)
+
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
