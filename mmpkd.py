@@ -52,7 +52,6 @@ from support.devices import first_goes_first, joined, wait_for_others, whole_bat
 from training import describe_model, load_model, start_run
 from training import train as train_epochs
 
-
 # ---- task loss ------------------------------------------------------------------------------------------------------
 
 def task_loss(output, gold):
