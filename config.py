@@ -1,50 +1,56 @@
 """Every path and hyperparameter: edit the defaults here, or give the same names as flags to a script.
 
-The fields below are the command line of every script (`parse_config`): the comment after a field is its --help
-text, the heading above it names the scripts that read it. `--config FILE.json` starts from the settings that a run
-wrote into its folder; flags beside it win.
+The fields are the command line (support/settings.py): the comment beside a field is its --help text, the heading above
+it, `# --- section: scripts`, names the scripts that read it. Either goes on in comment lines below, indented further.
 """
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-# A number's range stands in its type: lowest, highest, and whether the lowest itself is allowed.
+# A type states what a field may hold: the range of a number (lowest, highest, is the lowest itself allowed) or choices.
 Count = Annotated[int, (1, math.inf, True)]
 Whole = Annotated[int, (0, math.inf, True)]
 Positive = Annotated[float, (0, math.inf, False)]
 NotNegative = Annotated[float, (0, math.inf, True)]
 Share = Annotated[float, (0, 1, True)]
+Stages = Literal["visual", "teacher", "student", "audio", "all"]
+Teachers = Literal["audio+visual", "visual", "joint", "joint+audio+visual"]
+Backbones = Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn", "tiny_cnn"]
 
 
 @dataclass
 class Config:
     # --- corpus: every script
-    data_dir: str = "data"  # folder of the corpus: videos/, audio/, ratings_gold_standard/ and all that is made of them
+    data_dir: str = "data"  # folder of the corpus (videos/, audio/, ratings_gold_standard/) and everything made from it
 
     # --- frames: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py mmpkd.py plot_ccc.py
-    frame_rate: Annotated[float, (0, 1000, False)] = 25.0  # ratings, and so faces, segments and spectrograms, per second
+    frame_rate: Annotated[float, (0, 1000, False)] = 25.0  # ratings, faces, audio segments and spectrograms per second
 
-    # --- recordings: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
-    recordings: tuple[str, ...] = ()  # ids of the only recordings to work on; none given: every one
+    # --- recordings: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py
+                    # audio_melspec.py
+    recordings: tuple[str, ...] = ()  # ids of the recordings to process; none given: all
 
-    # --- sharing the work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py experiment.py
-    workers: Whole = 0  # recordings (or runs) worked on at the same time; 0: one per core, or fewer where that is quicker
-    shard: str = ""  # i/n, for the i-th of n jobs of a cluster: every n-th recording (or seed) from the i-th on; "": all
+    # --- parallel work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
+                       # experiment.py
+    workers: Whole = 0  # recordings (or runs) processed in parallel; 0: one per core, or fewer if that is faster
+    shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (or seed); "": all
 
     # --- step 0, annotations: annotations.py
     train_ids: tuple[str, ...] = ("train_*",)  # ids (or patterns) of the recordings in Train_Set
     val_ids: tuple[str, ...] = ("dev_*",)  # ids (or patterns) of the recordings in Val_Set
+    unlabelled_ids: tuple[str, ...] = ()  # ids (or patterns) of recordings without ratings to put into
+                                          # Unlabelled_Set although val_ids or the name test* keeps them out
 
     # --- step 1, faces: face_detector.py face_detector_frameRetention.py
-    min_face_size: Count = 60  # smallest face looked for, pixels of the video; larger is faster
-    face_score: Share = 0.9  # a face below this probability (MTCNN's last network) counts as no face
-    look_every: Count = 6  # while a head is still, look for its face in every n-th picture; in between it lies in between
-    jpeg_quality: Annotated[int, (1, 100, True)] = 95  # of the crops
+    min_face_size: Count = 60  # smallest face to detect, pixels of the video; larger is faster
+    face_score: Share = 0.9  # lowest probability (of MTCNN's output network) that counts as a face
+    look_every: Count = 6  # while the head is still, run the detector on every n-th frame and interpolate between them
+    jpeg_quality: Annotated[int, (1, 100, True)] = 95  # JPEG quality of the face crops
     face_size: Annotated[int, (16, 1024, True)] = 112  # side of a face crop, pixels
 
     # --- step 2, audio segments: audio_extract.py
-    segment_at: Literal["centred", "causal"] = "centred"  # sound around the frame, or only the sound before it
+    segment_at: Literal["centred", "causal"] = "centred"  # sound around the frame | only the sound before it
 
     # --- sound: audio_extract.py audio_melspec.py
     audio_rate: Annotated[int, (4000, 192000, True)] = 16000  # samples per second of the segments
@@ -54,101 +60,107 @@ class Config:
     n_fft: Annotated[int, (16, 65536, True)] = 512  # samples per analysis window: 32 ms at 16 kHz
     hop_length: Count = 160  # samples between the columns of a spectrogram: 10 ms at 16 kHz
     n_mels: Count = 64  # mel bands
-    db_min: float = -80.0  # power drawn black, dB; a fixed range keeps the loudness
-    db_max: float = 30.0  # power drawn white, dB
+    db_min: float = -80.0  # power shown as black, dB; a fixed range keeps the loudness
+    db_max: float = 30.0  # power shown as white, dB
     spec_files: Literal["pictures", "array"] = "pictures"  # one .png per frame, to look at | one .npy per recording
 
     # --- device: face_detector.py face_detector_frameRetention.py mmpkd.py experiment.py
-    device: str = ""  # cpu, cuda, cuda:1 ...; "": cuda where there is one, else cpu
+    device: str = ""  # cpu, cuda, cuda:1 ...; "": cuda if available, else cpu
 
     # --- runs: mmpkd.py plot_ccc.py
-    runs_dir: str = ""  # where the runs are kept; "": runs/ in data_dir
+    runs_dir: str = ""  # folder of the runs; "": runs/ in data_dir
 
     # --- seed: mmpkd.py demo.py
-    seed: Whole = 0  # of weights, clips and augmentation; in demo.py also of the people drawn
+    seed: Whole = 0  # seed of weights, clips and augmentation; in demo.py also of the drawn subjects
 
     # --- run: mmpkd.py
-    stage: Literal["visual", "teacher", "student", "audio", "all"] = "all"  # what to train; all: visual, teacher, student
+    stage: Stages = "all"  # what to train; all: visual, teacher, what else the student needs, student
     target: Literal["arousal", "valence", "both"] = "arousal"  # the paper trains one model per dimension
-    resume: bool = False  # go on from last.pt where a run was stopped
-    save_minutes: NotNegative = 10.0  # a checkpoint (last.pt) at least that often, beside the one after every epoch; 0: off
+    resume: bool = False  # continue stopped runs from last.pt
+    save_minutes: NotNegative = 10.0  # a checkpoint (last.pt) at least that often, beside that of every epoch; 0: off
     save_steps: Whole = 0  # a checkpoint every so many steps; 0: off
-    tensorboard: bool = False  # event files in the run's folder, too (needs the package tensorboard)
+    tensorboard: bool = False  # also write event files into the run's folder (needs the package tensorboard)
 
     # --- listing: mmpkd.py experiment.py
-    list: bool = False  # only list the runs that are there, and how far they are
+    list: bool = False  # only list the runs that there are, and how far they are
 
     # --- choosing: mmpkd.py
-    fold: str = ""  # i/n: hold out every n-th person of Train_Set from the i-th on, and choose the epoch on them; "": on Val_Set
-    keep: Literal["best", "last"] = "best"  # the network of the epoch with the best CCC there, or of the last: nothing is chosen
+    fold: str = ""  # i/n: hold out every n-th subject of Train_Set from the i-th on, and choose the epoch on them
+    keep: Literal["best", "last"] = "best"  # checkpoint to keep: the one with the best validation CCC (with --fold:
+                                            # held-out CCC), or the last epoch's (no model selection)
 
     # --- networks: mmpkd.py
-    visual_backbone: Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn", "tiny_cnn"] = "vgg19_bn"  # for the faces
+    visual_backbone: Backbones = "vgg19_bn"  # for the faces
     audio_backbone: Literal["resnet18", "small_cnn", "tiny_cnn"] = "resnet18"  # for the spectrograms (teacher, audio)
     visual_weights: str = ""  # "": random; a file (torchvision's or the FER2013 checkpoint); imagenet: download them
     audio_weights: str = ""  # "": random; a file; imagenet: download torchvision's
-    feature_size: Count = 512  # numbers per frame out of a backbone
-    gru_size: Count = 1024  # state of the GRU
+    feature_size: Count = 512  # features per frame out of a backbone
+    gru_size: Count = 1024  # size of the GRU's state
     dropout: Share = 0.2  # on the visual features
-    modality_dropout: Share = 0.0  # share of the clips in which the teacher's face or voice is blanked; 0: off
+    modality_dropout: Share = 0.0  # fraction of the clips in which the teacher's face or voice is blanked; 0: off
     fusion: Literal["concat", "cross_attention"] = "concat"  # of face and voice in the teacher
-    audio_gru: bool = True  # the voice has a memory of its own; --no-audio-gru: the original's, frame by frame
-    linear_heads: bool = False  # the original's: no activations between the layers of the heads, features not normalised
+    audio_gru: bool = True  # a GRU over the audio features; --no-audio-gru: the original's, frame by frame
+    linear_heads: bool = False  # the original's heads: no activations between layers, features not normalised
 
     # --- variants: mmpkd.py
     variant: str = ""  # a word at the end of the run's name, to keep it beside a run of other settings
 
     # --- student: mmpkd.py
-    distill: str = "auto"  # auto: pseudo where there are unlabelled recordings, else cosine | pseudo | cosine | cosine_original | fitnets | sp | rkd | ot | ccc | a weighted sum such as cosine:0.5+ccc:0.5
+    distill: str = "auto"  # auto: pseudo (pseudo-labels) where there are unlabelled recordings, else cosine
+                           # | cosine_original | fitnets | sp | rkd | ot | ccc
+                           # | a weighted sum such as cosine:0.5+ccc:0.5
     unlabelled: Share = 1.0  # fraction of the recordings in Unlabelled_Set that a student uses; 0: none
 
     # --- pseudo-labels: mmpkd.py
-    teachers: Literal["audio+visual", "visual", "joint", "joint+audio+visual"] = "audio+visual"  # teacher ensembles: audio-only, visual-only, joint (audio-visual)
-    teacher_folds: Annotated[int, (2, math.inf, True)] = 4  # cross-fitting: n networks an ensemble, each trained without one of n folds of the training subjects
-    calibrate: bool = True  # weight the ensembles by stacking, and give the labels the ratings' mean and standard deviation
+    teachers: Teachers = "audio+visual"  # teacher ensembles: audio-only, visual-only, joint (audio-visual)
+    teacher_folds: Annotated[int, (2, math.inf, True)] = 4  # cross-fitting: n networks in an ensemble, each trained
+                                                            # without one of n folds of the training subjects
+    calibrate: bool = True  # weight the ensembles by stacking; give the labels the ratings' mean and standard deviation
     confirm_audio: bool = True  # use audio teachers only for targets for which they pass the confirmation test
 
     # --- distillation: mmpkd.py
     distill_weight: Share = 0.5  # largest weight of the distillation loss; the task loss has the remaining weight
-    gate: Literal["adaptive", "original", "off"] = "adaptive"  # weight of the teacher: by its CCC on the batch | the original code's rule | constant
+    gate: Literal["adaptive", "original", "off"] = "adaptive"  # weight of the teacher: by its CCC on the batch
+                                                              # | the original code's rule | constant
 
     # --- training: mmpkd.py
-    epochs: Count = 10  # passes over the training recordings, each followed by a look at the validation CCC and a checkpoint
-    epoch_steps: Whole = 0  # gradient steps of an epoch; 0: as many as one pass over the rated recordings takes
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of training; auto: bfloat16 on CUDA devices that have it, else float32
+    epochs: Count = 10  # passes over the rated training recordings, each followed by validation and a checkpoint
+    epoch_steps: Whole = 0  # gradient steps of an epoch; 0: those of one pass over the rated recordings
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of training; auto: bfloat16 on CUDA devices that have
+                                                                # it, else float32
     batch_size: Count = 8  # clips per gradient step
     learning_rate: Positive = 1e-4  # initial learning rate, of everything but the backbones
     visual_lr_scale: NotNegative = 0.1  # times learning_rate: the visual backbone's (paper: 1e-5 beside 1e-4)
     audio_lr_scale: NotNegative = 1.0  # times learning_rate: the audio backbone's
-    optimizer: Literal["adam", "sgd"] = "adam"  # the original's code says Adam, its manual SGD (here with momentum 0.9)
+    optimizer: Literal["adam", "sgd"] = "adam"  # the original's code says Adam, its manual SGD (here: momentum 0.9)
     weight_decay: NotNegative = 0.0  # decoupled for adam (AdamW), L2 for sgd
     scheduler: Literal["cosine", "plateau", "none"] = "cosine"  # learning rate over the epochs
     clip_length: Annotated[int, (2, math.inf, True)] = 5  # frames per training clip
-    augment: bool = True  # faces flipped, shifted and lit anew, sound shifted in time, the same over a clip
+    augment: bool = True  # flip, shift and brighten faces, shift sound in time, the same over a clip
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
 
     # --- post-processing: plot_ccc.py
-    smoothing: Literal["mean", "median"] = "mean"  # filter over the predictions
-    max_window_s: NotNegative = 10.0  # longest smoothing window tried, seconds; 0: no smoothing
-    max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face tried, seconds; 0: no delay
+    smoothing: Literal["mean", "median"] = "mean"  # smoothing filter over the predictions
+    max_window_s: NotNegative = 10.0  # longest smoothing window to try, seconds; 0: no smoothing
+    max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face to try, seconds; 0: none
 
     # --- demo: demo.py
-    minutes: Annotated[float, (0.1, 60, True)] = 0.5  # length of each drawn recording
-    subjects: Annotated[int, (3, 10000, True)] = 12  # drawn people, a third of them held out (dev_*)
-    unrated: Whole = 8  # more of them, whom nobody rated (unrated_*)
+    minutes: Annotated[float, (0.1, 60, True)] = 0.5  # length of each drawn recording, minutes
+    subjects: Annotated[int, (3, 10000, True)] = 12  # rated subjects, a third of them held out (dev_*)
+    unrated: Whole = 8  # further subjects, without ratings (unrated_*)
 
     # --- size: demo.py experiment.py
-    quick: bool = False  # fewer people and shorter training: under 2 minutes (experiment.py: 10)
+    quick: bool = False  # fewer subjects and shorter training: under 2 minutes (experiment.py: 10)
 
     # --- study: experiment.py
-    seeds: Count = 5  # runs of everything, each with weights and teachers of its own
-    settings: tuple[str, ...] = ()  # only these corpora; --list names them
-    methods: tuple[str, ...] = ()  # only these rows of the table; --list names them
-    report: bool = False  # only tables and figures, from the results that are there
-    choose: bool = False  # compare on people held out of the training people, never on those that are reported
+    seeds: Count = 5  # repetitions of every run, each with its own weights and teachers
+    settings: tuple[str, ...] = ()  # only these settings of the study; --list names them
+    methods: tuple[str, ...] = ()  # only these methods; --list names them
+    report: bool = False  # only write tables and figures, from the existing results
+    choose: bool = False  # compare methods by cross-validation on the rated subjects, never on the reported ones
 
-    # Folders, derived. Each has one script that writes it.
+    # Derived folders. Each is written by one script.
     @property
     def videos_dir(self): return Path(self.data_dir, "videos")
     @property
@@ -171,11 +183,3 @@ class Config:
     def run_root(self): return Path(self.runs_dir) if self.runs_dir else Path(self.data_dir, "runs")
     @property
     def targets(self): return ["arousal", "valence"] if self.target == "both" else [self.target]
-
-
-# ---- how a script starts, fails and ends ----------------------------------------------------------------------------
-
-
-# ---- the command line -----------------------------------------------------------------------------------------------
-
-

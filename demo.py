@@ -33,16 +33,12 @@ import plot_ccc
 import scores
 from config import Config
 from drawn_people import FRAME_RATE, Recording, write_recording
+from study.methods import FACES, NETWORKS, SPECS
 from support.errors import run_script
 from support.recordings import SUMMARIES, keep_settings
 from support.settings import parse_config
 
 QUICK = {"minutes": 0.2, "subjects": 6, "unrated": 3}  # with --quick, where these are not given
-# What the paper's defaults are to RECOLA, these are to a corpus of a few minutes and a machine of two cores.
-FACES = {"face_size": 48}
-SPECS = {"n_mels": 32, "hop_length": 320}
-NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feature_size": 64, "gru_size": 64, "clip_length": 100, "batch_size": 4,
-            "learning_rate": 0.001, "visual_lr_scale": 1.0, "weight_decay": 0.05, "dropout": 0.4, "modality_dropout": 0.5}
 EPOCHS = {True: 3, False: 12}  # quick or not
 
 

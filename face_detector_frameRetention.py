@@ -1,7 +1,7 @@
-"""Step 1 with frame retention: raw videos -> one aligned face crop per frame; a frame with no face repeats the last one.
+"""Step 1 with frame retention: raw videos -> one aligned face crop per frame; one without a face repeats the last.
 
-Before the first face of a video the first one stands in. Reads and writes what face_detector.py does; run either of
-them, or this one after that one: it then only fills the frames without a face.
+Frames before the first face show the first. Reads and writes what face_detector.py does. Run either of the two, or this
+one afterwards: it then only fills the frames without a face.
 
     python face_detector_frameRetention.py --data-dir data
 """

@@ -1,11 +1,11 @@
-"""Segments per second of audio_extract.py and audio_melspec.py, beside the original's way and librosa's.
+"""Segments per second of audio_extract.py and audio_melspec.py, beside the original code's way and librosa's.
 
-Draws people's voices, 44.1 kHz as in RECOLA and half as many: a corpus that is worth a second process. Sides take turns and the
-best of the rounds counts, so that a busy machine troubles both alike; files are written by all of them. The references do the
-first segments alone: theirs take equally long each. "files alone" reads and writes the files of the first recording in one
-process and does nothing else: what no way of doing it can be faster than, on one core.
-Where a disk is slow at making files all are bound by it: TMPDIR=/another/disk in front of the command measures there (9 GB).
-Whoever calls `measure` should import little at the top, as this file does: every worker imports the script that was started.
+Synthesises voices at 44.1 kHz as in RECOLA, half its length: enough to be worth a second process. Sides take turns
+and the best round of each counts, so that a busy machine slows all of them; all of them write files. The references do
+only the first segments, as each takes equally long. "files alone" only reads and writes the files of the first
+recording, in one process: no program can be faster on one core. On a disk that is slow at making files all are bound
+by it: put TMPDIR=/another/disk before the command to measure there (9 GB).
+A script that calls `measure` should import little at the top, as this one does: every worker imports it, too.
 
     python bench/audio.py                                   2 minutes on 2 cores
     python bench/audio.py --people 4 --minutes 1            small: one process is as fast
@@ -29,6 +29,7 @@ from support.files import write_bytes
 from support.workers import cores
 
 CFG = Config()
+SIZES = {"n_fft": CFG.n_fft, "hop_length": CFG.hop_length, "n_mels": CFG.n_mels}
 ORIGINAL_SEGMENTS, LIBROSA_SEGMENTS = 60, 400  # that the references do
 
 
@@ -46,8 +47,8 @@ def cut_with_librosa(data, count):
 
 
 def draw_with_matplotlib(data, count):
-    """The original's way: open each segment, its own transform, a figure of it, saved as a coloured JPEG. A small figure
-    favours it: one of matplotlib's default size takes a sixth longer."""
+    """The original code's way: opens each segment, transforms it and saves a figure of it as a coloured JPEG. A small
+    figure is in its favour: one of matplotlib's default size takes a sixth longer."""
     import librosa
     from matplotlib import pyplot
     pyplot.switch_backend("Agg")
@@ -55,7 +56,7 @@ def draw_with_matplotlib(data, count):
     out.mkdir()
     for path in some_segments(data, count):
         segment, rate = librosa.load(path, sr=None)
-        power = librosa.feature.melspectrogram(y=segment, sr=rate, n_fft=CFG.n_fft, hop_length=CFG.hop_length, n_mels=CFG.n_mels)
+        power = librosa.feature.melspectrogram(y=segment, sr=rate, **SIZES)
         figure = pyplot.figure(figsize=(2.24, 2.24), dpi=100)
         pyplot.axis("off")
         librosa.display.specshow(librosa.power_to_db(power, ref=np.max), sr=rate, hop_length=CFG.hop_length)
@@ -70,13 +71,14 @@ def draw_with_librosa(data, count):
     out.mkdir()
     for path in some_segments(data, count):
         segment, rate = soundfile.read(path, dtype="float32")
-        power = librosa.feature.melspectrogram(y=segment, sr=rate, n_fft=CFG.n_fft, hop_length=CFG.hop_length, n_mels=CFG.n_mels)
+        power = librosa.feature.melspectrogram(y=segment, sr=rate, **SIZES)
         db = librosa.power_to_db(power, top_db=None)
-        cv2.imwrite(str(out / f"{path.stem}.png"), ((db - CFG.db_min) / (CFG.db_max - CFG.db_min) * 255).clip(0, 255).astype(np.uint8))
+        grey = ((db - CFG.db_min) / (CFG.db_max - CFG.db_min) * 255).clip(0, 255).astype(np.uint8)
+        cv2.imwrite(str(out / f"{path.stem}.png"), grey)
 
 
 def files_alone(data, read, size, count):
-    """Reads what the first `count` segments are made of, the files `read` of a folder, and writes one of `size` bytes for each."""
+    """Reads the files `read` of a folder, at most `count`, and writes `count` files of `size` bytes."""
     content = bytes(size)
     for path in sorted(data.glob(read))[:count]:
         path.read_bytes()
@@ -93,7 +95,7 @@ def some_segments(data, count):
 # ---- the clock ------------------------------------------------------------------------------------------------------
 
 def draw_voices(data, rate, people, minutes):
-    """Writes the sound of drawn people, mono 16 bit at `rate` Hz, into data/audio."""
+    """Writes synthesised voices, mono 16 bit at `rate` Hz, into data/audio."""
     from scipy.signal import resample_poly
 
     from drawn_people import FRAME_RATE, SOUND_RATE, Recording
@@ -113,15 +115,16 @@ def rates(sides, data, made, rounds, counts):
 
 
 def measure(data, people=9, minutes=5.0, rounds=2, workers=0):
-    """Segments per second: {"audio_extract 44.1 kHz": {"ours": ..., "original": ..., "files alone": ...}, "audio_extract 16 kHz",
-    "audio_melspec" with "librosa" too, "audio_melspec array"}, on drawn voices in the empty folder `data`.
+    """Segments per second on synthesised voices in the empty folder `data`: {step: {side: rate}}.
 
-    original of audio_extract: librosa.load of every slice; of audio_melspec: a matplotlib figure of every segment.
+    Steps: "audio_extract 44.1 kHz", "audio_extract 16 kHz", "audio_melspec" and "audio_melspec array". Sides: "ours",
+    "original" (librosa.load of every slice; a matplotlib figure of every segment), "librosa" and "files alone".
     """
-    run = lambda module, *words: lambda folder: module.main(["--data-dir", str(folder), "--workers", str(workers), *words])
+    def run(module, *words):
+        return lambda folder: module.main(["--data-dir", str(folder), "--workers", str(workers), *words])
     each = round(minutes * 60 * CFG.frame_rate)
-    wav_size, picture = round(CFG.segment_s * CFG.audio_rate) * 2 + 44, audio_melspec.look_of(CFG)
-    png_size = len(audio_melspec.png(np.zeros((CFG.n_mels, picture.columns), np.uint8)))
+    wav_size, columns = round(CFG.segment_s * CFG.audio_rate) * 2 + 44, audio_melspec.mel_spec_of(CFG).columns
+    png_size = len(audio_melspec.png(np.zeros((CFG.n_mels, columns), np.uint8)))
     counts = {"ours": each * people, "files alone": each, "original": LIBROSA_SEGMENTS, "librosa": LIBROSA_SEGMENTS}
     found = {}
     for name, rate in (("44.1 kHz", 44100), ("16 kHz", 16000)):
@@ -132,17 +135,19 @@ def measure(data, people=9, minutes=5.0, rounds=2, workers=0):
         alone = partial(files_alone, read="audio/train_0.wav", size=wav_size, count=each)
         found[f"audio_extract {name}"] |= rates({"files alone": alone}, folder, [], rounds, counts)
     counts["original"] = ORIGINAL_SEGMENTS
+    alone = partial(files_alone, read="audio_segments/train_0/*.wav", size=png_size, count=each)
     found["audio_melspec"] = rates(
         {"ours": run(audio_melspec), "original": partial(draw_with_matplotlib, count=ORIGINAL_SEGMENTS),
-         "librosa": partial(draw_with_librosa, count=LIBROSA_SEGMENTS),
-         "files alone": partial(files_alone, read="audio_segments/train_0/*.wav", size=png_size, count=each)}, folder, ["specs"], rounds, counts)
-    found["audio_melspec array"] = rates({"ours": run(audio_melspec, "--spec-files", "array")}, folder, ["specs"], rounds, counts)
+         "librosa": partial(draw_with_librosa, count=LIBROSA_SEGMENTS), "files alone": alone},
+        folder, ["specs"], rounds, counts)
+    array = {"ours": run(audio_melspec, "--spec-files", "array")}
+    found["audio_melspec array"] = rates(array, folder, ["specs"], rounds, counts)
     return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--people", type=int, default=9, help="drawn voices [9]")
+    parser.add_argument("--people", type=int, default=9, help="voices [9]")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each [5]")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each side [2]")
     parser.add_argument("--workers", type=int, default=0, help="of our side, as the scripts take it [0]")
@@ -151,13 +156,15 @@ def main():
         found = measure(Path(folder), args.people, args.minutes, args.rounds, args.workers)
     print(f"{args.people} x {args.minutes:g} min, {cores()} cores, segments per second\n")
     print(f"{'step':26}{'ours':>8}   {'reference':40}{'':>8}{'ratio':>8}")
-    words = {"original": {"audio_extract": "librosa.load of every slice", "audio_melspec": "original: a matplotlib figure of each"},
+    words = {"original": {"audio_extract": "librosa.load of every slice",
+                          "audio_melspec": "original: a matplotlib figure of each"},
              "librosa": {"audio_melspec": "librosa per segment, PNG"}, "files alone": {}}
     for step, best in found.items():
         ours = f"{step:26}{best['ours']:8.0f}"
         references = [name for name in best if name != "ours"]
         for name in references:
-            print(f"{ours}   {words[name].get(step.split()[0], name):40}{best[name]:8.0f}{best['ours'] / best[name]:8.2f}")
+            side = words[name].get(step.split()[0], name)
+            print(f"{ours}   {side:40}{best[name]:8.0f}{best['ours'] / best[name]:8.2f}")
             ours = " " * 34
         if not references:
             print(ours)

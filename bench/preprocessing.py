@@ -1,6 +1,6 @@
-"""That preprocessing can be shared out and killed: the same bytes with several workers, in shards, and after SIGKILL at random moments.
+"""Whether preprocessing makes the same bytes with several workers, in shards, and after SIGKILL at random moments.
 
-Draws people, runs step 1, 2 and 3 on them undisturbed, then again in the other ways, and compares every file that is made.
+Draws a small corpus, runs steps 1, 2 and 3 on it undisturbed, then again in the other ways, and compares all files.
 
     python bench/preprocessing.py --kills 20        6 minutes on 2 cores
     python bench/preprocessing.py --kills 0 --memory 60     peak memory with a video of 60 minutes, 5 minutes
@@ -36,12 +36,14 @@ DRAWN = 250  # frames of each person, shown again and again
 
 
 def draw_people(data, people, frames):
-    """Videos with people in them who leave the picture now and then, and their voices, in `data`."""
+    """Writes videos of drawn people who leave the picture now and then, and their voices, into `data`."""
     for number in tqdm(range(people), "drawing people", disable=None, leave=False):
         drawn = Recording.draw((0, number + 4), DRAWN)
-        write_video(data / "videos" / f"train_{number + 1}.mp4", itertools.islice(itertools.cycle(list(drawn.frames())), frames))
+        pictures = itertools.islice(itertools.cycle(list(drawn.frames())), frames)
+        write_video(data / "videos" / f"train_{number + 1}.mp4", pictures)
         (data / "audio").mkdir(exist_ok=True)
-        soundfile.write(data / "audio" / f"train_{number + 1}.wav", np.resize(drawn.sound, frames * SOUND_RATE // FRAME_RATE), SOUND_RATE)
+        sound = np.resize(drawn.sound, frames * SOUND_RATE // FRAME_RATE)
+        soundfile.write(data / "audio" / f"train_{number + 1}.wav", sound, SOUND_RATE)
 
 
 def start(script, data, *flags):
@@ -60,7 +62,8 @@ def finish(script, data, *flags):
 
 def contents(folder):
     """Path -> digest of every file in a folder, hidden ones too."""
-    return {str(path.relative_to(folder)): hashlib.sha1(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha1(path.read_bytes()).hexdigest() for path in files}
 
 
 def verdict(made, wanted):
@@ -68,29 +71,32 @@ def verdict(made, wanted):
     return f"{len(made)} files, all the same bytes" if not wrong else f"{len(wrong)} FILES DIFFER, {wrong[0]} first"
 
 
-def killed_again_and_again(script, data, kills, seconds, chance):
-    """Starts a script and kills it, `kills` times while it was at work, each after up to `seconds`; then lets it end."""
+def run_killed(script, data, kills, seconds, chance):
+    """Starts a script and kills it at work, `kills` times, each after up to `seconds`; then runs it to its end.
+
+    A killed run loses the recording that it was in, no other.
+    """
     for _ in tqdm(range(kills), f"killing {script}", disable=None, leave=False):
         while True:
             process = start(script, data)
             time.sleep(chance.uniform(0, seconds))
             if process.poll() is None:
                 break
-            shutil.rmtree(data / STEPS[script])  # it was faster: from the beginning
+            shutil.rmtree(data / STEPS[script])  # it had ended: begin again
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     finish(script, data)
 
 
 def drill(script, data, kills, chance):
-    """Prints whether all ways of running a script make the same files; True if they do."""
+    """Whether all ways of running a script make the same files; prints a line for each way."""
     folder = data / STEPS[script]
     seconds = finish(script, data, "--workers", "1")
     wanted = contents(folder)
     print(f"\n{script}: {len(wanted)} files in {seconds:.0f} s, one worker")
     ways = {"2 workers": lambda: finish(script, data, "--workers", "2"),
             "3 shards": lambda: [finish(script, data, "--shard", f"{i}/3") for i in (2, 3, 1)],
-            f"killed {kills} times": lambda: killed_again_and_again(script, data, kills, seconds, chance)}
+            f"killed {kills} times": lambda: run_killed(script, data, kills, seconds, chance)}
     results = []
     for way, run in ways.items():
         shutil.rmtree(folder)
@@ -123,8 +129,9 @@ def memory(data, minutes, recordings):
         (data / "long.mp4").replace(video)
         sound, rate = soundfile.read(wav, dtype="int16")
         soundfile.write(wav, np.resize(sound, round(minutes * 60 * rate)), rate)
-    for other in [path for folder in ("videos", "audio") for path in (data / folder).iterdir() if path.stem not in names]:
-        other.unlink()
+    for path in [*(data / "videos").iterdir(), *(data / "audio").iterdir()]:
+        if path.stem not in names:
+            path.unlink()
     print(f"\n{recordings} x {minutes:g} minutes, default workers: peak memory of all processes of a script together")
     for script, folder in STEPS.items():
         shutil.rmtree(data / folder, ignore_errors=True)
@@ -135,7 +142,8 @@ def memory(data, minutes, recordings):
         seconds, output = time.perf_counter() - began, process.communicate()[0]
         if process.returncode:
             raise UserError(f"{script} ended with exit code {process.returncode}: {output}")
-        print(f"  {script:20}{peak / 2**20:6.2f} GB{seconds:7.0f} s{recordings * minutes * 60 * FRAME_RATE / seconds:7.0f} frames/s", flush=True)
+        rate = recordings * minutes * 60 * FRAME_RATE / seconds
+        print(f"  {script:20}{peak / 2**20:6.2f} GB{seconds:7.0f} s{rate:7.0f} frames/s", flush=True)
 
 
 def memory_of(root):
@@ -157,7 +165,8 @@ def memory_of(root):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="of each script [20]; 0: no drill")
-    parser.add_argument("--memory", type=float, default=0, metavar="MINUTES", help="length of the recordings to measure memory on; 0: do not [0]")
+    parser.add_argument("--memory", type=float, default=0, metavar="MINUTES",
+                        help="measures memory on recordings of that length; 0: not at all [0]")
     parser.add_argument("--recordings", type=int, choices=(1, 2, 3), default=1, help="of that length [1]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
     args = parser.parse_args(argv)

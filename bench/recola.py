@@ -1,8 +1,8 @@
-"""How long the preprocessing of RECOLA takes here, and how long it took the original's way: 18 recordings of 5 minutes.
+"""How long the preprocessing of RECOLA (18 recordings of 5 minutes) takes, and how long it took in the original's way.
 
-Rates are measured on a video (a drawn person at 640 x 480, or the clip given, looped to a minute) and on drawn voices, then
-multiplied. The original's way: MTCNN with its defaults on every picture, librosa.load of every slice, a matplotlib figure of
-every segment, one after the other. Ours: as many recordings at once as there are cores, as the scripts do it.
+Rates are measured on a video (a drawn person at 640 x 480, or the clip given, looped to a minute) and on drawn voices,
+then multiplied. The original's way, one recording after the other: MTCNN with its defaults on every picture,
+librosa.load of every slice, a matplotlib figure of every segment. Ours: one recording per core at a time.
 
     python bench/recola.py                  2 minutes on 2 cores
     python bench/recola.py clip.mp4
@@ -24,17 +24,17 @@ FRAMES = 18 * 5 * 60 * 25  # 135,000
 
 def measure_faces(folder, clip):
     """Pictures per second: {"ours": ..., "original": ...}."""
+    import crops  # here, because every worker of the scripts for sound imports this file, and needs no torch
     import cv2
 
-    import faces  # here: every worker of the sound's scripts imports this file, and has no use for torch
     from drawn_people import FRAME_RATE, Recording, write_video
     video = folder / "video.mp4"
     if clip:
-        faces.loop_to(60, clip, video)
+        crops.loop_to(60, clip, video)
     else:
         write_video(video, (cv2.resize(rgb, (640, 480)) for rgb in Recording.draw((0, 0), 60 * FRAME_RATE).frames()))
-    original = "MTCNN.detect on every picture, its defaults"
-    return faces.rates_at_once(video, folder, ["ours"]) | {"original": faces.rates(video, folder, [original])[original]}
+    original = crops.rates(video, folder, [crops.ORIGINAL])[crops.ORIGINAL]
+    return crops.rates_at_once(video, folder, ["ours"]) | {"original": original}
 
 
 def duration(seconds):
@@ -43,19 +43,20 @@ def duration(seconds):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clip", nargs="?", type=Path, help="a video to take the rate of the faces from")
+    parser.add_argument("clip", nargs="?", type=Path, help="a video to measure the speed of the face crops on")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         (sounds := Path(folder, "sounds")).mkdir()
         sound = audio.measure(sounds)
         steps = {"face_detector.py": measure_faces(Path(folder), args.clip),
                  "audio_extract.py": sound["audio_extract 44.1 kHz"], "audio_melspec.py": sound["audio_melspec"]}
-    print(f"{FRAMES} frames, {cores()} cores\n\n{'':20}{'frames/s':>10}{'in all':>10}{'original':>14}{'in all':>10}{'ratio':>8}")
+    print(f"{FRAMES} frames, {cores()} cores\n\n"
+          f"{'':20}{'frames/s':>10}{'in all':>10}{'original':>14}{'in all':>10}{'ratio':>8}")
     ours_s = original_s = 0
     for name, rate in steps.items():
         ours_s, original_s = ours_s + FRAMES / rate["ours"], original_s + FRAMES / rate["original"]
-        print(f"{name:20}{rate['ours']:10.0f}{duration(FRAMES / rate['ours']):>10}{rate['original']:14.0f}{duration(FRAMES / rate['original']):>10}"
-              f"{rate['ours'] / rate['original']:8.1f}")
+        print(f"{name:20}{rate['ours']:10.0f}{duration(FRAMES / rate['ours']):>10}{rate['original']:14.0f}"
+              f"{duration(FRAMES / rate['original']):>10}{rate['ours'] / rate['original']:8.1f}")
     print(f"{'together':30}{duration(ours_s):>10}{duration(original_s):>24}{original_s / ours_s:8.1f}")
 
 

@@ -1,17 +1,18 @@
-"""How fast face crops are made, beside MTCNN on every picture and beside decoding alone; and how well they agree with MTCNN's.
+"""Speed of the face crops, beside MTCNN on every picture and decoding alone; and how well they agree with MTCNN's.
 
-Draws a person of the demo, one minute; videos given are looped to a minute. Every picture counts (the frame rate is set to the
-video's), crops are written. Sides take turns and the best of the rounds counts. A ratio above 1: ours is faster. First one process
-does it, as with one recording, then as many as there are cores at once, each with a recording of its own, as with a corpus.
+On a drawn person of the demo, one minute, and on given videos, looped to a minute. Every picture is a frame (the frame
+rate is set to the video's), and crops are written. The sides take turns, and the best round of each counts. A ratio
+above 1: ours is faster. First in one process, as with one recording; then in one per core, as with a corpus.
 
-    python bench/faces.py                           3 minutes on 2 cores
-    python bench/faces.py clip.mp4 other.mpg
-    python bench/faces.py --fidelity clip.mp4       the last table alone
+    python bench/crops.py                           3 minutes on 2 cores
+    python bench/crops.py clip.mp4 other.mpg
+    python bench/crops.py --fidelity clip.mp4       only the table of agreement
 """
 import argparse
 import contextlib
 import functools
 import io
+import itertools
 import multiprocessing
 import sys
 import tempfile
@@ -28,23 +29,22 @@ import torch
 from facenet_pytorch import MTCNN
 
 import face_detector
-import faces
 from config import Config
 from drawn_people import FRAME_RATE, Recording, write_video
-from face_detector import Track, shots, steadied
-from faces import FaceFinder, Follower, Tracker, alignment
+from face_detector import shots, steadied
+from faces import FaceFinder, Follower, Tracker, alignment, one_thread
 from support.errors import run_script
 from support.media import picture_clock, read_frames
 from support.workers import cores
 
-CFG = Config(device="cpu")
-SLOW = 100  # pictures, evenly spread, on which the references that look at every one are timed
+CFG = Config()
+SLOW = 100  # pictures, evenly spread, on which MTCNN on every picture is timed
 
 
 # ---- videos ---------------------------------------------------------------------------------------------------------
 
 def loop_to(seconds, source, out):
-    """Writes a video of that length, the source's pictures again and again, as they are decoded."""
+    """Writes a video of that length that repeats the source's pictures."""
     with av.open(str(source)) as container:
         rate = container.streams.video[0].average_rate
         pictures = [frame.to_ndarray(format="yuv420p") for frame in container.decode(video=0)]
@@ -60,7 +60,7 @@ def loop_to(seconds, source, out):
 
 @functools.cache
 def frame_rate_of(video):
-    """Pictures per second by which each is a frame of its own."""
+    """Frames per second at which every picture of a video is one frame."""
     clock = picture_clock(video)
     return round(len(clock.times_s) / clock.end_s, 3)
 
@@ -71,13 +71,15 @@ def ours(video, folder, pictures=()):
     """Crops by face_detector.py, in one process, as it is called for one recording."""
     (folder / "videos").mkdir(parents=True)
     (folder / "videos" / video.name).symlink_to(video)
+    rate = str(frame_rate_of(video))
     with contextlib.redirect_stdout(io.StringIO()):
-        made = face_detector.main(["--data-dir", str(folder), "--frame-rate", str(frame_rate_of(video)), "--device", CFG.device, "--workers", "1"])
+        made = face_detector.main(["--data-dir", str(folder), "--frame-rate", rate, "--device", "cpu",
+                                   "--workers", "1"])
     return sum(made.values())
 
 
 def detect_with(mtcnn):
-    """facenet-pytorch's own call on pictures that were decoded before: without crops, alignment or files."""
+    """A side: facenet-pytorch's own call on decoded pictures, without crops, alignment or files."""
     def detect(_video, pictures, folder):
         for rgb in pictures:
             mtcnn.detect(rgb, landmarks=True)
@@ -99,29 +101,33 @@ def decode_rgb(video, folder=None, pictures=()):
     return count
 
 
+ORIGINAL = "MTCNN.detect on every picture, its defaults"
 DECODING = {"decoding into colour pictures (OpenCV's read)": decode_rgb, "decoding and nothing else (PyAV)": decode}
 SIDES = {"ours": ours,
-         "MTCNN.detect on every picture, its defaults": detect_with(MTCNN()),
-         f"MTCNN.detect on every picture, faces from {CFG.min_face_size} px": detect_with(MTCNN(keep_all=True, min_face_size=CFG.min_face_size)),
+         ORIGINAL: detect_with(MTCNN()),
+         f"MTCNN.detect on every picture, faces from {CFG.min_face_size} px":
+             detect_with(MTCNN(keep_all=True, min_face_size=CFG.min_face_size)),
          **DECODING}
-AT_ONCE = ["ours", *DECODING]  # what several processes do at once
+AT_ONCE = ["ours", *DECODING]  # measured also in several processes at once
 
 
 def rates(video, scratch, sides=SIDES, rounds=3):
-    """Pictures per second of each of `sides` in this process, the best of the rounds."""
-    every = max(1, decode(video) // SLOW)
-    pictures = [picture.rgb for number, (_, picture) in enumerate(read_frames(video, frame_rate_of(video))) if number % every == 0]
-    return best_of(rounds, {name: functools.partial(SIDES[name], video, pictures=pictures) for name in sides}, scratch)
+    """{side: pictures per second} in this process, the best of the rounds."""
+    decoded = itertools.islice(read_frames(video, frame_rate_of(video)), 0, None, max(1, decode(video) // SLOW))
+    pictures = [picture.rgb for _, picture in decoded]
+    timed = {name: functools.partial(SIDES[name], video, pictures=pictures) for name in sides}
+    return best_of(rounds, timed, scratch)
 
 
 def rates_at_once(video, scratch, sides=AT_ONCE, rounds=3):
-    """Pictures per second of each of `sides` in all of as many processes as there are cores, which do the same at once."""
+    """{side: pictures per second} of as many processes together as there are cores, which do the same at once."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(cores(), context, _begin, [context.Barrier(cores())]) as pool:
         def all_do(side, folder):
             work = [pool.submit(_do_at_once, side, video, folder / str(number)) for number in range(cores())]
             return sum(each.result() for each in work)
-        return best_of(rounds + 1, {name: functools.partial(all_do, SIDES[name]) for name in sides}, scratch)  # a round to load the networks
+        timed = {name: functools.partial(all_do, SIDES[name]) for name in sides}
+        return best_of(rounds + 1, timed, scratch)  # the networks are loaded in the first round
 
 
 def _begin(barrier):
@@ -130,17 +136,17 @@ def _begin(barrier):
 
 
 def _do_at_once(side, video, folder):
-    together.wait()  # or one process could do it all
-    with faces.one_thread():
+    together.wait()  # otherwise one process could do it all
+    with one_thread():
         return side(video, folder)
 
 
 def best_of(rounds, sides, scratch):
-    """{name: pictures per second} of {name: side(folder) -> pictures}, the best of the rounds."""
+    """{name: pictures per second}, the best of the rounds, of {name: side(folder) -> number of pictures}."""
     best = dict.fromkeys(sides, 0)
     for turn in range(rounds):
         for name in list(sides)[::(-1) ** turn]:
-            folder = Path(tempfile.mkdtemp(dir=scratch), "data")  # not deleted in between: file systems are slow after that
+            folder = Path(tempfile.mkdtemp(dir=scratch), "data")  # kept until the end: deleting slows file systems down
             began = time.perf_counter()
             count = sides[name](folder=folder)
             best[name] = max(best[name], count / (time.perf_counter() - began))
@@ -150,7 +156,7 @@ def best_of(rounds, sides, scratch):
 # ---- fidelity -------------------------------------------------------------------------------------------------------
 
 def full_detection(video, find, frame_rate):
-    """(box, landmarks) or None of every picture: all of MTCNN on each."""
+    """Yields (box, landmarks) or None of every picture: all of MTCNN on each."""
     follower = Follower()
     for ks, picture in read_frames(video, frame_rate):
         boxes, points, _ = find(picture.rgb)
@@ -159,28 +165,30 @@ def full_detection(video, find, frame_rate):
 
 
 def overlap(a, b):
-    """Intersection of two boxes over their union."""
+    """Intersection over union of two boxes."""
     inside = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
     return inside / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inside)
 
 
 def eyes_apart(points, reference):
-    """How far the eyes of the reference lie in a crop by `points` from where they lie in its own, in widths of the crop."""
+    """Largest distance of an eye, in a crop by `points`, from its place in the reference's own, in crop widths."""
     (ours, ours_at), (its, its_at) = ((m[:, :2], m[:, 2]) for m in map(alignment, (points, reference)))
     return np.hypot(*(reference[:2] @ (ours - its).T + ours_at - its_at).T).max()
 
 
 def fidelity(video, find, look_every=CFG.look_every):
-    """dict: pictures, share found alike, mean overlap of boxes, eye distances in the crop (median, 95th percentile), full detections used."""
+    """dict: pictures; shares in which both have a face or none, and that all of MTCNN searched; mean IoU of the
+    boxes; distance of the eyes in the crop, median and 95th percentile."""
     rate = frame_rate_of(video)
-    made = list(steadied(shots(read_frames(video, rate), Tracker(find), rate, look_every, Track()), rate))
-    pairs = [(shot.face, points, full) for (shot, points), full in zip(made, full_detection(video, find, rate), strict=True)]
+    made = list(steadied(shots(read_frames(video, rate), Tracker(find), rate, look_every), rate))
+    references = full_detection(video, find, rate)
+    pairs = [(shot.face, points, its) for (shot, points), its in zip(made, references, strict=True)]
     both = [pair for pair in pairs if pair[0] and pair[2]]
     eyes = [eyes_apart(points, full[1]) for _, points, full in both] or [np.nan]
     return {"pictures": len(pairs), "alike": np.mean([(face is None) == (full is None) for face, _, full in pairs]),
             "overlap": np.mean([overlap(face.box, full[0]) for face, _, full in both] or [np.nan]),
             "eyes": np.median(eyes), "eyes_95": np.quantile(eyes, 0.95),
-            "searched": np.mean([shot.how != "tracked" for shot, _ in made])}
+            "searched": np.mean([shot.found != "tracked" for shot, _ in made])}
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -201,19 +209,21 @@ def print_rates(best):
 def print_fidelity(videos):
     print(f"\n{'beside all of MTCNN on every picture':38}{'pictures':>9}{'found alike':>12}{'IoU of boxes':>13}"
           f"{'eyes apart':>11}{'(95 %)':>8}{'searched':>9}")
-    with faces.one_thread():
-        find = FaceFinder(CFG.min_face_size, CFG.face_score, torch.device(CFG.device))
+    with one_thread():
+        find = FaceFinder(CFG.min_face_size, CFG.face_score, torch.device("cpu"))
         for name, video in videos.items():
             row = fidelity(video, find)
-            print(f"{name:38}{row['pictures']:9}{row['alike']:12.1%}{row['overlap']:13.3f}{row['eyes']:11.1%}{row['eyes_95']:8.1%}{row['searched']:9.1%}")
-    print("eyes apart: median distance of an eye from where it lies in MTCNN's own crop, in widths of the crop; searched: all of MTCNN was used")
+            print(f"{name:38}{row['pictures']:9}{row['alike']:12.1%}{row['overlap']:13.3f}"
+                  f"{row['eyes']:11.1%}{row['eyes_95']:8.1%}{row['searched']:9.1%}")
+    print("eyes apart: median distance of an eye from where it is in MTCNN's own crop, in widths of the crop; "
+          "searched: by all of MTCNN")
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clips", nargs="*", type=Path, help="videos, besides those that are drawn")
-    parser.add_argument("--fidelity", action="store_true", help="the table of agreement alone")
-    parser.add_argument("--people", type=int, default=3, help="drawn people to compare on [3]")
+    parser.add_argument("clips", nargs="*", type=Path, help="videos to measure on, besides the drawn ones")
+    parser.add_argument("--fidelity", action="store_true", help="only the table of agreement")
+    parser.add_argument("--people", type=int, default=3, help="drawn people in the table of agreement [3]")
     args = parser.parse_args(argv)
     print(f"{cores()} cores, torch {torch.__version__}, OpenCV {cv2.__version__}, PyAV {av.__version__}")
     with tempfile.TemporaryDirectory() as folder:

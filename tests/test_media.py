@@ -1,0 +1,224 @@
+"""support/media.py: which picture is frame k, its colours and orientation. Sound is tested in test_audio_extract.py."""
+import tracemalloc
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+from videos import CARD, bars, card, numbers_in, on_show, write_pictures
+
+from drawn_people import SOUND_RATE, write_video
+from support.errors import UserError
+from support.media import Picture, about_frames, frame_count, open_media, picture_clock, read_frames
+
+# ---- frame k is the picture on show at k / frame_rate seconds -------------------------------------------------------
+
+
+@pytest.mark.parametrize("fps, kind, rate", [
+    (25, "mp4", 25), (30, "mp4", 25), (Fraction(30000, 1001), "mp4", 25), (Fraction(24000, 1001), "mkv", 25),
+    (12, "mp4", 25), (50, "mkv", 25), (25, "mp4", 10), (25, "mp4", 29.97), (25, "mkv", 60)])
+def test_frame_k_of_a_constant_rate_is_the_picture_on_show_then(fps, kind, rate, tmp_path):
+    tick = Fraction(1, 1000) if kind == "mkv" else Fraction(1, 90000)  # Matroska stamps are whole milliseconds
+    stamps = [round(n / Fraction(fps) / tick) for n in range(40)]
+    video = write_pictures(tmp_path / f"a.{kind}", [bars(n) for n in range(40)], stamps, tick)
+    frames = int(np.ceil(round(40 / Fraction(fps) * Fraction(rate), 6)))
+    assert numbers_in(video, rate) == on_show([stamp * tick for stamp in stamps], frames, Fraction(rate))
+    assert about_frames(video, rate) == pytest.approx(frames, abs=2)
+
+
+@pytest.mark.parametrize("kind, start", [("mp4", 0), ("mkv", 900), ("ts", 153000)])
+def test_frame_k_of_a_variable_rate_is_the_picture_on_show_then(kind, start, tmp_path):
+    gaps = np.random.default_rng(start).integers(10, 90, 39) * 90  # 10 to 89 ms, whole milliseconds in all containers
+    stamps = [start, *(start + np.cumsum(gaps)).tolist()]
+    video = write_pictures(tmp_path / f"a.{kind}", [bars(n) for n in range(40)], stamps)
+    seconds = [Fraction(stamp, 90000) for stamp in stamps]
+    until_last = int((seconds[-1] - seconds[0]) * 25) + 1  # containers differ in how long the last picture lasts
+    numbers = numbers_in(video)
+    assert numbers[:until_last] == on_show(seconds, until_last)
+    assert set(numbers[until_last:]) <= {39} and len(numbers) - until_last <= 3
+
+
+@pytest.mark.parametrize("kind, first", [("mp4", 0), ("mkv", 0), ("mkv", 1), ("mkv", 2), ("mkv", 250)])
+def test_at_the_rate_of_the_video_each_picture_is_one_frame_although_stamps_are_rounded(kind, first, tmp_path):
+    """Also where the stamp of the first picture was rounded, from which times are counted: a copy from the middle."""
+    tick = Fraction(1, 1000) if kind == "mkv" else Fraction(1, 16000)
+    stamps = [int(round((first + n) / 30 * 1000) * Fraction(1, 1000) / tick) for n in range(60)]
+    video = write_pictures(tmp_path / f"a.{kind}", [bars(n) for n in range(60)], stamps, tick)
+    assert numbers_in(video, 30) == list(range(60))
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+def test_a_sound_track_longer_than_the_pictures_does_not_make_a_video_cut_short(kind, tmp_path):
+    write_video(tmp_path / f"a.{kind}", [bars(n) for n in range(25)], np.zeros(4 * SOUND_RATE))
+    assert numbers_in(tmp_path / f"a.{kind}") == list(range(25))
+    assert frame_count(picture_clock(tmp_path / f"a.{kind}").end_s, 25) == 25
+
+
+def test_a_video_trimmed_by_an_edit_list_is_not_cut_short(tmp_path):
+    """Its header counts all pictures, and says from when to when they are shown."""
+    video = write_pictures(tmp_path / "a.mp4", [bars(n) for n in range(100)])
+    data = bytearray(video.read_bytes())
+    at = data.index(b"elst") + 12  # after name, version, flags, number of edits: length (1/1000 s), start (1/90000 s)
+    media_time = int.from_bytes(data[at + 4:at + 8], "big")
+    data[at:at + 8] = (2000).to_bytes(4, "big") + (media_time + 50 * 3600).to_bytes(4, "big")
+    video.write_bytes(data)
+    assert numbers_in(video) == list(range(50, 100))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+def test_an_avi_which_stores_no_times_is_read_in_order(codec, tmp_path):
+    """FFmpeg guesses times for its pictures, which go backwards where pictures refer to later ones."""
+    video = write_pictures(tmp_path / "a.avi", [bars(n) for n in range(40)], list(range(40)), Fraction(1, 30), codec)
+    assert numbers_in(video) == on_show([Fraction(n, 30) for n in range(40)], 34)
+
+
+def test_an_avi_with_dropped_pictures_is_read_and_one_cut_short_is_not(tmp_path):
+    kept = [n for n in range(100) if n % 5 != 3]
+    video = write_pictures(tmp_path / "a.avi", [bars(n) for n in kept], kept, Fraction(1, 25), "mpeg4")
+    assert numbers_in(video) == [n - (n % 5 == 3) for n in range(100)]
+    video.write_bytes(video.read_bytes()[:video.stat().st_size * 6 // 10])
+    with pytest.raises(UserError, match="cut short"):
+        numbers_in(video)
+
+
+def test_pictures_that_cannot_be_decoded_at_the_beginning_are_an_error(tmp_path):
+    """A broadcast cut anywhere: nothing can be decoded up to its first picture that refers to no other."""
+    with av.open(str(tmp_path / "a.ts"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "10", "bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 96, 160, "yuv420p"
+        for n in range(40):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(bars(n), format="rgb24")))
+        container.mux(stream.encode())
+    for first in (0, 4):
+        with av.open(str(tmp_path / "a.ts")) as whole, av.open(str(tmp_path / f"from_{first}.ts"), "w") as copy:
+            out = copy.add_stream_from_template(whole.streams.video[0])
+            for packet in [packet for packet in whole.demux(video=0) if packet.dts is not None][first:]:
+                packet.stream = out
+                copy.mux(packet)
+    assert numbers_in(tmp_path / "from_0.ts") == list(range(40))
+    with pytest.raises(UserError, match=r"from_4.ts is damaged.* 0\.2 s"):
+        numbers_in(tmp_path / "from_4.ts")
+
+
+def test_a_file_without_pictures_and_one_that_is_empty_are_named(tmp_path):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match="empty.mp4 .*empty"), open_media(tmp_path / "empty.mp4"):
+        pass
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        track = container.add_stream("aac", rate=SOUND_RATE, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, SOUND_RATE), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = SOUND_RATE
+        container.mux(track.encode(sound))
+        container.mux(track.encode())
+    with pytest.raises(UserError, match="sound.mp4 has no video"):
+        picture_clock(tmp_path / "sound.mp4")
+    assert about_frames(tmp_path / "empty.mp4", 25) == 0
+
+
+def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
+    peaks = []
+    for pictures in (40, 400):
+        video = write_pictures(tmp_path / f"{pictures}.mp4", [bars(1)] * pictures)
+        tracemalloc.start()
+        assert sum(len(picture.rgb) // 96 for _, picture in read_frames(video, 25)) == pictures
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 4 * bars(1).nbytes  # 360 pictures more
+
+
+# ---- orientation ----------------------------------------------------------------------------------------------------
+
+def is_card(picture):
+    """Whether a Picture is the card, upright, in RGB and 120 x 160: by the middles of its four fields."""
+    fields = np.array([[picture.rgb[y, x] for x in (40, 120)] for y in (30, 90)]).astype(int)
+    shapes = (picture.height, picture.width, 3), picture.rgb.shape
+    return shapes == ((120, 160, 3),) * 2 and picture.rgb.dtype == np.uint8 and np.abs(fields - CARD).max() < 25
+
+
+@pytest.mark.parametrize("quarters, mirrored", [(0, False), (1, False), (2, False), (3, False), (0, True), (1, True)])
+def test_a_camera_held_sideways_is_turned_upright(quarters, mirrored, tmp_path):
+    """A phone stores pictures as its sensor sees them; the track's header says how to turn and mirror them."""
+    stored = np.rot90(card(), quarters)
+    cos, sin = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarters]  # clockwise; ISO 14496-12: (a, b, u, c, d, v, x, y, w)
+    (a, b), (c, d) = (cos, sin), (-sin, cos)  # x, y of the picture are a x + c y, b x + d y of what is stored
+    if mirrored:  # left and right of what is stored are exchanged
+        stored, (a, b) = stored[:, ::-1], (-a, -b)
+    video = write_pictures(tmp_path / "a.mp4", [np.ascontiguousarray(stored)] * 3)
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
+    data = bytearray(video.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # after version, times, id, duration, layer and volume
+    data[at:at + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in matrix)
+    video.write_bytes(data)
+    assert all(is_card(picture) for _, picture in read_frames(video, 25))
+
+
+def test_pixels_that_are_not_square_are_made_so(tmp_path):
+    video = write_pictures(tmp_path / "a.mp4", [card(120, 80)] * 3, pixels=Fraction(2))
+    assert all(is_card(picture) for _, picture in read_frames(video, 25))
+
+
+# ---- colours, and parts of a picture --------------------------------------------------------------------------------
+
+FORMS = [  # one for each path of the code: OpenCV, FFmpeg on a part (other colours, full range), FFmpeg on the whole
+    ("yuv420p", {}, (96, 128)), ("yuv420p", {"color_range": 2}, (96, 128)), ("yuv420p", {"colorspace": 1}, (96, 128)),
+    ("yuvj420p", {}, (96, 128)), ("yuv420p", {}, (95, 127)), ("yuv422p", {}, (96, 128)), ("yuv420p10le", {}, (96, 128)),
+    ("gray", {}, (96, 128))]
+
+
+def stored(size, pixels, **tags):
+    """A Picture with every colour and no edges, in the pixel format of a video, and PyAV's frame of it."""
+    noise = cv2.GaussianBlur(np.random.default_rng(0).standard_normal((*size, 3)), (0, 0), 6)
+    rgb = cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=pixels)
+    for name, value in tags.items():
+        setattr(frame, name, value)
+    return Picture(frame), frame
+
+
+@pytest.mark.parametrize("pixels, tags, size", FORMS)
+def test_colours_are_those_of_ffmpeg_in_every_pixel_format(pixels, tags, size):
+    picture, frame = stored(size, pixels, **tags)
+    theirs = frame.to_ndarray(format="rgb24").astype(int)
+    assert picture.rgb.shape == (*size, 3) and np.abs(picture.rgb - theirs).max() <= 4
+
+
+@pytest.mark.parametrize("kr, kb, colourspace", [(0.299, 0.114, 5), (0.2126, 0.0722, 1)])
+@pytest.mark.parametrize("full", [False, True])
+def test_colours_follow_the_formulas_of_the_standards(kr, kb, colourspace, full):
+    """ITU-R BT.601 and BT.709, in the range of television and in the full one."""
+    for rgb in ([220, 40, 40], [40, 200, 40], [40, 40, 210], [200, 160, 130]):
+        r, g, b = np.array(rgb) / 255
+        y = kr * r + (1 - kr - kb) * g + kb * b
+        colours = np.array([(b - y) / 2 / (1 - kb), (r - y) / 2 / (1 - kr)])
+        y, colours = (255 * y, 128 + 255 * colours) if full else (16 + 219 * y, 128 + 224 * colours)
+        planes = np.concatenate([np.full(64 * 64, round(y)), *(np.full(32 * 32, round(c)) for c in colours)])
+        frame = av.VideoFrame.from_ndarray(planes.astype(np.uint8).reshape(96, 64), format="yuv420p")
+        frame.colorspace, frame.color_range = colourspace, 1 + full
+        assert np.abs(Picture(frame).region(10, 10, 30, 30)[0].astype(int) - rgb).max() <= 4
+
+
+@pytest.mark.parametrize("pixels, tags, size", FORMS)
+def test_a_region_is_the_same_part_of_the_whole_picture(pixels, tags, size):
+    height, width = size
+    rng = np.random.default_rng(height)
+    boxes = [(0, 0, width, height), (-20, -9, 500, 400), (-30, 10, -4, 20), (200, 300, 240, 320), (40, 40, 40, 40)]
+    boxes += [(x, y, x + w, y + h) for x, y, w, h in rng.uniform((-20, -20, 1, 1), (width, height, 90, 90), (30, 4))]
+    boxes += [tuple(map(int, one)) for one in boxes[-20:]]  # odd and even corners
+    whole, frame = stored(size, pixels, **tags)
+    for x1, y1, x2, y2 in boxes:
+        part, (left, top) = Picture(frame).region(x1, y1, x2, y2)
+        assert np.array_equal(part, whole.rgb[top:top + part.shape[0], left:left + part.shape[1]])
+        if min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0):  # all of the box that is in the picture
+            assert left <= max(x1, 0) and top <= max(y1, 0)
+            assert left + part.shape[1] >= min(x2, width) and top + part.shape[0] >= min(y2, height)
+            assert part.shape[1] <= x2 - x1 + 4 and part.shape[0] <= y2 - y1 + 4  # and no more
+
+
+@pytest.mark.parametrize("pixels, tags, size", FORMS[:5])
+def test_brightness_is_that_of_the_pixels(pixels, tags, size):
+    picture, frame = stored(size, pixels, **tags)
+    columns, rows = np.arange(3, 90, 7), np.arange(2, 80, 5)
+    grey = frame.to_ndarray(format="gray").astype(int)[rows[:, None], columns]
+    seen = picture.brightness(columns, rows).astype(int)
+    assert seen.shape == (len(rows), len(columns)) and np.corrcoef(seen.ravel(), grey.ravel())[0, 1] > 0.8
