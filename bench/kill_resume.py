@@ -1,13 +1,15 @@
-"""The kill drill: a student that is killed (SIGKILL) at random moments and resumed, beside one that never was.
+"""The kill drill: a student that is killed (SIGKILL) at random moments and resumed, against one that never was.
 
-Draws three people and trains a teacher of them, then the same student twice: once undisturbed, once killed again and again, at random
-moments between its start and its end, checkpoint writes included (it saves after every step), and resumed with --resume. Both must end in
-the same bits: weights, optimizer, best.pt, log (but for the seconds in it) and predictions.
+Draws three subjects and trains a teacher, then the same student twice: once undisturbed, and once killed again and
+again at random moments between its start and its end, checkpoint writes included (it saves after every step), and
+resumed with --resume. Both must end in the same bits: weights, optimizer, best.pt, log (except its seconds) and
+predictions.
 
     python bench/kill_resume.py --kills 20          about 3 minutes on 2 cores
 """
 import argparse
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,68 +26,82 @@ from runs import read_log
 from training import load_checkpoint
 
 SMALL = {"face_size": 32, "n_mels": 16, "hop_length": 320}
-NETWORKS = ["--visual-backbone", "small_cnn", "--audio-backbone", "small_cnn", "--feature-size", "32", "--gru-size", "32", "--clip-length", "20",
-            "--batch-size", "2", "--target", "both", "--learning-rate", "0.001", "--device", "cpu",
-            "--distill", "cosine", "--no-calibrate", "--gate", "adaptive"]
-PEOPLE = {"train_1": "Train_Set", "train_2": "Train_Set", "dev_1": "Val_Set"}
+NETWORKS = ["--visual-backbone", "small_cnn", "--audio-backbone", "small_cnn", "--feature-size", "32",
+            "--gru-size", "32", "--clip-length", "20", "--batch-size", "2", "--learning-rate", "0.001",
+            "--target", "both", "--device", "cpu"]
+STUDENT = "student_both_cosine"  # its run folder
+SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set", "dev_1": "Val_Set"}
 
 
-def start(folder, runs, *words):
-    """A student's training call in a process of its own."""
-    command = [sys.executable, "-u", mmpkd.__file__, "--data-dir", str(folder), "--stage", "student", *NETWORKS, "--runs-dir", str(folder / runs),
-               "--teacher-checkpoint", str(folder / "runs" / "teacher_both" / "best.pt"), *words]
+def start(folder, stage, *words):
+    """A training call in a process of its own."""
+    command = [sys.executable, "-u", mmpkd.__file__, "--data-dir", str(folder), "--stage", stage, *NETWORKS, *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
 
 
+def start_student(folder, runs, epochs, *words):
+    """The student's training call, its run in a runs folder of its own beside a copy of the teacher's run."""
+    if not (folder / runs).exists():
+        shutil.copytree(folder / "runs", folder / runs)
+    return start(folder, "student", "--distill", "cosine", "--gate", "adaptive", "--epochs", str(epochs),
+                 "--runs-dir", str(folder / runs), *words)
+
+
 def ended(process):
-    """Waits for a call to end well: what it printed."""
+    """What a training call printed, when it has ended. Ends this script if the call failed."""
     out, err = process.communicate()
     if process.returncode:
         raise SystemExit(f"a training call failed: {err}")
     return out
 
 
+def await_training(process):
+    """Reads what a call prints up to the line with the number of weights, the last before training, or to its end."""
+    any(" weights" in line for line in process.stdout)
+
+
 def undisturbed(folder, epochs):
-    """Trains without being killed: seconds until the training began, and in all."""
+    """Trains without being killed: seconds until training began, and in all."""
     began = time.perf_counter()
-    process = start(folder, "undisturbed", "--epochs", str(epochs))
-    process.stdout.readline()
+    process = start_student(folder, "undisturbed", epochs)
+    await_training(process)
     until_training = time.perf_counter() - began
     ended(process)
     return until_training, time.perf_counter() - began
 
 
 def killed(folder, epochs, kills, seed, startup_s, whole_s):
-    """Trains the same, killed `kills` times: how many of them struck a run, and how many were while it trained."""
-    draw, struck, training = random.Random(seed), 0, 0
+    """Trains the same, killed `kills` times: how many of them hit a running process, and how many hit training."""
+    draw, running, training = random.Random(seed), 0, 0
     for _ in range(kills):
-        process = start(folder, "killed", "--epochs", str(epochs), "--save-steps", "1", "--resume")
+        process = start_student(folder, "killed", epochs, "--save-steps", "1", "--resume")
         wait_s = draw.uniform(0, 2 * (whole_s - startup_s) / (kills + 1))
-        if draw.random() < 0.8:  # else while it starts
-            process.stdout.readline()
+        if draw.random() < 0.8:  # otherwise during startup
+            await_training(process)
         else:
             wait_s = draw.uniform(0, startup_s)
         time.sleep(wait_s)
-        struck += process.poll() is None
-        training += process.poll() is None and (folder / "killed" / "student_both_cosine" / "log.jsonl").exists()
+        running += process.poll() is None
+        training += process.poll() is None and (folder / "killed" / STUDENT / "log.jsonl").exists()
         process.kill()
         process.communicate()
-    ended(start(folder, "killed", "--epochs", str(epochs), "--resume"))
-    return struck, training
+    ended(start_student(folder, "killed", epochs, "--resume"))
+    return running, training
 
 
 def differences(one, other):
-    """Names of what differs between two run folders, bit by bit."""
+    """Names of what differs between two run folders."""
     different = [f"{file}: {name}" for file in ("last.pt", "best.pt")
                  for name in unequal(load_checkpoint(one / file), load_checkpoint(other / file))]
-    for name, of in {"log.jsonl": log_of, "predictions": tables_of, "files": lambda folder: {path.name for path in folder.iterdir()}}.items():
+    files = lambda folder: {path.name for path in folder.iterdir()}
+    for name, of in {"log.jsonl": log_of, "predictions": tables_of, "files": files}.items():
         if of(one) != of(other) or not of(one):
             different.append(name)
     return different
 
 
 def log_of(folder):
-    """The log's lines without how long each epoch took."""
+    """The lines of the log without their seconds."""
     return [{name: value for name, value in entry.items() if name != "seconds"} for entry in read_log(folder)]
 
 
@@ -99,21 +115,22 @@ def unequal(one, other, name=""):
         one, other = (dict(enumerate(values)) for values in (one, other))
     if isinstance(one, dict):
         both = one.keys() & other.keys()
-        return [name] * (one.keys() != other.keys()) + [found for key in both for found in unequal(one[key], other[key], f"{name}/{key}")]
+        within = [found for key in both for found in unequal(one[key], other[key], f"{name}/{key}")]
+        return [name] * (one.keys() != other.keys()) + within
     return [name] * (not (one.equal(other) if hasattr(one, "equal") else one == other))
 
 
 def drill(folder, kills, epochs, seed):
-    """Prints and returns what differs after the drill: nothing, if all is well."""
-    write_pictures(folder, PEOPLE, 6, Config(**SMALL))
-    ended(subprocess.Popen([sys.executable, mmpkd.__file__, "--data-dir", str(folder), "--stage", "teacher", *NETWORKS, "--epochs", "2"],
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    """Prints and returns what differs after the drill: nothing, if resuming works."""
+    write_pictures(folder, SUBJECTS, 6, Config(**SMALL))
+    ended(start(folder, "teacher", "--epochs", "2"))
     startup_s, whole_s = undisturbed(folder, epochs)
     print(f"undisturbed: {epochs} epochs in {whole_s:.0f} s, {startup_s:.0f} s of them to start")
-    struck, training = killed(folder, epochs, kills, seed, startup_s, whole_s)
-    print(f"killed {struck} times, {training} of them when it had begun to train")
-    different = differences(*(folder / runs / "student_both_cosine" for runs in ("undisturbed", "killed")))
-    print("different: " + ", ".join(different) if different else "weights, optimizer, best.pt, log and predictions are the same bits")
+    running, training = killed(folder, epochs, kills, seed, startup_s, whole_s)
+    print(f"killed {running} times, {training} of them when its training had begun")
+    different = differences(*(folder / runs / STUDENT for runs in ("undisturbed", "killed")))
+    same = "weights, optimizer, best.pt, log and predictions are the same bits"
+    print("different: " + ", ".join(different) if different else same)
     return different
 
 

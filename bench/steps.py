@@ -1,7 +1,8 @@
-"""Frames per second of every step, beside the way that its library's manual would do it.
+"""Frames per second of every step, against the way that its library's manual would do it.
 
-Draws two people, or takes the first two recordings of a corpus that is there (nothing is written into its folder).
-Sides take turns and the best of the rounds counts, so that a busy machine troubles both alike. A ratio above 1: faster.
+Draws two subjects, or takes the first two recordings of an existing corpus (nothing is written into its folder). Both
+sides take turns and the best of the rounds counts, so that a busy machine affects both equally. A ratio above 1: ours
+is faster.
 
     python bench/steps.py                       under 2 minutes on 2 cores
     python bench/steps.py --data-dir data
@@ -9,6 +10,7 @@ Sides take turns and the best of the rounds counts, so that a busy machine troub
 import argparse
 import contextlib
 import io
+import math
 import sys
 import tempfile
 import time
@@ -42,7 +44,7 @@ CFG = Config()
 # ---- the references: the same work, frame by frame ------------------------------------------------------------------
 
 def detect_with(mtcnn):
-    """Every frame by OpenCV, every face by facenet-pytorch's own call: without crops, alignment or files."""
+    """detect(data): every frame by OpenCV and facenet-pytorch's own call, without crops, alignment or files."""
     def detect(data):
         for video in sorted((data / "videos").iterdir()):
             capture = cv2.VideoCapture(str(video))
@@ -65,12 +67,13 @@ def cut_with_librosa(data):
 
 
 def draw_with_librosa(data):
-    """One segment, one spectrogram, one picture at a time."""
+    """One segment, one spectrogram, one image at a time, by librosa."""
     for path in sorted((data / "audio_segments").rglob("*.wav")):
         out = data / "reference" / path.parent.name / f"{path.stem}.png"
         out.parent.mkdir(parents=True, exist_ok=True)
         segment, rate = soundfile.read(path, dtype="float32")
-        power = librosa.feature.melspectrogram(y=segment, sr=rate, n_fft=CFG.n_fft, hop_length=CFG.hop_length, n_mels=CFG.n_mels)
+        power = librosa.feature.melspectrogram(y=segment, sr=rate, n_fft=CFG.n_fft, hop_length=CFG.hop_length,
+                                               n_mels=CFG.n_mels)
         db = librosa.power_to_db(power, top_db=None)
         cv2.imwrite(str(out), ((db - CFG.db_min) / (CFG.db_max - CFG.db_min) * 255).clip(0, 255).astype(np.uint8))
 
@@ -78,9 +81,9 @@ def draw_with_librosa(data):
 # ---- the clock ------------------------------------------------------------------------------------------------------
 
 def seconds_of(work, data, made):
-    """Seconds that work(data) takes; what it writes, in the folders `made`, is put aside before.
+    """Seconds that work(data) takes. The folders `made`, which it writes, are moved out of the way before.
 
-    Not deleted: for minutes after many files were, ext4 takes up to ten times as long to make new ones.
+    They are not deleted: for minutes after many files were, ext4 takes up to ten times as long to make new ones.
     """
     for folder in (*made, "reference"):
         if (data / folder).exists():
@@ -92,7 +95,7 @@ def seconds_of(work, data, made):
 
 
 def compare(sides, data, made, rounds):
-    """Best seconds of each of `sides` (name -> work), taking turns."""
+    """Best seconds of each side, {name: seconds}; they take turns. sides: {name: work(data)}."""
     times = {name: [] for name in sides}
     for turn in range(rounds):
         for name in list(sides)[::(-1) ** turn]:
@@ -101,13 +104,13 @@ def compare(sides, data, made, rounds):
 
 
 def script(module):
-    """The script's main on a data folder; mmpkd.py with one epoch of the demo's teacher."""
+    """work(data): the script's main on a data folder; mmpkd.py trains one epoch of the demo's teacher."""
     flags = {"face_detector": ["--device", "cpu"], "face_detector_frameRetention": ["--device", "cpu"],
              "mmpkd": demo.flags({**demo.NETWORKS, "stage": "teacher", "epochs": 1, "device": "cpu"})}
     return lambda data: module.main(["--data-dir", str(data), *flags.get(module.__name__, [])])
 
 
-def draw_people(data):
+def draw_subjects(data):
     for number, name in enumerate(DRAWN):
         write_recording(data, name, Recording.draw((0, number), SECONDS * FRAME_RATE))
 
@@ -122,12 +125,13 @@ def take_recordings(source, data):
                 (data / folder / path.name).symlink_to(path.resolve())
 
 
-# Step -> what it makes, its script, and references: name -> the same work
+# Step, folders it writes, its script, references {name: the same work}
 STEPS = [
     ("annotations.py", ["Annotations"], annotations, {}),
     ("face_detector.py", ["Cropped_Aligned"], face_detector, {
         "MTCNN.detect, its defaults": detect_with(MTCNN()),
-        f"MTCNN.detect, faces from {CFG.min_face_size} px": detect_with(MTCNN(keep_all=True, min_face_size=CFG.min_face_size))}),
+        f"MTCNN.detect, faces from {CFG.min_face_size} px":
+            detect_with(MTCNN(keep_all=True, min_face_size=CFG.min_face_size))}),
     ("face_detector_frameRetention.py, after it", [], face_detector_frameRetention, {}),
     ("audio_extract.py", ["audio_segments"], audio_extract, {"librosa.load, slices": cut_with_librosa}),
     ("audio_melspec.py", ["specs"], audio_melspec, {"librosa per segment": draw_with_librosa}),
@@ -135,29 +139,39 @@ STEPS = [
 ]
 
 
+def line(name, rate, reference="", other=math.nan):
+    """A line of the table: frames per second of ours and of a reference, and their ratio."""
+    ours = f"{name:44}{rate:10.0f}" if name else " " * 54
+    return f"{ours}   {reference:32}{other:10.0f}{rate / other:8.2f}" if reference else ours
+
+
+def measure(data, rounds, frames):
+    """Prints the lines of all steps on the recordings in a data folder."""
+    for name, made, module, references in STEPS:
+        best = compare({"ours": script(module), **references}, data, made, rounds)
+        rate = {side: frames / seconds for side, seconds in best.items()}
+        for k, reference in enumerate(references or [""]):
+            print(line("" if k else name, rate["ours"], reference, rate.get(reference)), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", default="", help="a corpus with audio/, to take the first two recordings of; none: two drawn people")
+    parser.add_argument("--data-dir", default="", help="a corpus with audio/: two of its recordings; none: drawn ones")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each side [2]")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         if args.data_dir:
             take_recordings(args.data_dir, data)
-        drawing_s = None if args.data_dir else seconds_of(draw_people, data, [])
-        frames = sum(recordings.known_frames(path.stem, CFG.frame_rate, data, data / "videos")[0] for path in (data / "videos").iterdir())
-        print(f"{frames} frames of {args.data_dir or 'drawn people'}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+        drawing_s = None if args.data_dir else seconds_of(draw_subjects, data, [])
+        frames = sum(recordings.known_frames(path.stem, CFG.frame_rate, data, data / "videos")[0]
+                     for path in (data / "videos").iterdir())
+        print(f"{frames} frames of {args.data_dir or 'drawn subjects'}, {torch.get_num_threads()} threads, "
+              f"torch {torch.__version__}\n")
         print(f"{'step':44}{'frames/s':>10}   {'reference':32}{'frames/s':>10}{'ratio':>8}")
         if drawing_s:
-            print(f"{'drawn_people.py, with sound and encoding':44}{frames / drawing_s:10.0f}")
-        for name, made, module, references in STEPS:
-            best = compare({"ours": script(module), **references}, data, made, args.rounds)
-            ours = f"{name:44}{frames / best['ours']:10.0f}"
-            for reference in references:
-                print(f"{ours}   {reference:32}{frames / best[reference]:10.0f}{best[reference] / best['ours']:8.2f}")
-                ours = " " * 54
-            if not references:
-                print(ours)
+            print(line("drawing subjects, with sound and encoding", frames / drawing_s))
+        measure(data, args.rounds, frames)
 
 
 if __name__ == "__main__":

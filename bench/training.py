@@ -1,13 +1,13 @@
-"""What a training step costs: beside its networks' bare work, beside the original's way, with and without a teacher.
+"""What a training step costs: against its networks' bare work, against the original's way, with and without a teacher.
 
-Draws two people (faces cropped where they were drawn, voices as spectrograms), writes their pictures as the preprocessing does, and
-times whole steps. Sides take turns and the best of the rounds counts, so that a busy machine troubles both alike.
+Draws two subjects (faces cropped where they were drawn, voices as spectrograms), writes their images as preprocessing
+does, and times whole steps. Sides take turns and the best of the rounds counts, so that a busy machine affects all
+equally.
 
-    python bench/training.py                    8 minutes on 2 cores without a GPU, most of them VGG19's
+    python bench/training.py                    9 minutes on 2 cores without a GPU, most of them VGG19's
     python bench/training.py --backbones small_cnn resnet18
 """
 import argparse
-import contextlib
 import math
 import sys
 import tempfile
@@ -24,33 +24,37 @@ from PIL import Image
 from torch import nn
 
 import mmpkd
+from augmentation import on_device
 from config import Config
-from data import Clips, ahead, load_recordings, on_device, picture_shapes
+from data import Clips, image_shapes, load_recordings, prefetch
 from demo import FACES, NETWORKS, SPECS
 from losses import ccc
-from models_kd import build_model
+from models_kd import build_model, forward
+from runs import INPUTS
 from support.errors import torch_device
 from training import Training, choose_precision, train_step
 
-SECONDS = 12  # of each drawn person
-PEOPLE = {"train_1": "Train_Set", "train_2": "Train_Set"}
-# Backbone -> settings, how many steps a turn takes, and how many turns: more of short ones, as a busy machine troubles them more
-SIDES = {"small_cnn": ({**FACES, **SPECS, **NETWORKS}, 4, 12), "resnet18": ({"visual_backbone": "resnet18"}, 2, 5), "vgg19_bn": ({}, 1, 3)}
+SECONDS = 12  # of each drawn subject
+SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set"}
+KINDS = INPUTS["teacher"]  # frames and specs
+# Backbone -> settings, steps of a turn, turns: more of short steps, which a busy machine affects more
+SIDES = {"small_cnn": ({**FACES, **SPECS, **NETWORKS}, 4, 12), "resnet18": ({"visual_backbone": "resnet18"}, 2, 5),
+         "vgg19_bn": ({}, 1, 3)}
 
 
 # ---- the sides: each returns what does its steps --------------------------------------------------------------------
 
 class Ours:
-    """Steps as mmpkd.py does them: sampler, packed pictures, augmentation, loss, log, clipping, optimizer."""
+    """Steps as mmpkd.py does them: sampler, packed images, augmentation, loss, log, clipping, optimizer."""
 
-    def __init__(self, stage, recordings, cfg, device, teacher=None):
-        inputs = ("frames", "taught") if teacher and cfg.teacher_cache else mmpkd.trained_on(stage)
-        self.objective = mmpkd.Distillation(teacher, {"cosine": 1.0}, "adaptive", 0.5) if teacher else mmpkd.task_objective
-        self.training = Training(build_model(stage, cfg, picture_shapes(recordings)).to(device), cfg)
+    def __init__(self, stage, recordings, cfg, device, objective=mmpkd.task_objective, inputs=None):
+        self.objective = objective
+        self.training = Training(build_model(stage, cfg, image_shapes(recordings)).to(device), cfg)
         self.training.precision = choose_precision(cfg.precision, device)
         self.training.model.train().in_bfloat16 = self.training.precision == "bfloat16"
-        clips = Clips(recordings, cfg.batch_size, cfg.clip_length, inputs, cfg.seed)
-        self.batches = ahead((batch for epoch in range(10 ** 6) for batch in clips.batches(epoch)), device.type == "cuda")
+        clips = Clips(recordings, cfg.batch_size, cfg.clip_length, inputs or INPUTS[stage], cfg.seed)
+        batches = (batch for epoch in range(10 ** 6) for batch in clips.batches(epoch))
+        self.batches = prefetch(batches, device.type == "cuda")
 
     def __call__(self, steps):
         for _ in range(steps):
@@ -58,13 +62,23 @@ class Ours:
         self.training.check()
 
 
+def distil_live(objective, teacher):
+    """An objective like `objective`, a Distillation, whose teacher runs on the clips of every batch."""
+    def live(model, batch):
+        with torch.no_grad():
+            output = forward(teacher, batch)
+        return objective(model, batch._replace(taught=torch.cat([output.pred, output.feat], 2)))
+    return live
+
+
 class Bare:
-    """Forward, backward and optimizer step of the same model in the same precision on tensors that lie ready on the device."""
+    """Forward, backward and optimizer step of the same model in the same precision, on tensors on the device."""
 
     def __init__(self, ours, stage, recordings, cfg, device):
-        self.training = Training(build_model(stage, cfg, picture_shapes(recordings)).to(device), cfg)
+        self.training = Training(build_model(stage, cfg, image_shapes(recordings)).to(device), cfg)
         self.model, self.precision = self.training.model.train(), ours.training.precision
-        self.batch = on_device(next(Clips(recordings, cfg.batch_size, cfg.clip_length, self.model.inputs, cfg.seed).batches(0)), device)
+        clips = Clips(recordings, cfg.batch_size, cfg.clip_length, self.model.inputs, cfg.seed)
+        self.batch = on_device(next(clips.batches(0)), device)
 
     def __call__(self, steps):
         for _ in range(steps):
@@ -79,35 +93,42 @@ class Bare:
 
 
 class Original:
-    """The original's way: float32, images opened one at a time, a loop over the clips; with a teacher, it goes through every batch too."""
+    """The original's way: float32, images opened one by one, a loop over the clips, a teacher run on every batch."""
 
     def __init__(self, stage, recordings, cfg, device, teacher=None):
-        self.model, self.teacher, self.device = build_model(stage, cfg, picture_shapes(recordings)).to(device).train(), teacher, device
+        self.model = build_model(stage, cfg, image_shapes(recordings)).to(device).train()
         self.model.to(memory_format=torch.contiguous_format)
+        self.teacher, self.device = teacher, device
         self.optimizer = torch.optim.Adam(self.model.parameters(), cfg.learning_rate, fused=False)
         self.recordings, self.cfg = recordings, cfg
         self.clips = Clips(recordings, cfg.batch_size, cfg.clip_length, (), cfg.seed).of_epoch(0)
 
-    def pictures(self, recording, start, kind):
-        paths = [recording.paths[kind][k] for k in range(start, start + self.cfg.clip_length)]
-        arrays = [np.asarray(Image.open(path), np.float32).reshape(*recording.arrays[kind].shape[2:], -1) / 255 for path in paths]
-        return torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays])[None].to(self.device)
+    def images(self, recording, start, kind):
+        """A clip's images: (1, T, C, H, W) in [0, 1]."""
+        images = []
+        for k in range(start, start + self.cfg.clip_length):
+            array = np.asarray(Image.open(recording.paths[kind][k]), np.float32) / 255
+            array = array.reshape(*recording.arrays[kind].shape[2:], -1)
+            images.append(torch.from_numpy(array).permute(2, 0, 1))
+        return torch.stack(images)[None].to(self.device)
 
     def __call__(self, steps):
         for _ in range(steps):
             preds, feats, taught, gold = [], [], [], []
-            for number, start, _ in self.clips[:self.cfg.batch_size]:
+            for number, start in self.clips[:self.cfg.batch_size]:
                 recording = self.recordings[number]
-                frames = self.pictures(recording, start, "frames")
+                frames = self.images(recording, start, "frames")
                 output = self.model(frames)
-                preds.append(output.pred), feats.append(output.feat)
+                preds.append(output.pred)
+                feats.append(output.feat)
                 gold.append(torch.from_numpy(recording.gold[start:start + self.cfg.clip_length]).to(self.device))
                 if self.teacher:
                     with torch.no_grad():
-                        taught.append(self.teacher(frames, self.pictures(recording, start, "specs")).feat)
+                        taught.append(self.teacher(frames, self.images(recording, start, "specs")).feat)
             loss = 1 - ccc(torch.cat(preds).flatten(), torch.cat(gold).flatten())
             if self.teacher:
-                loss = loss + 1 - nn.functional.cosine_similarity(torch.cat(feats).flatten(), torch.cat(taught).flatten(), dim=0)
+                student, teacher = torch.cat(feats).flatten(), torch.cat(taught).flatten()
+                loss = loss + 1 - nn.functional.cosine_similarity(student, teacher, dim=0)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -117,10 +138,10 @@ class Original:
 # ---- the clock ------------------------------------------------------------------------------------------------------
 
 def compare(sides, steps, rounds):
-    """Best seconds of a step of each of `sides` (name -> work(steps)), taking turns, after one step each to warm up."""
+    """Best seconds of a step of each side, {name: seconds}; they take turns. sides: {name: work(steps)}."""
     times = {name: math.inf for name in sides}
     for work in sides.values():
-        work(1)
+        work(1)  # to warm up
     for turn in range(rounds):
         for name in list(sides)[::(-1) ** turn]:
             began = time.perf_counter()
@@ -129,49 +150,56 @@ def compare(sides, steps, rounds):
     return times
 
 
-def read_with_pil(recordings, clips, kinds, length, _):
-    for number, start, _ in clips:
-        for kind in kinds:
+def read_with_pil(recordings, clips, length, _):
+    for number, start in clips:
+        for kind in KINDS:
             for k in range(start, start + length):
                 np.asarray(Image.open(recordings[number].paths[kind][k]))
 
 
 def loader_line(recordings, cfg):
-    """Random clips from the packed pictures, beside PIL decoding the same."""
-    clips = Clips(recordings, cfg.batch_size, cfg.clip_length, mmpkd.trained_on("student"), cfg.seed)
-    batches = clips.steps
+    """Random clips from the packed images, against decoding the same images with PIL."""
+    clips = Clips(recordings, cfg.batch_size, cfg.clip_length, KINDS, cfg.seed)
 
     def ours(epochs):
         for epoch in range(epochs):
             for _ in clips.batches(epoch):
                 pass
 
-    by_pil = partial(read_with_pil, recordings, clips.of_epoch(0), mmpkd.trained_on("student"), cfg.clip_length)
+    by_pil = partial(read_with_pil, recordings, clips.of_epoch(0), cfg.clip_length)
     times = compare({"ours": ours, "PIL": by_pil}, 1, 5)
-    frames = batches * cfg.batch_size * cfg.clip_length
-    return f"{'faces and spectrograms of random clips':44}{frames / times['ours']:11.0f}   {'PIL':28}{frames / times['PIL']:11.0f}" \
-           f"{times['PIL'] / times['ours']:8.2f}"
+    ours_s, pil_s = (times[side] / (clips.steps * cfg.batch_size * cfg.clip_length) for side in ("ours", "PIL"))
+    name = "faces and spectrograms of random clips"
+    return f"{name:44}{1 / ours_s:11.0f}   {'PIL':28}{1 / pil_s:11.0f}{pil_s / ours_s:8.2f}"
+
+
+def sides_of(name, cfg, recordings, device):
+    """{side: work(steps)} of one backbone."""
+    teacher = build_model("teacher", cfg, image_shapes(recordings)).to(device).eval().requires_grad_(False)
+    mmpkd.add_teacher_outputs(recordings, teacher)
+    distillation = mmpkd.Distillation({"cosine": 1.0}, "adaptive", 0.5).to(device)
+    visual, both = Ours("visual", recordings, cfg, device), Ours("teacher", recordings, cfg, device)
+    sides = {"visual": visual, "bare": Bare(visual, "visual", recordings, cfg, device),
+             "student": Ours("student", recordings, cfg, device, distillation, ("frames", "taught")),
+             "live": Ours("student", recordings, cfg, device, distil_live(distillation, teacher), KINDS),
+             "teacher": both, "bare teacher": Bare(both, "teacher", recordings, cfg, device)}
+    if name == "vgg19_bn":
+        sides["original"] = Original("visual", recordings, cfg, device)
+        sides["original student"] = Original("student", recordings, cfg, device, teacher)
+    return sides
 
 
 def lines_of(name, cfg, recordings, device, steps, rounds):
     """The table's lines for one backbone, frames per second."""
-    shapes = picture_shapes(recordings)
-    teacher = build_model("teacher", cfg, shapes).to(device).eval().requires_grad_(False)
-    with contextlib.redirect_stdout(None):
-        mmpkd.keep_outputs(lambda _: [[teacher]], recordings, name, cfg, device)
-    live = Config(**{**vars(cfg), "teacher_cache": 0})
-    visual = Ours("visual", recordings, cfg, device)
-    sides = {"visual": visual, "bare": Bare(visual, "visual", recordings, cfg, device), "student": Ours("student", recordings, cfg, device, teacher),
-             "live": Ours("student", recordings, live, device, teacher), "teacher": (heard := Ours("teacher", recordings, cfg, device)),
-             "bare teacher": Bare(heard, "teacher", recordings, cfg, device)}
-    if name == "vgg19_bn":
-        sides |= {"original": Original("visual", recordings, cfg, device), "original student": Original("student", recordings, cfg, device, teacher)}
+    sides = sides_of(name, cfg, recordings, device)
     times = compare(sides, steps, rounds)
     rate = {side: cfg.batch_size * cfg.clip_length / seconds for side, seconds in times.items()}
-    pairs = [("visual", "bare", "bare steps"), ("teacher", "bare teacher", "bare steps"), ("student", "visual", "visual"),
-             ("student", "live", "teacher in every step"), ("visual", "original", "the original's way"),
+    pairs = [("visual", "bare", "bare steps"), ("teacher", "bare teacher", "bare steps"),
+             ("student", "visual", "visual"), ("student", "live", "teacher in every step"),
+             ("visual", "original", "the original's way"),
              ("student", "original student", "the original's way")]
-    yield f"{name}, {cfg.face_size} px, {cfg.batch_size} x {cfg.clip_length} frames, {visual.training.precision}"
+    precision = sides["visual"].training.precision
+    yield f"{name}, {cfg.face_size} px, {cfg.batch_size} x {cfg.clip_length} frames, {precision}"
     for side, other, label in pairs:
         if other in rate:
             yield f"  {side:42}{rate[side]:11.1f}   {label:28}{rate[other]:11.1f}{rate[side] / rate[other]:8.2f}"
@@ -190,8 +218,8 @@ def main():
         settings, steps, rounds = SIDES[name]
         with tempfile.TemporaryDirectory() as folder:
             cfg = Config(**settings, data_dir=folder, target="arousal")
-            write_pictures(folder, PEOPLE, SECONDS, cfg)
-            recordings = load_recordings(cfg, "Train_Set", mmpkd.trained_on("student"))
+            write_pictures(folder, SUBJECTS, SECONDS, cfg)
+            recordings = load_recordings(cfg, "Train_Set", KINDS)
             if number == 0:
                 print(loader_line(recordings, cfg))
             for line in lines_of(name, cfg, recordings, device, steps, rounds):

@@ -1,4 +1,4 @@
-"""bench/: the benches that nobody runs every day still run. Their figures are not tested."""
+"""bench/: the benches run. Their figures are not tested."""
 import dataclasses
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -32,14 +32,15 @@ def bench(monkeypatch):
     return load
 
 
-def test_the_bounds_of_the_corpus_train_on_drawn_people(bench, tmp_path):
+def test_the_bounds_of_the_corpus_train_on_drawn_subjects(bench, tmp_path):
     bounds = bench("corpus_bounds")
-    people = [bounds.draw(tmp_path, 0, number, 5, World(), CFG) for number in range(2)]
+    files = [bounds.draw(tmp_path, 0, number, 5, World(), CFG) for number in range(2)]
     threads = torch.get_num_threads()
-    scores = bounds.bound(("teacher", 2, people[:1], people[1:], dataclasses.replace(CFG)))
+    scores = bounds.bound(("teacher", 2, files[:1], files[1:], dataclasses.replace(CFG)))
     torch.set_num_threads(threads)
-    assert scores["arousal"].keys() == {"person_0", "mean", "concatenated"} and np.isfinite(scores["arousal"]["mean"])
-    text = bounds.table({name: [scores] for name in bounds.ROWS}) + bounds.verdicts({name: [scores] for name in bounds.ROWS})
+    assert scores["arousal"].keys() == {"subject_0", "mean", "concatenated"} and np.isfinite(scores["arousal"]["mean"])
+    rows = {name: [scores] for name in bounds.ROWS}
+    text = bounds.table(rows) + bounds.verdicts(rows)
     assert text.count(f"{scores['arousal']['mean']:.3f}") >= len(bounds.ROWS)
 
 
