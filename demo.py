@@ -32,7 +32,7 @@ import mmpkd
 import plot_ccc
 from annotations import SUMMARIES, keep_settings
 from config import Config, parse_config, run_script
-from drawn_people import FRAME_RATE, Recording, write_recording
+from drawn.people import FRAME_RATE, Recording, write_recording
 
 QUICK = {"minutes": 0.2, "subjects": 6, "unrated": 3}  # with --quick, where these are not given
 # What the paper's defaults are to RECOLA, these are to a corpus of a few minutes and a machine of two cores.

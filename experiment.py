@@ -1,6 +1,6 @@
 """The study: does a teacher that hears help a student that only sees? Every method, control and bound in one command.
 
-Reads   nothing: people are drawn (drawn_people.py), and go through every script as a corpus does
+Reads   nothing: people are drawn (drawn/), and go through every script as a corpus does
 Writes  data_study/<corpus>/                        a corpus of drawn people, as demo.py makes one
         data_study/<corpus>/views/<view>/           who of them is rated, unlabelled, reported; runs/seed<k>/ of every method
         docs/results.csv results.md results_*.png   a row per run, target and person; what they say (--choose: docs/choice*)
@@ -51,8 +51,8 @@ import mmpkd
 from annotations import SUMMARIES, TARGETS, UNLABELLED, die_with_parent, keep_settings, shard_of
 from config import Config, SettingsError, UserError, claimed, parse_config, read_settings, run_script, torch_device, whole_file, whole_folder
 from demo import FACES, NETWORKS, SPECS, call
-from drawn_people import FRAME_RATE, SOUND_RATE, World, write_video
-from drawn_people import Recording as Drawn
+from drawn.people import FRAME_RATE, SOUND_RATE, World, write_video
+from drawn.people import Recording as Drawn
 from mmpkd import PARTITIONS
 from plot_ccc import save_figure
 from training import read_log

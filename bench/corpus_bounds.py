@@ -1,7 +1,7 @@
 """Bounds of the drawn corpus: what a face, a voice, both, and many more rated faces tell of the arousal of others.
 
 Draws 60 people to train on and others to score on, and trains the demo's networks: visual, audio and teacher on 12 of the
-60, and the oracle, the visual network on all 60. No student: the parameters of drawn_people.World are chosen by these
+60, and the oracle, the visual network on all 60. No student: the parameters of drawn.people.World are chosen by these
 figures alone. For speed it goes round the video file and the detector: faces are cropped at the landmarks they were
 drawn at, and are black while out of the picture.
 
@@ -33,8 +33,8 @@ from audio_melspec import look_of, put_together, spectrograms
 from config import Config, whole_file
 from data import Clips, Recording, picture_shapes
 from demo import FACES, NETWORKS, SPECS
-from drawn_people import FRAME_RATE, SOUND_RATE, World
-from drawn_people import Recording as Drawn
+from drawn.people import FRAME_RATE, SOUND_RATE, World
+from drawn.people import Recording as Drawn
 from face_detector import Picture, crop_face
 from models_kd import build_model
 from training import Training, train

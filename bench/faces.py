@@ -30,7 +30,7 @@ from facenet_pytorch import MTCNN
 import face_detector
 from annotations import cores, picture_clock
 from config import Config, run_script
-from drawn_people import FRAME_RATE, Recording, write_video
+from drawn.people import FRAME_RATE, Recording, write_video
 from face_detector import FaceFinder, Follower, Track, Tracker, alignment, read_frames, shots, steadied
 
 CFG = Config(device="cpu")

@@ -27,7 +27,7 @@ def measure_faces(folder, clip):
     import cv2
     import faces  # here: every worker of the sound's scripts imports this file, and has no use for torch
 
-    from drawn_people import FRAME_RATE, Recording, write_video
+    from drawn.people import FRAME_RATE, Recording, write_video
     video = folder / "video.mp4"
     if clip:
         faces.loop_to(60, clip, video)

@@ -31,7 +31,7 @@ import face_detector
 import face_detector_frameRetention
 import mmpkd
 from config import Config
-from drawn_people import FRAME_RATE, Recording, write_recording
+from drawn.people import FRAME_RATE, Recording, write_recording
 
 SECONDS = 4  # of each drawn person
 DRAWN = ["train_1", "dev_1"]
@@ -148,7 +148,7 @@ def main():
         print(f"{frames} frames of {args.data_dir or 'drawn people'}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
         print(f"{'step':44}{'frames/s':>10}   {'reference':32}{'frames/s':>10}{'ratio':>8}")
         if drawing_s:
-            print(f"{'drawn_people.py, with sound and encoding':44}{frames / drawing_s:10.0f}")
+            print(f"{'drawn/, with sound and encoding':44}{frames / drawing_s:10.0f}")
         for name, made, module, references in STEPS:
             best = compare({"ours": script(module), **references}, data, made, args.rounds)
             ours = f"{name:44}{frames / best['ours']:10.0f}"

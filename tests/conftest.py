@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import config
-import drawn_people
 import mmpkd
 from config import Config
 from data import Batch, Recording
+from drawn import people
 from training import read_log
 
 PEOPLE = ["train_1", "train_2", "dev_1"]
@@ -32,7 +32,7 @@ def raw_corpus(tmp_path_factory):
     """Data folder with videos, sound and ratings as a corpus ships them. Read only."""
     folder = tmp_path_factory.mktemp("raw") / "data"
     for number, name in enumerate(PEOPLE):
-        drawn_people.write_recording(folder, name, drawn_people.Recording.draw((7, number), FRAMES))
+        people.write_recording(folder, name, people.Recording.draw((7, number), FRAMES))
     return folder
 
 

@@ -31,7 +31,7 @@ from annotations import (
     valid_labels,
 )
 from config import Config, UserError, growing_folder
-from drawn_people import SOUND_RATE, write_video
+from drawn.people import SOUND_RATE, write_video
 
 
 def rated(folder, **texts):

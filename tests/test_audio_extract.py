@@ -18,7 +18,7 @@ from scipy.signal import resample_poly
 import audio_extract
 from audio_extract import read_sound, windows
 from config import UserError
-from drawn_people import write_video
+from drawn.people import write_video
 
 RATE = 16000
 

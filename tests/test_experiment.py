@@ -17,8 +17,8 @@ from conftest import one_line
 import experiment
 import mmpkd
 from config import UserError, parse_config
-from drawn_people import Recording as Drawn
-from drawn_people import World
+from drawn.people import Recording as Drawn
+from drawn.people import World
 from experiment import COLUMNS, METHODS, SETTINGS, Job
 
 

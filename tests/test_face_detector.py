@@ -28,7 +28,7 @@ from PIL import Image
 import face_detector
 import face_detector_frameRetention
 from config import Config, UserError, field_notes, fields_of, run_script
-from drawn_people import FRAME_RATE, SOUND_RATE, Recording, write_video
+from drawn.people import FRAME_RATE, SOUND_RATE, Recording, write_video
 from face_detector import (
     TEMPLATE,
     Face,

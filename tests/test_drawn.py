@@ -13,31 +13,11 @@ import torch
 from scipy.signal import find_peaks
 from torchmetrics.functional.regression import concordance_corrcoef
 
-import drawn_people
-from drawn_people import (
-    ACTIONS,
-    FRAME_RATE,
-    HEIGHT,
-    SOUND_RATE,
-    WIDTH,
-    Look,
-    Manner,
-    Motion,
-    Painter,
-    Recording,
-    Voice,
-    World,
-    act,
-    feel,
-    move,
-    rate,
-    room,
-    sheet,
-    speak,
-    synthesise,
-    write_recording,
-    write_video,
-)
+from drawn import FRAME_RATE, HEIGHT, WIDTH, motion, people
+from drawn.faces import Look, Painter, room
+from drawn.motion import ACTIONS, Manner, Motion, act, move
+from drawn.people import Recording, World, feel, rate, sheet, write_recording, write_video
+from drawn.voices import SOUND_RATE, Voice, speak, synthesise
 from face_detector import FaceFinder
 
 WORLD = World()
@@ -96,7 +76,7 @@ def test_voices_differ_in_pitch_and_timbre():
 def test_people_differ_in_how_they_show_what_they_feel():
     manners = [Manner.draw(np.random.default_rng(seed), WORLD) for seed in range(200)]
     shown = np.array([manner.shown for manner in manners])
-    assert np.allclose(shown.mean(0), drawn_people.SHOWN, atol=0.15) and (shown.std(0) > 0.05).all()
+    assert np.allclose(shown.mean(0), motion.SHOWN, atol=0.15) and (shown.std(0) > 0.05).all()
     assert np.allclose(np.std([manner.rest for manner in manners], axis=0), WORLD.rest_spread, rtol=0.25)
 
 
@@ -323,6 +303,6 @@ def test_a_sheet_shows_people_in_rows():
 
 
 def test_run_without_a_file_name_says_how():
-    script = Path(drawn_people.__file__)
-    done = subprocess.run([sys.executable, script.name], cwd=script.parent, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 1 and "python drawn_people.py people.png" in done.stderr
+    folder = Path(people.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-m", "drawn.people"], cwd=folder, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 1 and "python -m drawn.people" in done.stderr
