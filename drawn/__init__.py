@@ -3,7 +3,8 @@
 One model makes a recording, in this order; `people.World` names its parameters and gives their reasons.
 
     feelings   arousal and valence are smooth random processes                                      people.feel
-    speech     phrases, syllables, pauses; arousal makes them louder, higher, brighter, faster      voices.speak, voices.synthesise
+    speech     phrases, syllables, pauses; arousal makes them louder, higher, brighter, faster      voices.speak
+    sound      harmonics, formants and noise                                                        voices.synthesise
     face       facial actions = resting face + feelings + talking + moments without meaning         motion.act
     head       turns, nods and sways, light changes, the subject leaves the picture at times        motion.move
     picture    a shaded, textured head in front of a room                                           faces.Painter

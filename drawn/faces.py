@@ -57,14 +57,16 @@ class Look:
         dark = skin.mean() < 120
         beard = rng.random() < 0.25
         uniform = rng.uniform
-        return cls(skin=skin, hair=HAIRS[rng.integers(2 if dark else len(HAIRS))] * uniform(0.85, 1.15),
-                   iris=IRISES[rng.integers(2 if dark else len(IRISES))],
-                   shirt=uniform(40, 200) + uniform(-40, 40, 3), scale=uniform(50, 60), width=uniform(0.70, 0.80), jaw=uniform(1.9, 3.0),
-                   eye_x=uniform(0.29, 0.335), eye_y=uniform(-0.13, -0.07), eye_w=uniform(0.135, 0.165), eye_h=uniform(0.062, 0.085),
-                   brow_y=uniform(0.155, 0.20), brow_h=uniform(0.022, 0.045), brow_arch=uniform(0.01, 0.05), nose_y=uniform(0.25, 0.31),
-                   nose_w=uniform(0.11, 0.16), mouth_y=uniform(0.52, 0.58), mouth_w=uniform(0.23, 0.30), upper_lip=uniform(0.035, 0.06),
-                   lower_lip=uniform(0.05, 0.08), hairline=uniform(0.50, 0.72), parting=uniform(-0.4, 0.4), hair_top=uniform(1.12, 1.25),
-                   long_hair=not beard and rng.random() < 0.55, beard=beard, glasses=rng.random() < 0.3)
+        return cls(
+            skin=skin, hair=HAIRS[rng.integers(2 if dark else len(HAIRS))] * uniform(0.85, 1.15),
+            iris=IRISES[rng.integers(2 if dark else len(IRISES))], shirt=uniform(40, 200) + uniform(-40, 40, 3),
+            scale=uniform(50, 60), width=uniform(0.70, 0.80), jaw=uniform(1.9, 3.0), eye_x=uniform(0.29, 0.335),
+            eye_y=uniform(-0.13, -0.07), eye_w=uniform(0.135, 0.165), eye_h=uniform(0.062, 0.085),
+            brow_y=uniform(0.155, 0.20), brow_h=uniform(0.022, 0.045), brow_arch=uniform(0.01, 0.05),
+            nose_y=uniform(0.25, 0.31), nose_w=uniform(0.11, 0.16), mouth_y=uniform(0.52, 0.58), mouth_w=uniform(0.23, 0.30),
+            upper_lip=uniform(0.035, 0.06), lower_lip=uniform(0.05, 0.08), hairline=uniform(0.50, 0.72),
+            parting=uniform(-0.4, 0.4), hair_top=uniform(1.12, 1.25), long_hair=not beard and rng.random() < 0.55,
+            beard=beard, glasses=rng.random() < 0.3)
 
     @property
     def lip(self):
@@ -93,8 +95,9 @@ def skin_texture(rng, look):
     for side in (-1, 1):
         tint(_blob(x, y, side * look.eye_x, look.eye_y - 0.03, 0.20, 0.13), skin * 0.62, 0.55)  # eye sockets
         tint(_blob(x, y, side * 0.40, 0.27, 0.16, 0.15), skin * [1.03, 0.83, 0.82], 0.5)  # cheeks
-        tint(_blob(x, y, side * look.nose_w * 0.75, look.nose_y - 0.12, 0.05, 0.2), skin * 0.7, 0.45)  # sides of the nose
-        tint(_blob(x, y, side * look.nose_w * 0.8, look.nose_y + 0.02, 0.04, 0.05), skin * 0.6, 0.6)  # its wings
+        nose_x = side * look.nose_w
+        tint(_blob(x, y, nose_x * 0.75, look.nose_y - 0.12, 0.05, 0.2), skin * 0.7, 0.45)  # sides of the nose
+        tint(_blob(x, y, nose_x * 0.8, look.nose_y + 0.02, 0.04, 0.05), skin * 0.6, 0.6)  # its wings
     tint(_blob(x, y, 0, look.nose_y - 0.2, 0.05, 0.25), skin * 1.2, 0.5)  # its back
     tint(_blob(x, y, 0, look.nose_y - 0.02, 0.08, 0.06), skin * 1.22, 0.6)  # its tip
     tint(_blob(x, y, 0, look.nose_y + 0.085, 0.12, 0.03), skin * 0.5, 0.65)  # its shadow
@@ -104,10 +107,12 @@ def skin_texture(rng, look):
     if look.beard:
         cheeks = np.clip((y - (0.30 + 0.25 * (1 - np.abs(u)) ** 0.6)) * 9, 0, 1)
         moustache = _blob(x, y, 0, look.nose_y + 0.14, 0.22, 0.035) * 0.9
-        tint(np.clip(cheeks + moustache, 0, 1) * np.clip(0.8 + 0.35 * smooth_image(rng, 1), 0, 1), look.hair * 1.05, 0.85)
+        stubble = np.clip(0.8 + 0.35 * smooth_image(rng, 1), 0, 1)
+        tint(np.clip(cheeks + moustache, 0, 1) * stubble, look.hair * 1.05, 0.85)
     line = -look.hairline + 0.12 * u**2 + 0.05 * np.sin((u - look.parting) * 3)
     temples = np.clip((np.abs(u) - 0.93 + 0.25 * np.clip(y, -1, 0.2)) * 8, 0, 1) * (y < 0.25)
-    tint(np.maximum(np.clip((line - y) * 14, 0, 1), temples), look.hair * (1 + 0.2 * smooth_image(rng, (8, 0.8))[..., None]), 1)
+    strands = 1 + 0.2 * smooth_image(rng, (8, 0.8))[..., None]
+    tint(np.maximum(np.clip((line - y) * 14, 0, 1), temples), look.hair * strands, 1)
     return np.clip(layer, 0, 255).astype(np.float32)
 
 
@@ -120,7 +125,8 @@ def smooth_image(rng, width):
 def hair_outline(look):
     """Where hair is seen beside and above the face: canvas mask, 0 to 1."""
     width = look.width * 1.16
-    crown = np.clip((1 - np.hypot(CANVAS_X / width, (CANVAS_Y + 0.12) / (look.hair_top - 0.12))) * UNIT * 0.6 + 0.5, 0, 1)
+    distance = np.hypot(CANVAS_X / width, (CANVAS_Y + 0.12) / (look.hair_top - 0.12))
+    crown = np.clip((1 - distance) * UNIT * 0.6 + 0.5, 0, 1)
     if not look.long_hair:
         return crown * np.clip((0.02 - CANVAS_Y) * 12 + 0.5, 0, 1)
     sides = np.clip((width * (1.02 + 0.06 * CANVAS_Y) - np.abs(CANVAS_X)) * UNIT + 0.5, 0, 1)
@@ -139,20 +145,26 @@ def room(rng):
         cv2.rectangle(image, corner.tolist(), (corner + size).tolist(), colour.tolist(), -1)
         cv2.rectangle(image, corner.tolist(), (corner + size).tolist(), (colour * 0.6).tolist(), 2)
     for _ in range(rng.integers(0, 4)):
-        cv2.circle(image, rng.integers((0, 0), (WIDTH, HEIGHT)).tolist(), int(rng.integers(8, 30)), muted().tolist(), -1, cv2.LINE_AA)
+        middle, radius = rng.integers((0, 0), (WIDTH, HEIGHT)).tolist(), int(rng.integers(8, 30))
+        cv2.circle(image, middle, radius, muted().tolist(), -1, cv2.LINE_AA)
     return cv2.GaussianBlur(image, (0, 0), 2.2)
 
 
 def turn_of(motion, k):
     """Rotation of the head in frame k, from its own axes to the viewer's: (3, 3); in frames k (F,): (F, 3, 3)."""
-    cos_y, sin_y, cos_p, sin_p = np.cos(motion.yaw[k]), np.sin(motion.yaw[k]), np.cos(motion.pitch[k]), np.sin(motion.pitch[k])
-    rows = [[cos_y, np.zeros_like(cos_y), sin_y], [sin_y * sin_p, cos_p, -cos_y * sin_p], [-sin_y * cos_p, sin_p, cos_y * cos_p]]
+    cos_y, sin_y = np.cos(motion.yaw[k]), np.sin(motion.yaw[k])
+    cos_p, sin_p = np.cos(motion.pitch[k]), np.sin(motion.pitch[k])
+    rows = [[cos_y, np.zeros_like(cos_y), sin_y],
+            [sin_y * sin_p, cos_p, -cos_y * sin_p],
+            [-sin_y * cos_p, sin_p, cos_y * cos_p]]
     return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
 def place_on_head(look, turn, x, y, lift=0.0):
-    """Head coordinates x, y, `lift` above the sphere -> pixels of the canvas, for a head turned by `turn`: (n,), (n,), (3, 3) -> (n, 2), or of F
-    frames at once (F, n) or (n,), (F, n) or (n,), (F, 3, 3) -> (F, n, 2)."""
+    """Head coordinates x, y, `lift` above the sphere -> pixels of the canvas, for a head turned by `turn`.
+
+    (n,), (n,), (3, 3) -> (n, 2), or for F frames at once (F, n) or (n,), (F, n) or (n,), (F, 3, 3) -> (F, n, 2)
+    """
     x, y = np.broadcast_arrays(x, y)
     u = x / look.width
     seen = turn @ np.stack([u, y, np.sqrt(np.clip(1 - u**2 - y**2, 0.02, 1)) + lift], -2)
@@ -179,18 +191,19 @@ class Painter:
         width = look.half_width(CANVAS_Y)
         inside = np.minimum(width - np.abs(CANVAS_X), 0.9 * (1 - np.abs(CANVAS_Y))) * UNIT
         face = np.clip(inside + 0.5, 0, 1).astype(np.float32)
-        ears = [np.clip((1 - np.hypot((CANVAS_X - side * look.width) / 0.10, (CANVAS_Y - 0.02) / 0.2)) * 8, 0, 1) for side in (-1, 1)]
-        hair, ears = hair_outline(look), np.maximum(*ears)
-        self.outline = np.maximum.reduce([hair, ears, face]).astype(np.float32)
-        shade = 1 - 0.25 * np.clip(np.hypot(CANVAS_X, CANVAS_Y + 0.3), 0, 1.2)[..., None]
-        behind = (look.hair * 0.75 * shade * (1 - ears[..., None]) + look.skin * 0.8 * ears[..., None]).astype(np.float32)
+        beside = [np.hypot((CANVAS_X - side * look.width) / 0.10, (CANVAS_Y - 0.02) / 0.2) for side in (-1, 1)]
+        ears = np.maximum(*[np.clip((1 - distance) * 8, 0, 1) for distance in beside])
+        self.outline = np.maximum.reduce([hair_outline(look), ears, face]).astype(np.float32)
+        shade, ears = 1 - 0.25 * np.clip(np.hypot(CANVAS_X, CANVAS_Y + 0.3), 0, 1.2)[..., None], ears[..., None]
+        behind = (look.hair * 0.75 * shade * (1 - ears) + look.skin * 0.8 * ears).astype(np.float32)
         self.behind = np.clip(behind, 0, 255).astype(np.uint8)  # what the canvas is outside the face
         # the sphere under the canvas, seen from the front: unit vectors
         y = np.clip(CANVAS_Y, -1, 1)
         x = np.clip(CANVAS_X / np.maximum(width, 1e-3), -1, 1) * np.sqrt(1 - y**2)
         sphere = np.stack([x, y, np.sqrt(np.clip(1 - x**2 - y**2, 0, 1))], -1).astype(np.float32)
         self.at_face = inside_of(face)
-        self.face, self.sphere, self.behind_face = face[self.at_face][..., None], sphere[self.at_face], behind[self.at_face]
+        self.face, self.behind_face = face[self.at_face][..., None], behind[self.at_face]
+        self.sphere = sphere[self.at_face]
         self.edge_shade = 0.75 + 0.25 * np.sqrt(self.sphere[..., 2])
 
     def paint(self, actions, motion, k):
@@ -201,7 +214,8 @@ class Painter:
         """Yields the frames `ks`, each (HEIGHT, WIDTH, 3) uint8 RGB, of the actions (6, T)."""
         ks = np.asarray(ks)
         turns = turn_of(motion, ks)
-        features = _Features(self.look, turns, dict(zip(ACTIONS, actions[:, ks])), motion.gaze_x[ks], motion.gaze_y[ks], motion.lids[ks])
+        gaze = motion.gaze_x[ks], motion.gaze_y[ks]
+        features = _Features(self.look, turns, dict(zip(ACTIONS, actions[:, ks])), gaze, motion.lids[ks])
         for i, k in enumerate(ks):
             canvas = self._paint_head(turns[i], motion.light_from[k])
             features.paint(canvas, i)
@@ -228,7 +242,7 @@ class Painter:
         return np.column_stack([turn, [motion.x[k], motion.y[k]] - turn @ [HALF_W * UNIT - 0.5, HALF_H * UNIT - 0.5]])
 
     def _put(self, canvas, image, matrix):
-        """The image (float32) with the head on it, where `matrix` takes the canvas, whose edge is outside the outline."""
+        """The image (float32) with the head on it, where `matrix` takes the canvas; its outline touches no edge."""
         head = cv2.warpAffine(canvas, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
         mask = cv2.warpAffine(self.outline, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
         if mask.any():
@@ -244,7 +258,8 @@ class Painter:
         angle = np.linspace(np.pi, 2 * np.pi, 25)
         shoulders = np.stack([middle + np.cos(angle) * 1.75 * unit, y + (1.95 + np.sin(angle) * 0.75) * unit], 1)
         _fill(image, np.array(neck), look.skin * 0.62)
-        _fill(image, np.concatenate([shoulders, [[middle + 1.75 * unit, HEIGHT + 40], [middle - 1.75 * unit, HEIGHT + 40]]]), look.shirt)
+        below = [[middle + 1.75 * unit, HEIGHT + 40], [middle - 1.75 * unit, HEIGHT + 40]]
+        _fill(image, np.concatenate([shoulders, below]), look.shirt)
 
     def _paint_head(self, turn, side):
         """The canvas with hair, ears and skin, turned by `turn`, in light from `side`: (H, W, 3) uint8."""
@@ -262,17 +277,19 @@ class Painter:
 
 
 class _Features:
-    """Eyes, brows, nose and mouth of F frames, painted one after the other on the canvas of a head turned by `turns` (F, 3, 3).
+    """Eyes, brows, nose and mouth of F frames, painted one after the other on the canvas of a head turned by `turns`.
 
-    actions: {name: (F,)}; gaze_x, gaze_y, lids: (F,). Where everything lies is computed for all frames at once.
+    turns: (F, 3, 3); actions: {name: (F,)}; gaze: (F,) across and (F,) down; lids: (F,). Where everything lies is
+    computed for all frames at once.
     """
 
-    def __init__(self, look, turns, actions, gaze_x, gaze_y, lids):
+    def __init__(self, look, turns, actions, gaze, lids):
         self.look, self.turns = look, turns
-        self.actions = {name: values[:, None] for name, values in actions.items()}  # (F, 1), to go with the points (n,) of a line
-        self.eyes = {side: self._eye(side, gaze_x[:, None], gaze_y[:, None], lids[:, None]) for side in (-1, 1)}
+        self.actions = {name: values[:, None] for name, values in actions.items()}  # (F, 1), to meet points (n,)
+        self.eyes = {side: self._eye(side, gaze[0][:, None], gaze[1][:, None], lids[:, None]) for side in (-1, 1)}
         self.brows = {side: self._brow(side) for side in (-1, 1)}
-        self.nostrils = {side: self.place([side * look.nose_w * 0.45], look.nose_y + 0.06, 0.18)[:, 0] for side in (-1, 1)}
+        self.nostrils = {side: self.place([side * look.nose_w * 0.45], look.nose_y + 0.06, 0.18)[:, 0]
+                         for side in (-1, 1)}
         self.mouth = self._mouth()
         self.glasses = self._glasses() if look.glasses else []
 
@@ -298,9 +315,10 @@ class _Features:
         top = look.eye_y - look.eye_h * open_share * (1 - t**2) ** 0.6
         bottom = np.maximum(top, look.eye_y + look.eye_h * squint * (1 - 0.6 * lids) * (1 - t**2) ** 0.8)
         crease = top - 0.045 - 0.02 * np.clip(self.actions["brow_raise"], 0, 1)
-        pupil = self.place(side * look.eye_x + gaze_x * look.eye_w * 0.35, look.eye_y - 0.01 + gaze_y * 0.02, 0.02)[:, 0]
-        return {"open": open_share[:, 0] > 0.12, "upper": self.place(x, top, 0.02), "lower": self.place(x, bottom, 0.02),
-                "crease": self.place(x, crease, 0.02)[:, 3:-3], "pupil": pupil}
+        pupil_x, pupil_y = side * look.eye_x + gaze_x * look.eye_w * 0.35, look.eye_y - 0.01 + gaze_y * 0.02
+        return {"open": open_share[:, 0] > 0.12, "pupil": self.place(pupil_x, pupil_y, 0.02)[:, 0],
+                "upper": self.place(x, top, 0.02), "lower": self.place(x, bottom, 0.02),
+                "crease": self.place(x, crease, 0.02)[:, 3:-3]}
 
     def _paint_eye(self, canvas, i, eye):
         skin, upper, lower = self.look.skin, eye["upper"][i], eye["lower"][i]
@@ -311,7 +329,8 @@ class _Features:
         _stroke(canvas, eye["crease"][i], skin * 0.62, 1)
 
     def _paint_eyeball(self, canvas, outline, pupil):
-        (left, upper), (right, lower) = np.floor(outline.min(0)).astype(int) - 3, np.ceil(outline.max(0)).astype(int) + 4
+        left, upper = np.floor(outline.min(0)).astype(int) - 3
+        right, lower = np.ceil(outline.max(0)).astype(int) + 4
         patch = canvas[upper:lower, left:right]
         ball, mask, origin = np.full_like(patch, 224), np.zeros(patch.shape[:2], np.uint8), (left, upper)
         _fill(mask, outline - origin, [255])
@@ -325,10 +344,12 @@ class _Features:
         look, t, lowered = self.look, np.linspace(-1, 1, 17), self.actions["brow_lower"]
         inner = -side * t  # 1 at the nose, -1 at the temple
         x = side * (look.eye_x + 0.02 - 0.02 * lowered) + t * look.eye_w * 1.25
-        y = look.eye_y - look.brow_y - look.brow_arch * (1 - t**2) - 0.055 * self.actions["brow_raise"] + 0.05 * lowered * (inner + 0.6) / 1.6
+        y = look.eye_y - look.brow_y - look.brow_arch * (1 - t**2) - 0.055 * self.actions["brow_raise"]
+        y = y + 0.05 * lowered * (inner + 0.6) / 1.6
         half = look.brow_h * (1 + 0.35 * inner)
         return {"hair": np.concatenate([self.place(x, y - half, 0.03), self.place(x, y + half, 0.03)[:, ::-1]], 1),
-                "frown": self.place(side * 0.05, np.linspace(-0.26, -0.14, 4) + look.eye_y, 0.03), "lowered": lowered[:, 0]}
+                "frown": self.place(side * 0.05, np.linspace(-0.26, -0.14, 4) + look.eye_y, 0.03),
+                "lowered": lowered[:, 0]}
 
     def _paint_brow(self, canvas, i, brow):
         _fill(canvas, brow["hair"][i], self.look.hair * 0.8 + self.look.skin * 0.08)
@@ -350,10 +371,11 @@ class _Features:
         q = np.linspace(0, 1, 7)
         fold_x = look.nose_w * 1.15 + 0.02 + (look.mouth_w * 1.12 - look.nose_w) * q**1.2
         fold_y = look.nose_y + 0.03 + (middle - look.nose_y - 0.06) * q
-        return {"lips": band(top, bottom), "shine": band(lower + 0.3 * (bottom - lower), lower + 0.6 * (bottom - lower), 4),
-                "inside": band(upper, lower), "teeth": band(upper, np.minimum(upper + 0.045, upper + 0.6 * (lower - upper)), 4),
-                "line": edge(upper, 0), "folds": [self.place(side * fold_x, fold_y, 0.05) for side in (-1, 1)],
-                "smile": smile[:, 0], "drop": drop[:, 0]}
+        return {"lips": band(top, bottom), "line": edge(upper, 0), "smile": smile[:, 0], "drop": drop[:, 0],
+                "shine": band(lower + 0.3 * (bottom - lower), lower + 0.6 * (bottom - lower), 4),
+                "inside": band(upper, lower),
+                "teeth": band(upper, np.minimum(upper + 0.045, upper + 0.6 * (lower - upper)), 4),
+                "folds": [self.place(side * fold_x, fold_y, 0.05) for side in (-1, 1)]}
 
     def _paint_mouth(self, canvas, i):
         look, mouth = self.look, self.mouth
@@ -370,13 +392,14 @@ class _Features:
     def _glasses(self):
         look, turn, lines = self.look, np.linspace(0, 2 * np.pi, 25), []
         for side in (-1, 1):
-            lines.append(self.place(side * look.eye_x + np.cos(turn) * 0.21, look.eye_y + 0.02 + np.sin(turn) * 0.16, 0.08))
+            x, y = side * look.eye_x + np.cos(turn) * 0.21, look.eye_y + 0.02 + np.sin(turn) * 0.16
+            lines.append(self.place(x, y, 0.08))
             lines.append(self.place(side * np.array([look.eye_x + 0.21, 0.70]), look.eye_y - np.array([0, 0.03]), 0.02))
         return [*lines, self.place(np.linspace(-1, 1, 3) * (look.eye_x - 0.21), look.eye_y, 0.12)]
 
 
 def _rgb(colour):
-    return np.clip(colour, 0, 255).tolist()
+    return [min(max(float(value), 0.0), 255.0) for value in colour]  # np.clip takes longer than painting does
 
 
 def _fill(image, points, colour):
@@ -388,4 +411,5 @@ def _stroke(image, points, colour, thickness):
 
 
 def _disc(image, middle, radius, colour):
-    cv2.circle(image, np.round(np.asarray(middle) * 16).astype(int).tolist(), int(radius * 16), _rgb(colour), -1, cv2.LINE_AA, 4)
+    middle = np.round(np.asarray(middle) * 16).astype(int).tolist()
+    cv2.circle(image, middle, int(radius * 16), _rgb(colour), -1, cv2.LINE_AA, 4)

@@ -22,7 +22,8 @@ class Manner:
 
     @classmethod
     def draw(cls, rng, world):
-        own = SHOWN * (1 + world.style_spread * rng.standard_normal(SHOWN.shape)) + 0.3 * world.style_spread * rng.standard_normal(SHOWN.shape)
+        own = SHOWN * (1 + world.style_spread * rng.standard_normal(SHOWN.shape))
+        own += 0.3 * world.style_spread * rng.standard_normal(SHOWN.shape)
         return cls(rest=world.rest_spread * rng.standard_normal(len(ACTIONS)), shown=own, talk=rng.uniform(0.5, 0.9),
                    liveliness=rng.uniform(0.6, 1.3))
 
@@ -61,7 +62,8 @@ def move(rng, manner, opening, world):
         lids[start:start + 5] = np.maximum(lids[start:start + 5], [0.5, 1, 1, 0.6, 0.2][:frames - start])
     return Motion(yaw=0.14 * slow[0], pitch=0.07 * slow[1] + nods, roll=0.05 * slow[2],
                   x=WIDTH / 2 + 9 * slow[3] + WIDTH * _absence(rng, frames, world), y=HEIGHT * 0.5 + 5 * slow[4],
-                  gaze_x=np.round(smooth_noise(rng, 1, frames, 0.3 * FRAME_RATE)[0]) * 0.35, gaze_y=smooth_noise(rng, 1, frames, 20)[0] * 0.2,
+                  gaze_x=np.round(smooth_noise(rng, 1, frames, 0.3 * FRAME_RATE)[0]) * 0.35,
+                  gaze_y=smooth_noise(rng, 1, frames, 20)[0] * 0.2,
                   lids=lids, light=1 + 0.10 * smooth_noise(rng, 1, frames, 4 * FRAME_RATE)[0],
                   light_from=rng.uniform(-0.7, 0.7) + 0.15 * smooth_noise(rng, 1, frames, 4 * FRAME_RATE)[0])
 
@@ -71,7 +73,8 @@ def _absence(rng, frames, world):
     away, half = np.zeros(frames), FRAME_RATE // 2
     for start in np.flatnonzero(rng.random(frames) < world.leaves_per_minute / 60 / FRAME_RATE):
         stay = int(rng.uniform(0.4, 1.6) * FRAME_RATE)
-        there_and_back = np.concatenate([np.linspace(0, 1, half), np.ones(stay), np.linspace(1, 0, half)]) ** 2 * rng.choice([-0.8, 0.8])
+        there_and_back = np.concatenate([np.linspace(0, 1, half), np.ones(stay), np.linspace(1, 0, half)]) ** 2
+        there_and_back *= rng.choice([-0.8, 0.8])
         end = min(frames, start + len(there_and_back))
         away[start:end] = there_and_back[:end - start]
     return away

@@ -23,7 +23,7 @@ from drawn.voices import SOUND_RATE, Voice, speak, synthesise
 
 @dataclass(frozen=True)
 class World:
-    """Parameters of the model. A unit of feeling is one standard deviation over time; a unit of action a full display."""
+    """Parameters of the model. A unit of feeling is one standard deviation over time; of action, a full display."""
     # Feelings. RECOLA's spread; and its pace: its gold standard scores .75 against itself 2.4 s later, a Gaussian
     # process with a kernel of 2.2 s exp(-2.4**2 / (4 * 2.2**2)) = .74
     mood_s: float = 2.2  # width of the kernel
@@ -42,7 +42,7 @@ class World:
     rater_spread: float = 0.2  # of a rater's scale and zero: they do not use the slider alike
 
     # Faces: feelings are a part of what a face does, and the same feeling looks different on everyone
-    face_gain: float = 1.2  # display of one unit of feeling: a brow then moves by a pixel of a 48 px crop, enough to be seen at all
+    face_gain: float = 1.2  # display of one unit of feeling: a brow then moves by a pixel of a 48 px crop, just visible
     face_noise: float = 0.5  # moments that mean nothing: looking, listening, a twitch
     face_noise_s: float = 1.0  # they are shorter than feelings
     rest_spread: float = 0.4  # resting faces look glad, stern or tired: identity looks like feeling
@@ -50,8 +50,8 @@ class World:
     blinks_per_s: float = 0.3  # people blink 15 to 20 times a minute
     leaves_per_minute: float = 1.0  # the face is out of the picture for a second or two
 
-    # Voices: arousal is plain to hear, louder, higher, brighter, faster, with fewer pauses; valence less (Scherer, 2003)
-    loudness_db: float = 6.0  # per unit of arousal: from calm to excited (4 units) some 24 dB, from murmuring to calling out
+    # Voices: arousal is plain to hear, louder, higher, brighter, faster, fewer pauses; valence less (Scherer, 2003)
+    loudness_db: float = 6.0  # per unit of arousal: from calm to excited (4 units) 24 dB, from murmuring to calling out
     pitch_semitones: float = 3.0  # per unit of arousal: an octave from calm to excited
     tilt_db: float = 3.0  # per octave and unit of arousal: effort flattens the spectrum
     rate_share: float = 0.15  # faster syllables per unit of arousal
@@ -77,7 +77,8 @@ def rate(rng, feelings, world):
     traces = []
     for _ in range(world.raters):
         lag = max(0.2, rng.normal(world.delay_s, world.delay_spread_s)) * FRAME_RATE
-        seen = gaussian_filter1d(shift(feelings, (0, lag), order=1, mode="nearest"), world.rater_smoothing_s * FRAME_RATE)
+        late = shift(feelings, (0, lag), order=1, mode="nearest")
+        seen = gaussian_filter1d(late, world.rater_smoothing_s * FRAME_RATE)
         error = world.rater_noise * smooth_noise(rng, 2, feelings.shape[1], FRAME_RATE)
         scale, zero = rng.normal((1, 0), world.rater_spread, (2, 2)).T
         traces.append(seen * scale[:, None] + error + zero[:, None])
@@ -100,7 +101,7 @@ class Recording:
     @classmethod
     def draw(cls, seed, frames, world=World()):
         """The recording of the person with this seed (an int or a sequence of ints)."""
-        face_rng, voice_rng, mind_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
+        face_rng, voice_rng, mind_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
         before = 10 * FRAME_RATE  # raters lag: they need to have seen what came before
         feelings = feel(mind_rng, before + frames + 1, world)
         gold = rate(mind_rng, feelings, world)[before:]
@@ -110,7 +111,8 @@ class Recording:
         opening = speech.opening.reshape(frames, -1).mean(1)
         look, manner = Look.draw(face_rng), Manner.draw(face_rng, world)
         return cls(painter=Painter(face_rng, look), actions=act(face_rng, manner, feelings, opening, world),
-                   motion=move(face_rng, manner, opening, world), sound=synthesise(voice_rng, speech, voice), feelings=feelings, gold=gold)
+                   motion=move(face_rng, manner, opening, world), sound=synthesise(voice_rng, speech, voice),
+                   feelings=feelings, gold=gold)
 
     def frames(self, step=1):
         """Yields every picture, or every `step`-th, (HEIGHT, WIDTH, 3) uint8 RGB."""
@@ -122,34 +124,39 @@ class Recording:
         return (self.motion.x > half) & (self.motion.x < WIDTH - half)
 
 
-# On processors with AVX-512 x264 else makes other bytes of the same pictures now and then; and on each kind of processor others
+# cpu-independent: else x264 makes other bytes of the same pictures now and then on processors with AVX-512, and others
+# on each kind of processor
 X264 = {"preset": "veryfast", "crf": "20", "threads": "1", "x264-params": "cpu-independent=1"}
+QUICK_X264, QUICK_AAC = X264 | {"preset": "ultrafast"}, {"aac_coder": "fast"}  # four times as fast, twice the bytes
 
 
-def write_video(path, frames, sound=None, frame_rate=FRAME_RATE):
-    """An H.264 video of RGB pictures, with an AAC sound track of float32 samples at SOUND_RATE if there is sound."""
+def write_video(path, frames, sound=None, frame_rate=FRAME_RATE, quick=False):
+    """An H.264 video of RGB frames, with an AAC sound track of float32 samples at SOUND_RATE if there is sound."""
     with whole_file(path) as part, av.open(str(part), "w") as container:
         frames = iter(frames)
         first = next(frames)
-        pictures = container.add_stream("libx264", rate=frame_rate, options=X264)
+        pictures = container.add_stream("libx264", rate=frame_rate, options=QUICK_X264 if quick else X264)
         pictures.height, pictures.width, pictures.pix_fmt = *first.shape[:2], "yuv420p"
-        track = container.add_stream("aac", rate=SOUND_RATE, layout="mono") if sound is not None else None
+        aac = dict(rate=SOUND_RATE, layout="mono", options=QUICK_AAC if quick else {})
+        track = container.add_stream("aac", **aac) if sound is not None else None
         for rgb in itertools.chain([first], frames):
             container.mux(pictures.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
         container.mux(pictures.encode())
         if track:
             block = av.AudioFrame.from_ndarray(np.asarray(sound, np.float32)[None], format="fltp", layout="mono")
-            block.sample_rate, block.pts = SOUND_RATE, 0  # with no time stamp the file would not know of the encoder's delay, 64 ms
+            block.sample_rate, block.pts = SOUND_RATE, 0  # without a time stamp the encoder's delay of 64 ms is unknown
             container.mux(track.encode(block))
             container.mux(track.encode())
 
 
-def write_recording(data_dir, name, recording, rated=True, step=1):
-    """One recording in the form in which a corpus ships: its video, its sound, and if it is rated its gold standard, in this order.
+def write_recording(data_dir, name, recording, rated=True, step=1, quick=False):
+    """Writes a recording as a corpus ships: its video, its sound, and if it is rated its gold standard, in this order.
 
-    step: of the frames and ratings every n-th is written; RECOLA's 25 per second are almost the same as their neighbours.
+    step: every n-th frame and rating is written; of 25 per second neighbours are almost the same.
+    quick: a video that is quicker to write, and larger.
     """
-    write_video(Path(data_dir, "videos", f"{name}.mp4"), recording.frames(step), recording.sound, Fraction(FRAME_RATE, step))
+    video, rate = Path(data_dir, "videos", f"{name}.mp4"), Fraction(FRAME_RATE, step)
+    write_video(video, recording.frames(step), recording.sound, rate, quick)
     with whole_file(Path(data_dir, "audio", f"{name}.wav")) as part:
         soundfile.write(part, recording.sound, SOUND_RATE, subtype="PCM_16")
     if not rated:

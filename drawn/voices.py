@@ -8,8 +8,9 @@ from drawn import FRAME_RATE, smooth_noise
 
 SOUND_RATE = 16000  # samples per second
 CONTROL_RATE = 200  # values per second that steer the voice, one for every 80 samples
-VOWELS = np.array([[730, 1090, 2440], [530, 1840, 2480], [270, 2290, 3010], [570, 840, 2410], [300, 870, 2240], [490, 1350, 1690]])
-VOWEL_OPENING = np.array([1.0, 0.6, 0.3, 0.8, 0.35, 0.55])  # of the mouth, for a as in father, e, i, o, u, er
+VOWELS = np.array([[730, 1090, 2440], [530, 1840, 2480], [270, 2290, 3010],  # Hz: formants of a as in father, e, i,
+                   [570, 840, 2410], [300, 870, 2240], [490, 1350, 1690]])  # o, u, er
+VOWEL_OPENING = np.array([1.0, 0.6, 0.3, 0.8, 0.35, 0.55])  # of the mouth
 BANDWIDTHS = np.array([80, 110, 160])  # Hz, of the formants above (Peterson & Barney, 1952)
 
 
@@ -69,7 +70,8 @@ def speak(rng, voice, feelings, world):
             hiss[now:min(now + onset, length)] = rng.choice([0, 0.3, 0.8])
             formants[:, inside] = VOWELS[vowel][:, None]
             now += n
-        now += max(1, int(voice.pause_s * np.exp(-world.pause_share * arousal[min(now, length - 1)]) * rng.gamma(3, 1 / 3) * CONTROL_RATE))
+        pause_s = voice.pause_s * np.exp(-world.pause_share * arousal[min(now, length - 1)])
+        now += max(1, int(pause_s * rng.gamma(3, 1 / 3) * CONTROL_RATE))
 
     smooth = lambda values, seconds: gaussian_filter1d(values, seconds * CONTROL_RATE)  # the tongue has a mass
     melody = smooth_noise(rng, 1, length, 0.12 * CONTROL_RATE)[0] * 1.5 * np.exp(world.melody_share * valence)
@@ -86,7 +88,8 @@ def synthesise(rng, speech, voice):
     ramp = (np.arange(per_control) + 0.5) / per_control
     fine = lambda values: (values[:, None] + np.diff(values, append=values[-1])[:, None] * ramp).ravel()
     phase = 2 * np.pi * np.cumsum(fine(speech.pitch)) / SOUND_RATE
-    double_cos, before, wave = 2 * np.cos(phase), np.zeros_like(phase), np.sin(phase)  # sin((h+1)p) = 2 cos(p) sin(hp) - sin((h-1)p)
+    # sin((h + 1) p) = 2 cos(p) sin(h p) - sin((h - 1) p)
+    double_cos, before, wave = 2 * np.cos(phase), np.zeros_like(phase), np.sin(phase)
     sound = np.zeros_like(phase)
     for harmonic in range(1, int(5000 / speech.pitch.min()) + 1):
         frequency = harmonic * speech.pitch
