@@ -154,8 +154,8 @@ class Config:
 
     # --- demo: demo.py
     minutes: Annotated[float, (0.1, 60, True)] = 0.5  # length of each drawn recording
-    subjects: Annotated[int, (3, 10000, True)] = 12  # drawn people, a third of them held out (dev_*)
-    unrated: Whole = 8  # more of them, whom nobody rated (unrated_*)
+    subjects: Annotated[int, (3, 10000, True)] = 24  # drawn subjects with ratings, half of them held out (dev_*)
+    unrated: Whole = 24  # unlabelled subjects beside them (unrated_*)
 
     # --- size: demo.py experiment.py
     quick: bool = False  # fewer people and shorter training: under 2 minutes (experiment.py: 10)

@@ -63,7 +63,8 @@ class Look:
             scale=uniform(50, 60), width=uniform(0.70, 0.80), jaw=uniform(1.9, 3.0), eye_x=uniform(0.29, 0.335),
             eye_y=uniform(-0.13, -0.07), eye_w=uniform(0.135, 0.165), eye_h=uniform(0.062, 0.085),
             brow_y=uniform(0.155, 0.20), brow_h=uniform(0.022, 0.045), brow_arch=uniform(0.01, 0.05),
-            nose_y=uniform(0.25, 0.31), nose_w=uniform(0.11, 0.16), mouth_y=uniform(0.52, 0.58), mouth_w=uniform(0.23, 0.30),
+            nose_y=uniform(0.25, 0.31), nose_w=uniform(0.11, 0.16), mouth_y=uniform(0.52, 0.58),
+            mouth_w=uniform(0.23, 0.30),
             upper_lip=uniform(0.035, 0.06), lower_lip=uniform(0.05, 0.08), hairline=uniform(0.50, 0.72),
             parting=uniform(-0.4, 0.4), hair_top=uniform(1.12, 1.25), long_hair=not beard and rng.random() < 0.55,
             beard=beard, glasses=rng.random() < 0.3)
