@@ -9,86 +9,22 @@ import io
 import os
 from functools import partial
 
-import av
 import numpy as np
 import soundfile
 
-from annotations import about_frames, find_recordings, for_each, if_newer, keep_settings, known_frames, open_media, picture_clock, shard_of
-from config import UserError, growing_folder, parse_config, run_script, write_bytes
+from support.errors import UserError, run_script
+from support.files import growing_folder, write_bytes
+from support.media import about_frames, picture_clock, read_sound
+from support.recordings import find_recordings, if_newer, keep_settings, known_frames, shard_of
+from support.settings import parse_config
+from support.workers import for_each
 
-PIECE = 65536  # samples of a WAV read at a time
-JUMP_S = 0.05  # time stamps of sound that are off by less are rounded; by more, sound is missing or there twice
 SETTINGS = "audio_rate segment_s segment_at frame_rate"  # what segments are made with
 WORTH_A_WORKER = 20000  # segments: what one process does in the second or two that another takes to start
 SHORT_S = 1.0  # sound may end this much before the pictures and is silent then; by more, it is of something else
 
 
 # ---- sound ----------------------------------------------------------------------------------------------------------
-
-def read_sound(path, rate, start_s=None):
-    """Yields blocks (n,) int16 of a file's sound, mono at `rate` Hz, in order and without gaps.
-
-    start_s: time stamp of the file at which they begin, silent where the sound begins later; None: its first sample.
-    Raises UserError if there is no sound or it cannot be read.
-    """
-    if start_s is None and is_plain(path):
-        try:
-            yield from _plain_sound(path, rate)
-        except soundfile.LibsndfileError as error:
-            raise UserError(f"{path} cannot be read to its end ({error}): replace it") from None
-        return
-    with open_media(path) as container:
-        if not container.streams.audio:
-            raise UserError(f"{path} has no sound track: put the sound of this recording into audio/ as {path.stem}.wav")
-        done = 0
-        for frame in _resampled(container, rate):
-            block = frame.to_ndarray()[0]
-            if frame.time is None:
-                raise UserError(f"{path} is damaged: its sound has no time stamp {done / rate:.1f} s after it begins")
-            start_s = frame.time if start_s is None else start_s
-            ahead = round((frame.time - start_s) * rate) - done
-            if not done or abs(ahead) > JUMP_S * rate:
-                block = np.concatenate([np.zeros(ahead, np.int16), block]) if ahead > 0 else block[-ahead:]
-            done += len(block)
-            yield block
-    if not done:
-        raise UserError(f"{path} holds no sound: its track is empty")
-
-
-def is_plain(path):
-    """Whether a file is a whole WAV of 16 bits, mono or stereo: what does not need FFmpeg to be read."""
-    try:
-        about = soundfile.info(path)
-    except soundfile.LibsndfileError:
-        return False
-    around = os.path.getsize(path) - 2 * about.frames * about.channels  # much: a header that is wrong about the length, say
-    return about.format == "WAV" and about.subtype == "PCM_16" and about.channels <= 2 and about.frames > 0 and around < 2**16
-
-
-def _plain_sound(path, rate):
-    """The same as FFmpeg makes of it, bit for bit, in half the time and less: in fewer and larger pieces."""
-    with soundfile.SoundFile(path) as file:
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
-        same = (file.samplerate, file.channels) == (rate, 1)
-        while len(samples := file.read(PIECE, dtype="int16", always_2d=True)):
-            if same:
-                yield samples[:, 0]
-            else:
-                frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), "s16", "mono" if file.channels == 1 else "stereo")
-                frame.sample_rate = file.samplerate
-                yield from (made.to_ndarray()[0] for made in resampler.resample(frame))
-        yield from (made.to_ndarray()[0] for made in resampler.resample(None) if not same)
-
-
-def _resampled(container, rate):
-    resampler, made_for = None, None
-    for frame in container.decode(audio=0):
-        form = frame.format.name, frame.layout.name, frame.sample_rate
-        if form != made_for:  # broadcasts change from stereo to mono on their way
-            yield from (resampler.resample(None) if resampler else [])
-            resampler, made_for = av.AudioResampler(format="s16", layout="mono", rate=rate), form
-        yield from resampler.resample(frame)
-    yield from (resampler.resample(None) if resampler else [])
 
 
 def counted(blocks, samples):

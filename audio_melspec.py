@@ -24,9 +24,12 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from annotations import find_recordings, for_each, if_newer, keep_settings, shard_of
 from audio_extract import wav_header
-from config import UserError, growing_folder, parse_config, run_script, write_bytes
+from support.errors import UserError, run_script
+from support.files import growing_folder, write_bytes
+from support.recordings import find_recordings, if_newer, keep_settings, shard_of
+from support.settings import parse_config
+from support.workers import for_each
 
 SETTINGS = "audio_rate segment_s n_fft hop_length n_mels db_min db_max spec_files"  # what spectrograms are made with
 BLOCK = 256  # segments put together at a time, fewer where that would be much memory

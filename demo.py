@@ -26,10 +26,13 @@ import audio_melspec
 import face_detector_frameRetention
 import mmpkd
 import plot_ccc
-from annotations import SUMMARIES, for_each, keep_settings
-from config import parse_config, run_script
+import scores
 from drawn import FRAME_RATE
 from drawn.people import Recording, write_recording
+from support.errors import run_script
+from support.recordings import SUMMARIES, keep_settings
+from support.settings import parse_config
+from support.workers import for_each
 
 QUICK = {"minutes": 0.1, "subjects": 6, "unrated": 4}  # with --quick, where these are not given
 STEP = 5  # every 5th of the 25 frames and ratings per second: neighbours are almost the same, and cost five times the work
@@ -41,7 +44,7 @@ NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feat
             "learning_rate": 0.001, "visual_lr_scale": 1.0, "weight_decay": 0.05, "dropout": 0.4, "modality_dropout": 0.5}
 # At 5 frames a second. Every run takes the same number of gradient steps and keeps its last epoch: nothing is chosen
 TRAINING = NETWORKS | RATE | {"visual_backbone": "tiny_cnn", "audio_backbone": "tiny_cnn", "clip_length": 30, "batch_size": 8, "keep": "last",
-                              "target": "both", "distill": "pseudo", "teachers": "audio+visual", "gate": "confirmed"}
+                              "target": "both"}
 EPOCHS = {True: {"epochs": 2, "epoch_steps": 10}, False: {"epochs": 6, "epoch_steps": 50}}  # quick or not
 FOLDS = 2  # of the teacher ensembles
 
@@ -96,7 +99,7 @@ def call(script, **settings):
 def means_of(table):
     """{stage: mean CCC} of ccc.csv as a table: raw, mean of recordings, then mean of both targets."""
     means = table[table["recording"] == "mean"].groupby("run")["ccc_raw"].mean()
-    return {stage: float(means[[run for run in means.index if run.startswith(stage)][0]]) for stage in mmpkd.ROLES}
+    return {stage: float(means[[run for run in means.index if run.startswith(stage)][0]]) for stage in scores.ROLES}
 
 
 def conclusion(table, seed):

@@ -48,14 +48,19 @@ import audio_extract
 import audio_melspec
 import face_detector_frameRetention
 import mmpkd
-from annotations import SUMMARIES, TARGETS, UNLABELLED, die_with_parent, keep_settings, shard_of
-from config import Config, SettingsError, UserError, claimed, parse_config, read_settings, run_script, torch_device, whole_file, whole_folder
+import runs
+from config import Config
 from demo import FACES, NETWORKS, SPECS, call
 from drawn.people import FRAME_RATE, SOUND_RATE, World, write_video
 from drawn.people import Recording as Drawn
-from mmpkd import PARTITIONS
 from plot_ccc import save_figure
-from training import read_log
+from runs import read_log
+from scores import read_predictions, score
+from support.errors import SettingsError, UserError, run_script, torch_device
+from support.files import claimed, whole_file, whole_folder
+from support.recordings import PARTITIONS, SUMMARIES, TARGETS, UNLABELLED, keep_settings, shard_of
+from support.settings import parse_config, read_settings
+from support.workers import die_with_parent
 
 RATE = 5  # ratings, faces and spectrograms per second: neighbours at 25 are almost the same picture, and cost five times the work
 SECONDS = 30  # of each person
@@ -314,7 +319,7 @@ def make_data(cfg, chains):
 
 def is_finished(cfg, job):
     """Whether a job's run has its predictions, which are written last."""
-    return (mmpkd.run_folder(settings_of(cfg, job)) / "predictions").exists()
+    return (runs.run_folder(settings_of(cfg, job)) / "predictions").exists()
 
 
 def check_finished(cfg, jobs):
@@ -322,8 +327,8 @@ def check_finished(cfg, jobs):
     for job in jobs:
         if is_finished(cfg, job):
             one = settings_of(cfg, job)
-            folder, now = mmpkd.run_folder(one), mmpkd.settings_of(one) | {"epochs": one.epochs}
-            differ = [f"{name} {was}, now {value}" for name, was, value in mmpkd.changed(read_settings(folder / "config.json"), now)]
+            folder, now = runs.run_folder(one), runs.settings_of(one) | {"epochs": one.epochs}
+            differ = [f"{name} {was}, now {value}" for name, was, value in runs.changed(read_settings(folder / "config.json"), now)]
             if differ:
                 raise UserError(f"{folder}/ is the run of {job.method} with other settings ({'; '.join(differ)}): delete it and the runs taught "
                                 "by it, or name another place with --data-dir")
@@ -354,7 +359,7 @@ def chains_of(cfg, jobs):
 
 def take_over(needed):
     """Copies a run that only sees from the view "rated" to that of another voice, in which it would be the same."""
-    there, here = (mmpkd.run_folder(dataclasses.replace(needed, runs_dir=folder))
+    there, here = (runs.run_folder(dataclasses.replace(needed, runs_dir=folder))
                    for folder in (needed.runs_dir.replace("_other_voice", "_rated"), needed.runs_dir))
     if needed.stage == "visual" and there != here and (there / "predictions").exists() and not here.exists():
         with whole_folder(here) as part:
@@ -406,8 +411,8 @@ def rows_of(cfg, job):
     was busy or asleep.
     """
     one = settings_of(cfg, job)
-    folder = mmpkd.run_folder(one)
-    scores = mmpkd.score(mmpkd.read_predictions(folder, "val", one.frame_rate), one.targets)
+    folder = runs.run_folder(one)
+    scores = score(read_predictions(folder, "val", one.frame_rate), one.targets)
     seconds = [entry["seconds"] for entry in read_log(folder)]
     seconds = round(float(np.median(seconds) * len(seconds)), 1)
     left_out = SUMMARIES if job.fold else ("mean",)

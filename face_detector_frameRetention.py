@@ -5,8 +5,8 @@ them, or this one after that one: it then only fills the frames without a face.
 
     python face_detector_frameRetention.py --data-dir data
 """
-from config import run_script
 from face_detector import main as detect_faces
+from support.errors import run_script
 
 
 def main(argv=None):

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from config import UserError
+from support.errors import UserError
 
 HINT = 128  # features that the student takes over from the teacher
 WINDOW = 8  # frames that the cross-attention looks back over, this one included: as many as its authors' sequences have
@@ -259,3 +259,21 @@ def build_model(stage, cfg, shapes, weights=True):
     """The model of a stage. shapes: {"frames": (3, S, S), "specs": (1, M, F)}; see Student for the rest."""
     kind = MODELS[stage]
     return kind(cfg, *[shapes[name] for name in kind.inputs], len(cfg.targets), weights)
+
+
+def forward(model, batch, **state):
+    """Output of a model on a batch: it is fed what its `inputs` name, and nothing else. state: hidden=, to go on from.
+
+    A model in training computes in the precision of its run; what comes out is float32.
+    """
+    bare = getattr(model, "module", model)
+    with torch.autocast(batch.gold.device.type, torch.bfloat16, enabled=bare.training and getattr(bare, "in_bfloat16", False)):
+        output = model(*[getattr(batch, name) for name in bare.inputs], **state)
+    return output._replace(pred=output.pred.float(), feat=output.feat.float())
+
+
+def check_weights(name, path):  # STUB
+    from pathlib import Path
+    if not Path(path).is_file():
+        from support.errors import SettingsError
+        raise SettingsError(f"{path} is not there: a file of weights was expected")

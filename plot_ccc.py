@@ -26,11 +26,13 @@ import pandas as pd
 from matplotlib.figure import Figure  # without pyplot no display is ever looked for
 from tqdm import tqdm
 
-from annotations import SUMMARIES, TARGETS
-from config import SettingsError, UserError, parse_config, read_settings, run_script, whole_file
 from data import read_picture
 from losses import ccc
-from mmpkd import AGAIN, PARTITIONS, gap_closed, read_predictions, score, targets_of
+from scores import AGAIN, gap_closed, read_predictions, score, targets_of
+from support.errors import SettingsError, UserError, run_script
+from support.files import whole_file
+from support.recordings import PARTITIONS, SUMMARIES, TARGETS
+from support.settings import parse_config, read_settings
 
 GAIN = 1e-6  # a step must raise the CCC by more to be kept: predictions have six digits
 SPREAD = 1e-9  # predictions that vary by less are constant: there is nothing to scale

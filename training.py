@@ -1,46 +1,52 @@
-"""The training engine: steps, checkpoints, being stopped and going on, many devices. What is trained is mmpkd.py's affair.
+"""The training loop: steps, checkpoints, interruption and resume. Objectives are chosen in mmpkd.py.
 
-Every random number of a step follows from (seed, epoch, step) alone, so a checkpoint holds no generator's state: weights,
-optimizer and two counters say how a run goes on. On a CPU a run that was killed and resumed ends in the same bits.
+Every random number of a step follows from (seed, epoch, step) alone, so a checkpoint holds no generator's state:
+weights, optimizer and two counters are enough to resume a run. On a CPU a run that was killed and resumed ends in the
+same bits as one that was not.
 """
-import contextlib
+import dataclasses
 import io
 import json
 import math
-import os
-import signal
-import threading
+import shutil
 import time
 from collections import defaultdict
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
-from annotations import SUMMARIES
-from config import SettingsError, UserError, torch_device, whole_file
-from data import ahead, draw_changes, on_device, seed_of
+from augmentation import draw_augmentation, on_device
+from config import Config
+from data import prefetch, seed_of
+from models_kd import MODELS, build_model
+from runs import check_same, run_folder, settings_of, subjects_of
+from support.devices import from_first, share_statistics, world
+from support.errors import UserError
+from support.files import whole_file
+from support.recordings import SUMMARIES
+from support.settings import save_settings
+from support.stopping import Stopped, listening
 
 CHECK_EVERY = 20  # steps after which a GPU is asked whether its losses were finite: asking makes it wait
-DRAW_EVERY_S = 15  # curves.png is drawn again after so long
+DRAW_EVERY_S = 15  # seconds between two drawings of curves.png
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 def save_checkpoint(path, state):
     """Writes tensors and plain Python, whole or not at all."""
-    buffer = io.BytesIO()  # torch.save meets a full disk half-way with a RuntimeError that says nothing
+    buffer = io.BytesIO()  # on a full disk, torch.save itself fails with a RuntimeError that says nothing
     torch.save(state, buffer)
     with whole_file(path) as part:
         part.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path):
-    """What save_checkpoint wrote. Raises UserError if the file is missing or is not a whole checkpoint of mmpkd.py."""
+    """What save_checkpoint wrote. Raises UserError if the file is missing or is not a complete checkpoint of
+    mmpkd.py."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         wrong = not isinstance(state, dict) or {"stage", "config", "targets", "shapes", "model"} - set(state)
@@ -49,15 +55,101 @@ def load_checkpoint(path):
     except Exception:  # the unpickler raises many kinds
         wrong = True
     if wrong:
-        raise UserError(f"{path} is not a checkpoint of mmpkd.py, or it is damaged: delete {Path(path).parent}/ and train again")
+        raise UserError(f"{path} is not a checkpoint of mmpkd.py, or it is damaged: delete {Path(path).parent}/ and "
+                        "train again")
     return state
 
 
+def load_model(path):
+    """(model in evaluation mode, its checkpoint): the network as it was built and trained, whatever config.py says
+    now."""
+    state = load_checkpoint(path)
+    names = {field.name for field in dataclasses.fields(Config)}
+    cfg = Config(**{name: value for name, value in state["config"].items() if name in names})
+    model = build_model(state["stage"], cfg, state["shapes"], weights=False)
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} was written by another version of the networks ({reason}): train again") from None
+    return model.eval(), state
+
+
+def describe_model(cfg, shapes):
+    """What a checkpoint says of its model, so that load_model can build it again."""
+    return {"stage": cfg.stage, "config": settings_of(cfg), "targets": cfg.targets,
+            "shapes": {name: shape for name, shape in shapes.items() if name in MODELS[cfg.stage].inputs}}
+
+
+# ---- the beginning of a run -----------------------------------------------------------------------------------------
+
+def start_run(cfg, state, shapes, adapters, taught_by, device):
+    """The Training of a run that is "new" or "stopped" (runs.state_of_run), its folder made ready.
+
+    adapters: of its objective, or None; taught_by: fingerprint of a student's teachers, or None.
+    """
+    torch.manual_seed(cfg.seed)
+    folder, model = run_folder(cfg), build_model(cfg.stage, cfg, shapes).to(device)
+    training = Training(model, cfg, adapters)
+    if state == "stopped":
+        resume(training, folder, shapes, taught_by, cfg)
+    else:
+        training.precision = choose_precision(cfg.precision, device)
+    if world()[0] == 0:
+        prepare_folder(folder, training.epoch, cfg)
+    at = f", resumed at epoch {training.epoch + 1}, step {training.step + 1}" * (state == "stopped")
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{folder}: {cfg.stage} for {cfg.target} on {device}{f' x {world()[1]}' * (world()[1] > 1)} in "
+          f"{training.precision}, {weights:,} weights{at}")
+    return training
+
+
+def resume(training, folder, shapes, taught_by, cfg):
+    """Continues from last.pt. Raises UserError if it is damaged, or of other settings, image sizes or teachers."""
+    state = load_checkpoint(folder / "last.pt")
+    check_same(folder, state["config"] | state["shapes"], settings_of(cfg) | shapes)
+    if state.get("taught_by") != taught_by:
+        raise UserError(f"{folder}/ holds a student whose teachers (or visual baseline) have been trained again since: "
+                        "delete the folder")
+    try:
+        training.load(state)
+    except (KeyError, RuntimeError, ValueError):
+        raise UserError(f"{folder / 'last.pt'} is not a checkpoint to resume from, or of another version: delete "
+                        f"{folder}/ and train again") from None
+
+
+def prepare_folder(folder, epoch, cfg):
+    """A run's folder as it is after `epoch` epochs: later log lines and leftovers of a killed process are removed."""
+    for leftover in folder.glob(".*"):
+        if leftover.is_file():
+            leftover.unlink()
+    shutil.rmtree(folder / "predictions", ignore_errors=True)  # of a run that is trained for more epochs
+    log = folder / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)[:epoch] if log.exists() else []
+    for path, text in ((log, "".join(lines)), (folder / "people.json", json.dumps(subjects_of(cfg), indent=1) + "\n")):
+        with whole_file(path) as part:
+            part.write_text(text)
+    save_settings(cfg, folder / "config.json")
+
+
+def choose_precision(wanted, device):
+    """"float32" or "bfloat16": what is wanted; for "auto", bfloat16 on CUDA devices that have it, else float32.
+
+    It follows from what the device is, never from a timing: a seed gives the same run every time.
+    """
+    if wanted != "auto":
+        return wanted
+    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_it else "float32"
+
+
+# ---- steps ----------------------------------------------------------------------------------------------------------
+
 class Training:
-    """All that changes while a run trains, and so all that last.pt holds."""
+    """Everything that changes while a run trains, and so everything that last.pt holds."""
 
     def __init__(self, model, cfg, adapters=None):
-        """adapters: nn.Module of layers that are trained along with the model and thrown away with the objective they belong to."""
+        """adapters: nn.Module of layers that belong to the objective: trained with the model, and then thrown away."""
         self.model, self.adapters, self.cfg = share_statistics(model), adapters or nn.ModuleDict(), cfg
         self.device = next(model.parameters()).device
         self.net = nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False) if world()[1] > 1 else model
@@ -66,11 +158,11 @@ class Training:
         self.precision = "float32"
         self.epoch, self.step, self.best, self.stale = 0, 0, -math.inf, 0  # step: within the epoch
         self.sums = {}  # of the parts of the loss over the steps of the epoch
-        self.unchecked = []  # (names, values, clips) of steps whose loss nobody has looked at
+        self.unchecked = []  # (names, values, clips) of steps whose loss has not been checked
         self._set_rates()
 
     def end_epoch(self, value):
-        """Counts an epoch whose validation CCC is `value`: True if it is the best so far."""
+        """Ends an epoch whose validation CCC is `value`: True if it is the best so far."""
         if self.cfg.scheduler == "plateau":
             self.plateau.step(value)
         improved = value > self.best
@@ -80,13 +172,14 @@ class Training:
         return improved
 
     def _set_rates(self):
-        """The learning rates of this epoch, where they follow from its number: half a cosine over all epochs."""
+        """Sets the learning rates of this epoch where they follow from its number: half a cosine over all epochs."""
         if self.cfg.scheduler == "cosine":
             for group in self.optimizer.param_groups:
                 group["lr"] = group["first_lr"] * (1 + math.cos(math.pi * min(1, self.epoch / self.cfg.epochs))) / 2
 
     def note(self, parts, clips):
-        """Adds the parts of a step's loss, {name: scalar tensor}, to those of its epoch, without waiting for the device."""
+        """Adds the parts of a step's loss, {name: scalar tensor}, to those of its epoch, without waiting for the
+        device."""
         values = torch.stack([part.detach().double() for part in parts.values()])
         self.unchecked.append((list(parts), values, clips))
         for name, value in zip(parts, values.unbind()):
@@ -98,12 +191,11 @@ class Training:
         for (names, _, clips), row in zip(self.unchecked, values):
             if not row.isfinite().all():
                 named = ", ".join(f"{name} {value:g}" for name, value in zip(names, row.tolist()))
-                length = self.cfg.clip_length
+                frames = ", ".join(f"{name} {start}-{start + self.cfg.clip_length - 1}" for name, start in clips)
                 raise UserError(
-                    f"the loss or its gradient is not finite ({named}) in epoch {self.epoch + 1}, of the frames "
-                    + ", ".join(f"{name} {start}-{start + length - 1}" for name, start in clips)
-                    + ": look at their pictures and ratings, or delete the run's folder and train with a lower --learning-rate; the "
-                    "checkpoints from before are whole")
+                    f"the loss or its gradient is not finite ({named}) in epoch {self.epoch + 1}, frames {frames}: "
+                    "look at their images and ratings, or delete the run's folder and train with a lower "
+                    "--learning-rate; earlier checkpoints are intact")
         self.unchecked = []
 
     def means(self):
@@ -111,15 +203,17 @@ class Training:
         return {name: float(value) / self.step for name, value in self.sums.items()}
 
     def state(self):
-        """Tensors and plain Python."""
+        """Everything but the model, as tensors and plain Python."""
         self.check()
+        plateau = {key: value for key, value in self.plateau.state_dict().items()
+                   if key in ("best", "num_bad_epochs", "last_epoch")}
         return {"optimizer": self.optimizer.state_dict(), "adapters": self.adapters.state_dict(),
-                "plateau": {key: value for key, value in self.plateau.state_dict().items() if key in ("best", "num_bad_epochs", "last_epoch")},
-                "precision": self.precision, "epoch": self.epoch, "step": self.step, "best": self.best, "stale": self.stale,
+                "plateau": plateau, "precision": self.precision,
+                "epoch": self.epoch, "step": self.step, "best": self.best, "stale": self.stale,
                 "sums": {name: float(value) for name, value in self.sums.items()}}
 
     def load(self, state):
-        """Goes on from what state() gave, model included."""
+        """Continues from what state() gave, model included."""
         self.model.load_state_dict(state["model"])
         self.adapters.load_state_dict(state["adapters"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -135,57 +229,46 @@ def make_optimizer(model, adapters, cfg):
     groups = defaultdict(list)
     for name, parameter in [*model.named_parameters(), *adapters.named_parameters("adapters")]:
         groups[next(prefix for prefix in scales if name.startswith(prefix))].append(parameter)
-    groups = [{"params": groups[prefix], "lr": cfg.learning_rate * scales[prefix], "first_lr": cfg.learning_rate * scales[prefix]}
-              for prefix in scales if prefix in groups]
+    groups = [{"params": groups[prefix], "lr": rate, "first_lr": rate} for prefix, rate in
+              ((prefix, cfg.learning_rate * scale) for prefix, scale in scales.items() if prefix in groups)]
     if cfg.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=cfg.weight_decay, fused=True)
     return torch.optim.AdamW(groups, weight_decay=cfg.weight_decay, fused=True)
 
 
-# ---- steps ----------------------------------------------------------------------------------------------------------
-
-def forward(model, batch, **state):
-    """Output of a model on a batch: it is fed what its `inputs` name, and nothing else. state: hidden=, to go on from.
-
-    A model in training computes in the precision of its run; what comes out is float32.
-    """
-    bare = getattr(model, "module", model)
-    with torch.autocast(batch.gold.device.type, torch.bfloat16, enabled=bare.training and getattr(bare, "in_bfloat16", False)):
-        output = model(*[getattr(batch, name) for name in bare.inputs], **state)
-    return output._replace(pred=output.pred.float(), feat=output.feat.float())
-
-
 def train_step(training, objective, batch):
-    """One gradient step on a batch as the sampler gave it. Raises UserError when the loss is not finite (on a GPU a few steps late)."""
+    """One gradient step on a batch of Clips. Raises UserError if the loss is not finite (on a GPU up to CHECK_EVERY
+    steps later)."""
     cfg = training.cfg
-    torch.manual_seed(seed_of(cfg.seed, training.epoch, training.step, world()[0]))  # dropout is each process' own
-    changes = changes_of(training, batch) if cfg.augment else None
+    torch.manual_seed(seed_of(cfg.seed, training.epoch, training.step, world()[0]))  # dropout differs between processes
+    changes = augmentation_of(training, batch) if cfg.augment else None
     loss, parts = objective(training.net, on_device(batch, training.device, changes))
     training.optimizer.zero_grad()
     loss.backward()
-    parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
+    parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]
+                  if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
     training.note({"loss": loss, **parts, "gradient": norm}, batch.clips)
     if training.device.type == "cpu" or training.step % CHECK_EVERY == CHECK_EVERY - 1:
-        training.check()  # on a CPU before the step: what is not finite never reaches the weights
+        training.check()  # on a CPU before the step: a value that is not finite never reaches the weights
     if cfg.max_grad_norm:
         nn.utils.clip_grads_with_norm_(parameters, cfg.max_grad_norm, norm)
     training.optimizer.step()
     training.step += 1
 
 
-def changes_of(training, batch):
-    """The augmentation of this process' share of the step's batch: as if one process had drawn it all."""
+def augmentation_of(training, batch):
+    """The augmentation of this process' share of the step's batch, drawn as if there were one process: (5, B)."""
     (rank, size), clips = world(), len(batch.gold)
     generator = torch.Generator().manual_seed(seed_of(training.cfg.seed, training.epoch, training.step))
-    return draw_changes(clips * size, generator)[:, rank * clips:(rank + 1) * clips]
+    return draw_augmentation(clips * size, generator)[:, rank * clips:(rank + 1) * clips]
 
 
 def train_epoch(training, objective, clips, after_step=lambda: None):
-    """The rest of an epoch from the step it is at on: mean of every part of the loss."""
+    """Trains the rest of an epoch from its current step on: {name: mean of that part of the loss}."""
     training.model.train()
     training.model.in_bfloat16 = training.precision == "bfloat16"
-    for batch in ahead(clips.batches(training.epoch, training.step, world()), training.device.type == "cuda"):
+    for batch in prefetch(clips.batches(training.epoch, training.step, world()), training.device.type == "cuda"):
         train_step(training, objective, batch)
         after_step()
     training.check()
@@ -193,332 +276,101 @@ def train_epoch(training, objective, clips, after_step=lambda: None):
 
 
 def train(training, objective, clips, evaluate, folder, about):
-    """The loop: epochs of training and validation, until they are over or patience is; keeps best.pt, last.pt, the log, curves.png.
+    """The loop: epochs of training and validation, until they or the patience are over.
 
-    objective(model, batch) -> loss, {name: part of it}; clips: data.Clips; evaluate(model) -> scores of mmpkd.score; about: what
-    the checkpoints say of the model. Raises Stopped when the process is asked to stop, after saving.
+    objective(model, batch) -> loss, {name: part of it}; clips: data.Clips; evaluate(model) -> scores.score(); about:
+    what the checkpoints say of the model (describe_model). Writes best.pt, last.pt, log.jsonl and curves.png. Raises
+    Stopped when the process is asked to stop, after saving.
     """
     cfg, saved = training.cfg, [time.monotonic()]
-    run = Folder(folder, about, training, cfg.tensorboard)
+    run = RunFiles(folder, about, training, cfg.tensorboard)
 
     def after_step():
-        due = cfg.save_minutes and time.monotonic() - saved[0] > 60 * cfg.save_minutes or cfg.save_steps and training.step % cfg.save_steps == 0
         bar.update()
-        if (due or asked.signal) and world()[0] == 0:
+        due = cfg.save_minutes and time.monotonic() - saved[0] > 60 * cfg.save_minutes
+        due = due or cfg.save_steps and training.step % cfg.save_steps == 0
+        if (due or stop.signal) and world()[0] == 0:
             run.save_last()
             saved[0] = time.monotonic()
-        if asked.signal and world()[0] == 0:  # the others end with it: their next exchange fails
-            raise asked.stopped(training, clips.steps)
+        if stop.signal and world()[0] == 0:  # the other processes end with it: their next exchange fails
+            raise stop.stopped(training.epoch + 1, training.step, clips.steps)
 
-    with asked_to_stop() as asked, progress(training, clips.steps) as bar:
+    with listening() as stop, progress(training, clips.steps) as bar:
         while training.epoch < cfg.epochs and not 0 < cfg.patience <= training.stale:
             bar.set_description(f"{folder.name} epoch {training.epoch + 1}/{cfg.epochs}")
             began = time.perf_counter()
             parts = train_epoch(training, objective, clips, after_step)
             try:
-                with asked.at_once():
+                with stop.at_once():
                     scores = evaluate(training.model) if world()[0] == 0 else None
             except Stopped:
                 run.save_last()
-                raise asked.stopped(training, clips.steps) from None
+                raise stop.stopped(training.epoch + 1, training.step, clips.steps) from None
             run.end_epoch(parts, scores, time.perf_counter() - began)
             saved[0] = time.monotonic()
-        if asked.signal and world()[0] == 0:  # since the last step
-            raise asked.stopped(training, clips.steps)
+        if stop.signal and world()[0] == 0:  # since the last step
+            raise stop.stopped(training.epoch + 1, training.step, clips.steps)
     run.draw(last=True)
     if training.epoch < cfg.epochs:
-        print(f"{folder.name}: stopped early, after {training.stale} epochs without a better validation CCC (patience {cfg.patience})")
+        print(f"{folder.name}: stopped early, after {training.stale} epochs without a better validation CCC (patience "
+              f"{cfg.patience})")
 
 
 def progress(training, steps):
-    """Bar over the steps of all epochs, so that it tells when the run ends."""
+    """Progress bar over the steps of all epochs, so that it shows when the run ends."""
     done = training.epoch * steps + training.step
-    return tqdm(initial=done, total=training.cfg.epochs * steps, unit=" steps", disable=None if world()[0] == 0 else True, leave=False)
+    hidden = None if world()[0] == 0 else True  # None: hidden where the output is no terminal
+    return tqdm(initial=done, total=training.cfg.epochs * steps, unit=" steps", disable=hidden, leave=False)
 
 
-class Folder:
-    """What a run writes while it trains. Only the first of several processes does."""
+class RunFiles:
+    """What a run writes while it trains; with several processes, the first one does."""
 
     def __init__(self, folder, about, training, tensorboard):
         self.folder, self.about, self.training = folder, about, training
         self.drawn = -math.inf
         self.board = None
         if tensorboard and world()[0] == 0:
-            from torch.utils.tensorboard import SummaryWriter  # here: it need not be installed
+            from torch.utils.tensorboard import SummaryWriter  # here: an optional package
             self.board = SummaryWriter(folder)
 
     def save_last(self):
-        """last.pt, to go on from at this very step."""
-        save_checkpoint(self.folder / "last.pt", self.about | {"model": self.training.model.state_dict()} | self.training.state())
+        """Writes last.pt, to resume from at this step."""
+        state = {"model": self.training.model.state_dict()} | self.training.state()
+        save_checkpoint(self.folder / "last.pt", self.about | state)
 
     def end_epoch(self, parts, scores, seconds):
-        """best.pt, a line, a line of log.jsonl, last.pt: in this order, so that an epoch whose end was cut short is done again."""
+        """Writes best.pt, log.jsonl, last.pt: in this order, so that an epoch whose end was cut short is repeated."""
         training = self.training
         value = float(np.mean([scores[target]["mean"] for target in self.about["targets"]])) if scores else math.nan
         improved = training.end_epoch(from_first(value, training.device))
         if scores is None:
             return
         if improved or training.cfg.keep == "last":
-            save_checkpoint(self.folder / "best.pt", self.about | {"model": training.model.state_dict(), "epoch": training.epoch, "val": scores})
+            state = {"model": training.model.state_dict(), "epoch": training.epoch, "val": scores}
+            save_checkpoint(self.folder / "best.pt", self.about | state)
         val = {target: {key: scores[target][key] for key in SUMMARIES} for target in self.about["targets"]}
         entry = {"epoch": training.epoch, "seconds": round(seconds, 2), **parts, "val": val, "best": improved}
         with open(self.folder / "log.jsonl", "a") as log:
             log.write(json.dumps(entry) + "\n")
         self.save_last()
         shown = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-        ccc_ = ", ".join(f"{target} {value['mean']:.3f} ({value['concatenated']:.3f})" for target, value in val.items())
-        tqdm.write(f"{self.folder.name} epoch {training.epoch}/{training.cfg.epochs}  {shown}  validation CCC {ccc_}  {seconds:.0f} s"
-                   + "  best so far" * improved)
+        cccs = ", ".join(f"{target} {value['mean']:.3f} ({value['concatenated']:.3f})" for target, value in val.items())
+        tqdm.write(f"{self.folder.name} epoch {training.epoch}/{training.cfg.epochs}  {shown}  validation CCC {cccs}  "
+                   f"{seconds:.0f} s" + "  best so far" * improved)
         self._to_board(parts, val)
         self.draw()
 
     def _to_board(self, parts, val):
         if self.board:
-            for name, value in {**parts, **{f"validation CCC/{target}": value["mean"] for target, value in val.items()}}.items():
+            means = {f"validation CCC/{target}": value["mean"] for target, value in val.items()}
+            for name, value in (parts | means).items():
                 self.board.add_scalar(name, value, self.training.epoch)
             self.board.flush()
 
     def draw(self, last=False):
-        """curves.png, if it has not been drawn just now."""
+        """Draws curves.png, unless it was drawn a moment ago."""
         if world()[0] == 0 and (last or time.monotonic() - self.drawn > DRAW_EVERY_S):
+            from figures import draw_curves  # here: matplotlib takes a second
             draw_curves(self.folder)
             self.drawn = time.monotonic()
-
-
-def read_log(folder):
-    """The lines of a run's log.jsonl; a last one that was cut short is left out."""
-    log, entries = Path(folder, "log.jsonl"), []
-    for line in log.read_text().splitlines() if log.exists() else []:
-        with contextlib.suppress(ValueError):
-            entries.append(json.loads(line))
-    return entries
-
-
-def draw_curves(folder):
-    """curves.png in a run's folder: the parts of the loss, the CCC of training batches and of validation, the gate, by epoch."""
-    from matplotlib.figure import Figure  # here: it takes a second, and without pyplot no display is asked for
-    entries = read_log(folder)
-    epochs = [entry["epoch"] for entry in entries]
-    series = {name: [entry.get(name, math.nan) for entry in entries] for name in entries[0] if isinstance(entries[0][name], float)} if entries else {}
-    figure = Figure((12, 3.6), layout="constrained")
-    panels = figure.subplots(1, 3)
-    for name, values in series.items():
-        if name not in ("seconds", "beta", "gradient"):
-            panels[0].plot(epochs, values, ".-", label=name)
-    if "task" in series:
-        rated = [1 - value if value else math.nan for value in series["task"]]  # 0: an epoch of people whom nobody rated
-        panels[1].plot(epochs, rated, ".--", color="grey", label="training batches")
-    for target in entries[0]["val"] if entries else ():
-        panels[1].plot(epochs, [entry["val"][target]["mean"] for entry in entries], ".-", label=f"validation, {target}")
-    if "beta" in series:
-        panels[2].plot(epochs, series["beta"], ".-", label="gate: weight of the teacher")
-        panels[2].set_ylim(0, 1)
-    if "gradient" in series:
-        right = panels[2].twinx()
-        right.plot(epochs, series["gradient"], ".--", color="grey")
-        right.set(ylabel="norm of the gradient (grey)", ylim=(0, None))
-    for panel, title in zip(panels, ["parts of the loss", "CCC", "gate and gradient"]):
-        panel.set(title=title, xlabel="epoch")
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        if panel.lines:
-            panel.legend(fontsize=8, loc="lower left" if panel is panels[2] else "best")
-    figure.suptitle(Path(folder).name)
-    with whole_file(Path(folder, "curves.png")) as part:
-        figure.savefig(part, dpi=100)
-
-
-# ---- precision ------------------------------------------------------------------------------------------------------
-
-def choose_precision(wanted, device):
-    """"float32" or "bfloat16": what is wanted, or, where that is "auto", bfloat16 on a CUDA device that has it and float32 elsewhere.
-
-    It follows from what the device is, never from a timing: with one seed, the same is trained every time.
-    """
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-
-
-# ---- being stopped --------------------------------------------------------------------------------------------------
-
-class Stopped(UserError):
-    """The process was asked to stop, and the run is saved: exit code 128 + the signal, as a shell says it."""
-
-    def __init__(self, message, number):
-        super().__init__(message)
-        self.exit_code = 128 + number
-
-
-class AskedToStop:
-    """What SIGTERM (a cluster's preemption) and the first Ctrl-C do to a run: it is saved after the step it is in. A second
-    Ctrl-C ends it at once."""
-
-    def __init__(self):
-        self.signal, self.now = None, False
-
-    def __call__(self, number, frame):
-        if self.signal == signal.SIGINT == number:
-            raise KeyboardInterrupt
-        self.signal = number
-        if self.now:
-            raise Stopped("", number)
-
-    @contextlib.contextmanager
-    def at_once(self):
-        """In the block nothing of the run changes: it need not end before the run is stopped."""
-        if world()[0]:  # it waits for the first process, and ends with it
-            yield
-            return
-        if self.signal:
-            raise Stopped("", self.signal)
-        self.now = True
-        try:
-            yield
-        finally:
-            self.now = False
-
-    def stopped(self, training, steps):
-        """The error to end with."""
-        return Stopped(f"stopped by {signal.Signals(self.signal).name} and saved in epoch {training.epoch + 1}, after step {training.step} of "
-                       f"{steps}: the same command with --resume goes on from there", self.signal)
-
-
-@contextlib.contextmanager
-def asked_to_stop():
-    """An AskedToStop that listens until the block ends."""
-    asked, signals = AskedToStop(), [signal.SIGTERM, signal.SIGINT]
-    if threading.current_thread() is not threading.main_thread():  # only the main thread can hear signals
-        yield asked
-        return
-    before = [signal.signal(number, asked) for number in signals]
-    try:
-        yield asked
-    except RuntimeError:
-        if asked.signal and world()[0]:  # the first process has saved and gone
-            raise Stopped("stopped", asked.signal) from None
-        raise
-    finally:
-        for number, handler in zip(signals, before):
-            signal.signal(number, handler)
-
-
-# ---- many devices ---------------------------------------------------------------------------------------------------
-
-def world():
-    """(number of this process, how many there are): (0, 1) unless torchrun started several."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-@contextlib.contextmanager
-def joined(cfg):
-    """The device of this process, which has joined the others that torchrun started, if it did. Only the first one prints.
-
-    Raises SettingsError if a batch cannot be shared evenly.
-    """
-    local, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = torch_device(cfg.device)
-    torch.backends.cudnn.deterministic = True  # cuDNN has faster ways to add up, in an order that differs from run to run
-    if size == 1:
-        yield device
-        return
-    if cfg.batch_size % size:
-        raise SettingsError(f"batch_size {cfg.batch_size} cannot be shared evenly by the {size} processes of torchrun")
-    if device == torch.device("cuda"):
-        device = torch_device(f"cuda:{local}")
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))  # the others wait for the validation
-    try:
-        with contextlib.ExitStack() as stack:
-            if world()[0]:
-                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-            yield device
-    finally:
-        dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def first_goes_first():
-    """The block, in the first process before the others: what it writes, they find."""
-    if world()[0]:
-        dist.barrier()
-    yield
-    if world()[0] == 0 and world()[1] > 1:
-        dist.barrier()
-
-
-def wait_for_others():
-    """Goes on when all processes are here."""
-    if world()[1] > 1:
-        dist.barrier()
-
-
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes; backwards the same, as every process goes on with it."""
-
-    @staticmethod
-    def forward(ctx, tensor):
-        total = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return _Sum.forward(ctx, gradient)
-
-
-def whole_batch(tensor):
-    """The rows of all processes' equal shares of a batch, in order, with gradients: (B / n, ...) -> (B, ...).
-
-    CCC is a statistic of the whole batch: every process computes the loss of all of it. As DistributedDataParallel takes the
-    mean of their gradients, which _Sum adds up, each weight gets the gradient that one process would give it.
-    """
-    rank, size = world()
-    if size == 1:
-        return tensor
-    nothing = torch.zeros_like(tensor)
-    return _Sum.apply(torch.cat([nothing] * rank + [tensor] + [nothing] * (size - rank - 1)))
-
-
-def from_first(value, device):
-    """A float as the first process has it."""
-    if world()[1] == 1:
-        return value
-    shared = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.broadcast(shared, 0)
-    return float(shared)
-
-
-class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm whose statistics are those of all processes' equal shares: nn.SyncBatchNorm does that on GPUs alone."""
-
-    def _check_input_dim(self, pictures):
-        pass
-
-    def forward(self, x):
-        """(N, C, ...) -> the same. In float32, whatever comes in, as PyTorch's own."""
-        if not self.training:
-            return super().forward(x)
-        given, x = x.dtype, x.float()
-        dims, size = [0, *range(2, x.ndim)], world()[1]
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        mean = _Sum.apply(x.mean(dims)) / size
-        centred = x - mean.view(shape)
-        var = _Sum.apply(centred.square().mean(dims)) / size
-        with torch.no_grad():
-            count = x.numel() / x.shape[1] * size
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)
-        return (centred * (var + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)).to(given)
-
-
-def share_statistics(model):
-    """The model itself; where several processes train it, its batch norms take the statistics of the whole batch."""
-    if world()[1] > 1 and next(model.parameters()).is_cuda:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if world()[1] > 1:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.__class__ = SharedBatchNorm  # parameters, statistics and their names stay as they are
-    return model
-

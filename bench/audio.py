@@ -24,8 +24,9 @@ import soundfile
 
 import audio_extract
 import audio_melspec
-from annotations import cores
-from config import Config, write_bytes
+from config import Config
+from support.files import write_bytes
+from support.workers import cores
 
 CFG = Config()
 ORIGINAL_SEGMENTS, LIBROSA_SEGMENTS = 60, 400  # that the references do

@@ -27,16 +27,19 @@ import torch
 from tqdm import tqdm
 
 import mmpkd
+import scores
 from annotations import annotation_table
 from audio_extract import windows
 from audio_melspec import look_of, put_together, spectrograms
-from config import Config, whole_file
+from config import Config
 from data import Clips, Recording, picture_shapes
 from demo import FACES, NETWORKS, SPECS
 from drawn.people import FRAME_RATE, SOUND_RATE, World
 from drawn.people import Recording as Drawn
-from face_detector import Picture, crop_face
+from faces import crop_face
 from models_kd import build_model
+from support.files import whole_file
+from support.media import Picture
 from training import Training, train
 
 RATED, ORACLE = 12, 60  # people
@@ -112,9 +115,9 @@ def bound(job):
     clips = Clips(sets["train"], cfg.batch_size, cfg.clip_length, mmpkd.trained_on(stage), cfg.seed)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
         train(Training(build_model(stage, cfg, shapes), cfg), mmpkd.task_objective, clips,
-              lambda model: mmpkd.score(mmpkd.predictions(model, sets["val"], cfg), cfg.targets), Path(folder), mmpkd.about(cfg, shapes))
+              lambda model: scores.score(scores.predictions(model, sets["val"], cfg), cfg.targets), Path(folder), mmpkd.about(cfg, shapes))
         best, _ = mmpkd.load_model(Path(folder, "best.pt"))
-    return mmpkd.score(mmpkd.predictions(best, sets["val"], cfg), cfg.targets)
+    return scores.score(scores.predictions(best, sets["val"], cfg), cfg.targets)
 
 
 def table(scores):

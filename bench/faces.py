@@ -28,10 +28,14 @@ import torch
 from facenet_pytorch import MTCNN
 
 import face_detector
-from annotations import cores, picture_clock
-from config import Config, run_script
+import faces
+from config import Config
 from drawn.people import FRAME_RATE, Recording, write_video
-from face_detector import FaceFinder, Follower, Track, Tracker, alignment, read_frames, shots, steadied
+from face_detector import Track, shots, steadied
+from faces import FaceFinder, Follower, Tracker, alignment
+from support.errors import run_script
+from support.media import picture_clock, read_frames
+from support.workers import cores
 
 CFG = Config(device="cpu")
 SLOW = 100  # pictures, evenly spread, on which the references that look at every one are timed
@@ -127,7 +131,7 @@ def _begin(barrier):
 
 def _do_at_once(side, video, folder):
     together.wait()  # or one process could do it all
-    with face_detector.one_thread():
+    with faces.one_thread():
         return side(video, folder)
 
 
@@ -197,7 +201,7 @@ def print_rates(best):
 def print_fidelity(videos):
     print(f"\n{'beside all of MTCNN on every picture':38}{'pictures':>9}{'found alike':>12}{'IoU of boxes':>13}"
           f"{'eyes apart':>11}{'(95 %)':>8}{'searched':>9}")
-    with face_detector.one_thread():
+    with faces.one_thread():
         find = FaceFinder(CFG.min_face_size, CFG.face_score, torch.device(CFG.device))
         for name, video in videos.items():
             row = fidelity(video, find)

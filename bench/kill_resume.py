@@ -20,7 +20,8 @@ from corpus_bounds import write_pictures
 
 import mmpkd
 from config import Config
-from training import load_checkpoint, read_log
+from runs import read_log
+from training import load_checkpoint
 
 SMALL = {"face_size": 32, "n_mels": 16, "hop_length": 320}
 NETWORKS = ["--visual-backbone", "small_cnn", "--audio-backbone", "small_cnn", "--feature-size", "32", "--gru-size", "32", "--clip-length", "20",

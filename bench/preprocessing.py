@@ -28,8 +28,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from config import UserError, run_script
 from drawn.people import FRAME_RATE, SOUND_RATE, Recording, write_video
+from support.errors import UserError, run_script
 
 STEPS = {"face_detector.py": "Cropped_Aligned", "audio_extract.py": "audio_segments", "audio_melspec.py": "specs"}
 DRAWN = 250  # frames of each person, shown again and again

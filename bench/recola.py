@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import audio
 
-from annotations import cores
-from config import run_script
+from support.errors import run_script
+from support.workers import cores
 
 FRAMES = 18 * 5 * 60 * 25  # 135,000
 
@@ -25,8 +25,8 @@ FRAMES = 18 * 5 * 60 * 25  # 135,000
 def measure_faces(folder, clip):
     """Pictures per second: {"ours": ..., "original": ...}."""
     import cv2
-    import faces  # here: every worker of the sound's scripts imports this file, and has no use for torch
 
+    import faces  # here: every worker of the sound's scripts imports this file, and has no use for torch
     from drawn.people import FRAME_RATE, Recording, write_video
     video = folder / "video.mp4"
     if clip:

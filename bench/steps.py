@@ -32,6 +32,7 @@ import face_detector_frameRetention
 import mmpkd
 from config import Config
 from drawn.people import FRAME_RATE, Recording, write_recording
+from support import recordings
 
 SECONDS = 4  # of each drawn person
 DRAWN = ["train_1", "dev_1"]
@@ -113,7 +114,7 @@ def draw_people(data):
 
 def take_recordings(source, data):
     """Links the first two recordings of the corpus `source` into the empty folder `data`."""
-    names = list(annotations.find_recordings([Path(source, "videos")], [], "nothing to measure"))[:2]
+    names = list(recordings.find_recordings([Path(source, "videos")], [], "nothing to measure"))[:2]
     for folder in ("videos", "audio", "ratings_gold_standard"):
         (data / folder).mkdir()
         for path in Path(source, folder).glob("[!.]*"):
@@ -144,7 +145,7 @@ def main():
         if args.data_dir:
             take_recordings(args.data_dir, data)
         drawing_s = None if args.data_dir else seconds_of(draw_people, data, [])
-        frames = sum(annotations.known_frames(path.stem, CFG.frame_rate, data, data / "videos")[0] for path in (data / "videos").iterdir())
+        frames = sum(recordings.known_frames(path.stem, CFG.frame_rate, data, data / "videos")[0] for path in (data / "videos").iterdir())
         print(f"{frames} frames of {args.data_dir or 'drawn people'}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
         print(f"{'step':44}{'frames/s':>10}   {'reference':32}{'frames/s':>10}{'ratio':>8}")
         if drawing_s:

@@ -24,11 +24,12 @@ from PIL import Image
 from torch import nn
 
 import mmpkd
-from config import Config, torch_device
+from config import Config
 from data import Clips, ahead, load_recordings, on_device, picture_shapes
 from demo import FACES, NETWORKS, SPECS
 from losses import ccc
 from models_kd import build_model
+from support.errors import torch_device
 from training import Training, choose_precision, train_step
 
 SECONDS = 12  # of each drawn person

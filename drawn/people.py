@@ -14,11 +14,11 @@ import numpy as np
 import soundfile
 from scipy.ndimage import gaussian_filter1d, shift
 
-from config import whole_file
 from drawn import FRAME_RATE, WIDTH, smooth_noise
 from drawn.faces import Look, Painter
 from drawn.motion import Manner, Motion, act, move
 from drawn.voices import SOUND_RATE, Voice, speak, synthesise
+from support.files import whole_file
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-import config
+import drawn.people
 import mmpkd
 from config import Config
 from data import Batch, Recording
-from drawn import people
-from training import read_log
+from runs import read_log
+from support import errors
 
 PEOPLE = ["train_1", "train_2", "dev_1"]
 FRAMES = 60  # of each
@@ -32,7 +32,7 @@ def raw_corpus(tmp_path_factory):
     """Data folder with videos, sound and ratings as a corpus ships them. Read only."""
     folder = tmp_path_factory.mktemp("raw") / "data"
     for number, name in enumerate(PEOPLE):
-        people.write_recording(folder, name, people.Recording.draw((7, number), FRAMES))
+        drawn.people.write_recording(folder, name, drawn.people.Recording.draw((7, number), FRAMES))
     return folder
 
 
@@ -65,7 +65,7 @@ def call(monkeypatch, capsys):
         module = import_module(script)
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
         capsys.readouterr()
-        code = config.run_script(module.main, module.__file__)
+        code = errors.run_script(module.main, module.__file__)
         return code, *capsys.readouterr()
     return call
 

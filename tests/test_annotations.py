@@ -17,21 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import annotations
-from annotations import (
-    _natural,
-    annotation_table,
-    find_recordings,
-    for_each,
-    keep_settings,
-    known_frames,
-    match_frames,
-    partition_of,
-    read_gold,
-    shard_of,
-    valid_labels,
-)
-from config import Config, UserError, growing_folder
+from annotations import annotation_table, match_frames, partition_of, read_gold
+from config import Config
 from drawn.people import SOUND_RATE, write_video
+from support import workers
+from support.errors import UserError
+from support.files import growing_folder
+from support.recordings import _natural, find_recordings, keep_settings, known_frames, shard_of, valid_labels
+from support.workers import for_each
 
 
 def rated(folder, **texts):
@@ -775,7 +768,7 @@ def test_few_frames_are_not_worth_another_process(tmp_path, capsys):
     (tmp_path / "few").mkdir()
     few = Job(tmp_path / "few", 0, "quick_1", "quick_2")  # 20 frames, 30 are worth one
     assert few.ended()[0] == 0 and set(few.pids_of_all()) == {few.process.pid}
-    if annotations.cores() > 1:
+    if workers.cores() > 1:
         (tmp_path / "many").mkdir()
         many = Job(tmp_path / "many", 0, "quick_1", "quick_2", "quick_3", "quick_4")
         assert many.ended()[0] == 0 and many.process.pid not in many.pids_of_all()

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
 import audio_extract
-from audio_extract import read_sound, windows
-from config import UserError
+from audio_extract import windows
 from drawn.people import write_video
+from support import media
+from support.errors import UserError
+from support.media import read_sound
 
 RATE = 16000
 
@@ -207,7 +209,7 @@ def test_a_click_stays_where_it_is(rate, tmp_path):
 @pytest.mark.parametrize("rate,channels", [(16000, 1), (16000, 2), (44100, 1), (44100, 2), (8000, 1)])
 def test_a_plain_wav_becomes_what_ffmpeg_makes_of_it(rate, channels, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", noise(2.7, rate, channels), rate, subtype="PCM_16")
-    assert audio_extract.is_plain(tmp_path / "a.wav")
+    assert media.is_plain(tmp_path / "a.wav")
     made = np.concatenate(list(read_sound(tmp_path / "a.wav", RATE)))
     monkeypatch.setattr(audio_extract, "is_plain", lambda path: False)
     np.testing.assert_array_equal(made, np.concatenate(list(read_sound(tmp_path / "a.wav", RATE))))
@@ -216,7 +218,7 @@ def test_a_plain_wav_becomes_what_ffmpeg_makes_of_it(rate, channels, tmp_path, m
 def test_other_wavs_are_not_plain(tmp_path):
     for subtype, channels in (("PCM_24", 1), ("FLOAT", 1), ("ULAW", 1), ("PCM_16", 4)):
         soundfile.write(tmp_path / "a.wav", noise(0.5, channels=channels), RATE, subtype=subtype)
-        assert not audio_extract.is_plain(tmp_path / "a.wav")
+        assert not media.is_plain(tmp_path / "a.wav")
         assert sum(map(len, read_sound(tmp_path / "a.wav", RATE))) == RATE // 2
 
 

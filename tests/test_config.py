@@ -17,21 +17,11 @@ import numpy as np
 import pytest
 
 import config
-from config import (
-    KINDS,
-    Config,
-    SettingsError,
-    UserError,
-    claimed,
-    field_notes,
-    fields_of,
-    growing_folder,
-    parse_config,
-    run_script,
-    whole_file,
-    whole_folder,
-    write_bytes,
-)
+from config import Config
+from support import errors, files, settings
+from support.errors import SettingsError, UserError, run_script
+from support.files import claimed, growing_folder, whole_file, whole_folder, write_bytes
+from support.settings import KINDS, field_notes, fields_of, parse_config
 
 ROOT = Path(config.__file__).parent
 FIELDS = [field.name for field in dataclasses.fields(Config)]
@@ -111,8 +101,8 @@ def test_what_a_script_presets_is_weaker_than_file_and_flag(tmp_path):
 
 def test_saved_settings_come_back_whole(tmp_path):
     cfg = Config(train_ids=("P1", "P2"), learning_rate=3e-4, augment=False)
-    config.save_settings(cfg, tmp_path / "run" / "config.json")
-    assert Config(**config.read_settings(tmp_path / "run" / "config.json")) == cfg
+    settings.save_settings(cfg, tmp_path / "run" / "config.json")
+    assert Config(**settings.read_settings(tmp_path / "run" / "config.json")) == cfg
 
 
 def test_negative_numbers_are_values_not_flags():
@@ -147,7 +137,7 @@ def test_help_shows_every_flag_with_the_comment_in_the_source(script, capsys):
 
 def test_help_can_hold_percent_signs(capsys, monkeypatch):
     notes = field_notes()
-    monkeypatch.setattr(config, "field_notes", lambda: notes | {"dropout": notes["dropout"]._replace(comment="10 % of all %s")})
+    monkeypatch.setattr(settings, "field_notes", lambda: notes | {"dropout": notes["dropout"]._replace(comment="10 % of all %s")})
     shown = shown_help("mmpkd.py", capsys, "half of it: 50 %\n", runs_dir="100%")
     assert "10%ofall%s" in shown and "100%" in shown
 
@@ -277,8 +267,8 @@ def test_no_script_complains_of_a_setting_that_it_does_not_read(capsys):
 
 def test_a_device_that_is_not_there_is_a_bad_setting():
     with pytest.raises(SettingsError, match="device"):
-        config.torch_device("quantum")
-    assert config.torch_device("cpu").type == "cpu"
+        errors.torch_device("quantum")
+    assert errors.torch_device("cpu").type == "cpu"
 
 
 # ---- how a script ends ----------------------------------------------------------------------------------------------
@@ -462,12 +452,12 @@ def test_a_folder_that_another_process_fills_is_left_alone(other, tmp_path):
 
 def test_those_who_ask_whether_a_folder_is_claimed_are_not_taken_for_one_who_claims_it(tmp_path):
     pytest.importorskip("fcntl")
-    asker = config._claim(tmp_path, tmp_path, shared=True)  # another process, asking at this very moment
-    assert not config.is_claimed(tmp_path)
+    asker = files._claim(tmp_path, tmp_path, shared=True)  # another process, asking at this very moment
+    assert not files.is_claimed(tmp_path)
     os.close(asker)
     with claimed(tmp_path, "trained"):
-        assert config.is_claimed(tmp_path)
-    assert not config.is_claimed(tmp_path) and not config.is_claimed(tmp_path / "none")
+        assert files.is_claimed(tmp_path)
+    assert not files.is_claimed(tmp_path) and not files.is_claimed(tmp_path / "none")
 
 
 def test_who_waits_for_a_claimed_folder_gets_it_when_it_is_free(tmp_path):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import audio_melspec
 import data
-from config import Config, SettingsError, UserError
+from config import Config
 from data import (
     Batch,
     Clips,
@@ -32,6 +32,7 @@ from data import (
     read_recording,
     stream,
 )
+from support.errors import SettingsError, UserError
 
 torch.set_num_threads(1)
 BOTH = ("frames", "specs")

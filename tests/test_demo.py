@@ -4,8 +4,8 @@ import sys
 import pandas as pd
 import pytest
 
-import config
 import demo
+from support import errors
 
 SMALL = ["--quick", "--minutes", "0.1", "--subjects", "3", "--unrated", "1"]
 FRAMES = 150
@@ -66,7 +66,7 @@ def test_the_closing_sentence_says_the_tables_numbers(finished, capsys):
 
 def test_another_corpus_is_not_mixed_into_the_folder(finished, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["demo.py", "--data-dir", str(finished), *SMALL, "--seed", "1"])
-    assert config.run_script(demo.main, demo.__file__) == 1
+    assert errors.run_script(demo.main, demo.__file__) == 1
     assert "seed 0, now it is 1" in capsys.readouterr().err
 
 

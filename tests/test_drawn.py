@@ -18,7 +18,7 @@ from drawn.faces import Look, Painter, room
 from drawn.motion import ACTIONS, Manner, Motion, act, move
 from drawn.people import Recording, World, feel, rate, sheet, write_recording, write_video
 from drawn.voices import SOUND_RATE, Voice, speak, synthesise
-from face_detector import FaceFinder
+from faces import FaceFinder
 
 WORLD = World()
 

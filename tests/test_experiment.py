@@ -16,10 +16,12 @@ from conftest import one_line
 
 import experiment
 import mmpkd
-from config import UserError, parse_config
+import runs
 from drawn.people import Recording as Drawn
 from drawn.people import World
 from experiment import COLUMNS, METHODS, SETTINGS, Job
+from support.errors import UserError
+from support.settings import parse_config
 
 
 def cfg_of(folder, *words):
@@ -62,7 +64,7 @@ def test_every_method_is_a_run_that_mmpkd_takes(tmp_path):
 
 def test_no_two_jobs_share_a_run_folder(tmp_path):
     cfg = cfg_of(tmp_path)
-    folders = [mmpkd.run_folder(experiment.settings_of(cfg, job)) for job in experiment.jobs_of(cfg)]
+    folders = [runs.run_folder(experiment.settings_of(cfg, job)) for job in experiment.jobs_of(cfg)]
     assert len(folders) == len(set(folders))
 
 

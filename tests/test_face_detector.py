@@ -27,25 +27,14 @@ from PIL import Image
 
 import face_detector
 import face_detector_frameRetention
-from config import Config, UserError, field_notes, fields_of, run_script
+import faces
+from config import Config
 from drawn.people import FRAME_RATE, SOUND_RATE, Recording, write_video
-from face_detector import (
-    TEMPLATE,
-    Face,
-    FaceFinder,
-    Follower,
-    NetServer,
-    Picture,
-    RemoteFinder,
-    Track,
-    Tracker,
-    alignment,
-    crop_face,
-    read_frames,
-    shots,
-    steadied,
-    steady,
-)
+from face_detector import NetServer, RemoteFinder, Track, shots, steadied, steady
+from faces import TEMPLATE, Face, FaceFinder, Follower, Tracker, alignment, crop_face
+from support.errors import UserError, run_script
+from support.media import Picture, read_frames
+from support.settings import field_notes, fields_of
 
 BOTH = ["face_detector", "face_detector_frameRetention"]
 EVERY = Config().look_every
@@ -537,7 +526,7 @@ def sitter(seed, frames):
 def look_at(pictures, find, folder, look_every=EVERY):
     """Shots, and steady landmarks or None, of a video of `pictures`."""
     write_video(folder / "look.mp4", pictures)
-    with face_detector.one_thread():
+    with faces.one_thread():
         made = list(steadied(shots(read_frames(folder / "look.mp4", 25), Tracker(find), 25, look_every, []), 25))
     assert [k for shot, _ in made for k in shot.ks] == list(range(len(made)))  # every frame is counted
     assert all((shot.face is None) == (shot.how == "missing") == (points is None) for shot, points in made)
@@ -547,7 +536,7 @@ def look_at(pictures, find, folder, look_every=EVERY):
 def detect_each(video, find):
     """Face or None of every picture: all of MTCNN on each, without the Tracker."""
     follower, faces = Follower(), []
-    with face_detector.one_thread():
+    with faces.one_thread():
         for ks, picture in read_frames(video, 25):
             boxes, points, scores = find(picture.rgb)
             row = follower.choose(boxes, ks[0] / 25)
@@ -742,7 +731,7 @@ def put_on(box, pictures, find):
     face = Face(np.array(box), TEMPLATE * [x2 - x1, y2 - y1] + [x1, y1], 0.99)
     tracker.follower.choose(face.box[None], 0)
     tracker.skip(shown(pictures[0]), 0, face)
-    with face_detector.one_thread():
+    with faces.one_thread():
         return [face for k in range(1, len(pictures), EVERY)
                 for face, _ in tracker([shown(one) for one in pictures[k:k + EVERY]], [(k + i) / 25 for i in range(len(pictures[k:k + EVERY]))])]
 

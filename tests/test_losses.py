@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torchmetrics.functional import concordance_corrcoef
 
 import losses
-from config import KINDS, Config
+from config import Config
 from losses import DISTILL, ccc, ccc_distill, ccc_loss, cosine, cosine_original, fitnets, ot, parse_distill, rkd, sp
+from support.settings import KINDS
 
 series = st.integers(2, 40).flatmap(lambda n: st.tuples(*[st.lists(st.floats(-1, 1), min_size=n, max_size=n)] * 2))
 

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 import data
 import mmpkd
+import scores
 from config import Config
 from data import Clips, load_recordings
 from losses import DISTILL, ccc
-from mmpkd import GATES, Distillation, adaptive_gate, load_model, original_gate, predict, score
+from mmpkd import GATES, Distillation, adaptive_gate, load_model, original_gate
 from models_kd import build_model
+from scores import predict, score
 from training import Training, load_checkpoint, train_epoch
 
 torch.set_num_threads(1)
@@ -417,7 +419,7 @@ def test_predict_equals_one_pass_over_the_whole_recording(stage):
 def test_predict_equals_frame_after_frame(stage, monkeypatch):
     recording, model = easy_set("x", 40, 0), build_model(stage, tiny_config(), SHAPES)
     pred = predict(model, [recording])["x"]
-    monkeypatch.setattr(mmpkd, "stream", lambda recording, inputs: data.stream(recording, inputs, 1))
+    monkeypatch.setattr(scores, "stream", lambda recording, inputs: data.stream(recording, inputs, 1))
     np.testing.assert_allclose(predict(model, [recording])["x"], pred, atol=1e-5)
 
 
@@ -460,7 +462,7 @@ def test_a_prediction_that_is_not_a_number_is_not_left_out_of_the_score():
 def test_the_comparison_says_how_much_of_the_gap_was_closed():
     values = {"visual": 0.2, "teacher": 0.6, "student": 0.3}
     scores = {stage: {"arousal": {"mean": value, "concatenated": 1 - value}} for stage, value in values.items()}
-    text = mmpkd.comparison(scores, ["arousal"], mmpkd.which_epoch(Config()))
+    text = scores.comparison(scores, ["arousal"], scores.which_epoch(Config()))
     assert "visual (lower bound)               0.200         0.800" in text and "student                            0.300" in text
     assert text.splitlines()[4].split() == ["gap", "closed", "by", "student", "25%", "no", "gap"]
     assert "best on Val_Set" in text.splitlines()[-1]
@@ -479,7 +481,7 @@ def test_a_model_learns_what_is_easy_to_learn(stage):
     training = Training(build_model(stage, cfg, SHAPES), cfg)
 
     def train_ccc():
-        return score(mmpkd.predictions(training.model, recordings, cfg), ["arousal"])["arousal"]["mean"]
+        return score(scores.predictions(training.model, recordings, cfg), ["arousal"])["arousal"]["mean"]
 
     before = train_ccc()
     for _ in range(12):
@@ -526,9 +528,9 @@ def test_every_stage_leaves_the_files_of_a_run(trained_corpus, stage):
 
 def test_the_times_of_a_long_recording_are_read_as_they_were_written(tmp_path):
     gold = np.zeros((31000, 1), np.float32)
-    table = mmpkd.prediction_table(data.Recording("long", gold, {}), gold, ["arousal"], 30)
-    mmpkd.write_table(table, tmp_path / "long.csv")
-    np.testing.assert_allclose(mmpkd.read_table(tmp_path / "long.csv", 30, "again")["time_s"], np.arange(31000) / 30, atol=5e-5)
+    table = scores.prediction_table(data.Recording("long", gold, {}), gold, ["arousal"], 30)
+    scores.write_table(table, tmp_path / "long.csv")
+    np.testing.assert_allclose(scores.read_table(tmp_path / "long.csv", 30, "again")["time_s"], np.arange(31000) / 30, atol=5e-5)
 
 
 def test_a_run_of_other_people_is_refused(trained, call):

@@ -8,8 +8,9 @@ import torchvision
 from torch import nn
 
 import models_kd
-from config import Config, UserError
+from config import Config
 from models_kd import MODELS, Backbone, CrossAttention, Student, build_model, cnn, load_weights
+from support.errors import UserError
 
 torch.set_num_threads(1)
 SHAPES = {"frames": (3, 32, 32), "specs": (1, 16, 40)}

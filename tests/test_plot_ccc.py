@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 from torchmetrics.regression import ConcordanceCorrCoef
 
-import mmpkd
 import plot_ccc
 from data import Recording
 from plot_ccc import PostProcessing, delay, fit_postprocessing, joint_ccc, postprocess, smooth
+from scores import prediction_table, read_predictions, score
 
 FRAMES = 250
 PEOPLE = {"train": ["train_1", "train_2"], "val": ["dev_1", "dev_2", "dev_10"]}
@@ -57,7 +57,7 @@ def write_run(data, run, predict=noisy, targets=("arousal",)):
 def write_table(data, run, partition, name, gold, pred, targets=("arousal",)):
     path = data / "runs" / run / "predictions" / partition / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = mmpkd.prediction_table(Recording(name, gold, {}), pred, list(targets), 25)
+    table = prediction_table(Recording(name, gold, {}), pred, list(targets), 25)
     table.to_csv(path, index=False, float_format="%.6g", na_rep="nan", lineterminator="\n")
 
 
@@ -265,8 +265,8 @@ def test_the_raw_values_are_those_of_mmpkd(plotted):
     data, done, _ = plotted
     table = done["ccc"].set_index(["run", "recording"])["ccc_raw"]
     for run in ("visual_arousal", "student_arousal_cosine"):
-        scores = mmpkd.score(mmpkd.read_predictions(data / "runs" / run, "val", 25), ["arousal"])["arousal"]
-        assert {name: pytest.approx(value, abs=1e-6) for name, value in scores.items()} == table[run].to_dict()
+        found = score(read_predictions(data / "runs" / run, "val", 25), ["arousal"])["arousal"]
+        assert {name: pytest.approx(value, abs=1e-6) for name, value in found.items()} == table[run].to_dict()
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path):

@@ -20,21 +20,14 @@ from conftest import CPU, SHAPES, STAGES, TINY, easy_batch, easy_set, files_of, 
 from torch import nn
 
 import mmpkd
+import scores
 import training
-from config import Config, UserError
+from config import Config
 from data import Clips, ahead, on_device
 from models_kd import build_model
-from training import (
-    Training,
-    choose_precision,
-    draw_curves,
-    load_checkpoint,
-    make_optimizer,
-    read_log,
-    save_checkpoint,
-    train_epoch,
-    train_step,
-)
+from runs import read_log
+from support.errors import UserError
+from training import Training, choose_precision, draw_curves, load_checkpoint, make_optimizer, save_checkpoint, train_epoch, train_step
 
 torch.set_num_threads(1)
 
@@ -518,9 +511,9 @@ def ccc_after(precision, stage="teacher"):
     for _ in range(10):
         train_epoch(training, mmpkd.task_objective, Clips(recordings, 8, 10, mmpkd.trained_on(stage), 0))
         training.end_epoch(0.0)
-    preds = mmpkd.predict(training.model, recordings)
+    preds = scores.predict(training.model, recordings)
     assert all(pred.dtype == np.float32 for pred in preds.values())
-    return mmpkd.score(mmpkd.predictions(training.model, recordings, cfg), ["arousal"])["arousal"]["mean"], preds["a"]
+    return scores.score(scores.predictions(training.model, recordings, cfg), ["arousal"])["arousal"]["mean"], preds["a"]
 
 
 def test_training_in_bfloat16_costs_no_ccc():
@@ -554,7 +547,7 @@ def test_a_kept_and_a_live_teacher_give_the_same_loss_on_pictures_that_are_not_a
         assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
         assert {name: float(part.detach()) for name, part in parts.items()} == pytest.approx(
             {name: float(part.detach()) for name, part in its.items()}, abs=1e-5)
-    preds = mmpkd.predict(teacher, recordings)
+    preds = scores.predict(teacher, recordings)
     for batch in Clips(recordings, 4, 10, ("taught",), 0).batches(0):
         for (name, start), said in zip(batch.clips, batch.taught):
             np.testing.assert_allclose(said[:, :1], preds[name][start:start + 10], atol=1e-5)
@@ -565,7 +558,7 @@ def test_more_views_are_the_plain_one_and_augmented_ones_and_are_all_used(tmp_pa
     teacher, recordings, _ = taught_student(tmp_path, cfg)
     views = recordings[0].arrays["taught"]
     assert views.shape == (3, 60, 129)
-    np.testing.assert_allclose(views[0][:, :1], mmpkd.predict(teacher, recordings)["a"], atol=1e-5)
+    np.testing.assert_allclose(views[0][:, :1], scores.predict(teacher, recordings)["a"], atol=1e-5)
     assert all(np.abs(views[one] - views[other]).max() > 1e-4 for one, other in [(0, 1), (0, 2), (1, 2)]), "views are not augmented"
     seen = {min(range(3), key=lambda v: np.abs(recordings[name == "b"].arrays["taught"][v, start:start + 10] - clip).max())
             for batch in Clips(recordings, 4, 10, ("taught",), 0).batches(0)

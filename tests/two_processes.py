@@ -13,7 +13,8 @@ from conftest import SHAPES, STAGES, easy_set, tiny_config
 import mmpkd
 from data import Clips
 from models_kd import build_model
-from training import Training, joined, train_step, world
+from support.devices import joined, world
+from training import Training, train_step
 
 torch.set_num_threads(1)
 

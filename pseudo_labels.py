@@ -1,0 +1,203 @@
+"""Pseudo-labels for recordings without ratings, from an ensemble of cross-fitted teachers.
+
+    out_of_fold   a rated subject is labelled by the network that was not trained on it, an unlabelled one by all
+    confirmed     audio teachers are used for a target only if they pass a test (co-training: Blum & Mitchell, 1998)
+    stack         teachers are weighted by non-negative least squares on the rated subjects (stacking: Breiman, 1996)
+    calibrate     each recording is shifted to the mean of the ratings, and all are scaled to their standard deviation
+
+The labels are data: a student is trained on them as on ratings. They are written to the run's folder, to be looked at:
+labels/<id>.csv (time_s,arousal,valence of every recording, rated ones out of fold) and labels/teachers.json.
+
+Shapes: N frames, K targets, G teachers.
+"""
+import json
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import nnls
+from scipy.stats import sem
+
+from scores import predict, write_table
+from support.errors import UserError
+from support.files import whole_folder
+
+SIGMAS = 3  # standard errors above 0 that the audio teachers must reach: by chance, once in 740 times
+OTHERS = 10  # subjects that each subject is compared with in that test
+CONSTANT = 1e-5  # predictions with a smaller standard deviation are constant: they are not scaled
+
+
+def pseudo_labels(teachers, recordings, fold_of, targets, baseline=None, calibrated=True):
+    """({id: (N, K)}: labels for every frame of every recording, a report: {target: {...}} of weights and the test).
+
+    teachers: {stage: its members}; fold_of: {id of a rated subject: its fold}; baseline: the visual baseline with which
+    the audio teachers are tested, None: they are used untested; calibrated: stacking weights and calibration, else the
+    mean.
+    """
+    preds = {stage: out_of_fold(members, recordings, fold_of) for stage, members in teachers.items()}
+    use = np.ones((len(teachers), len(targets)), bool)
+    report = {target: {} for target in targets}
+    if baseline is not None and "audio" in preds:
+        unrated = [recording for recording in recordings if np.isnan(recording.gold).all(0).any()]
+        for k, test in enumerate(confirmed(preds["audio"], predict(baseline, unrated), recordings)):
+            use[[*preds].index("audio"), k] = test["passed"]
+            report[targets[k]]["audio"] = test
+    weights = stack([*preds.values()], recordings, use) if calibrated else use / use.sum(0)
+    for k, target in enumerate(targets):
+        report[target]["weights"] = {stage: float(share) for stage, share in zip(preds, weights[:, k])}
+    labels = {recording.name: sum(share * preds[stage][recording.name] for stage, share in zip(preds, weights))
+              for recording in recordings}
+    return calibrate(labels, recordings) if calibrated else labels, report
+
+
+def out_of_fold(members, recordings, fold_of):
+    """Predictions of one teacher ensemble, {id: (N, K)}.
+
+    members: its networks, the i-th trained without fold i; fold_of: {id of a rated subject: its fold}. A rated subject
+    is predicted by the member that was not trained on it, an unlabelled one by the mean of all.
+    """
+    preds = {}
+    for recording in recordings:
+        unseen = [members[fold_of[recording.name]]] if recording.name in fold_of else members
+        preds[recording.name] = np.mean([predict(member, [recording])[recording.name] for member in unseen], axis=0)
+    return preds
+
+
+# ---- the confirmation test ------------------------------------------------------------------------------------------
+
+def confirmed(preds, baseline, recordings):
+    """Whether the audio teachers' predictions follow the subject they were made for: for each target {"passed": bool,
+    "excess": mean excess correlation, "error": its standard error, "recordings": how many}.
+
+    preds, baseline: {id: (N, K)}. The predictions of each recording are correlated over time with a reference: its
+    ratings, or without any the predictions of the visual baseline. The correlation with other subjects' references is
+    subtracted, since a corpus can have a course in common. A face and a voice share little but the emotion, so
+    agreement by chance is unlikely (two views: Blum & Mitchell, 1998), and there are many unlabelled subjects. The mean
+    must be more than SIGMAS standard errors above 0; with fewer than three recordings the test is not passed.
+    """
+    tests = []
+    for k in range(recordings[0].gold.shape[1]):
+        references = {recording.name: baseline[recording.name][:, k] if np.isnan(recording.gold[:, k]).all()
+                      else recording.gold[:, k] for recording in recordings}
+        excess = excess_correlation({name: series[:, k] for name, series in preds.items()}, references)
+        mean, error = (float(np.mean(excess)), float(sem(excess))) if len(excess) > 2 else (0.0, float("inf"))
+        tests.append({"passed": mean > SIGMAS * error, "excess": mean, "error": error, "recordings": len(excess)})
+    return tests
+
+
+def excess_correlation(preds, references):
+    """How much more each series correlates with its own reference than, on average, with those of the next OTHERS
+    subjects (in a circle): [r]. Empty for a single subject.
+
+    preds, references: {id: (N,)}.
+    """
+    names, excess = [*references], []
+    for number, name in enumerate(names):
+        others = [*names[number + 1:], *names[:number]][:OTHERS]
+        if others:
+            own, *rest = (correlation(preds[name], references[other]) for other in (name, *others))
+            excess.append(own - np.mean(rest))
+    return excess
+
+
+def correlation(one, other):
+    """Pearson's r over the frames that both series have; 0 if one of them is constant."""
+    both = np.stack([one[:len(other)], other[:len(one)]]).astype(float)
+    both = both[:, np.isfinite(both).all(0)]
+    return float(np.corrcoef(both)[0, 1]) if both.shape[1] > 1 and both.std(1).all() else 0.0
+
+
+# ---- stacking and calibration ---------------------------------------------------------------------------------------
+
+def centred(series):
+    """A series with mean 0 over its frames: (N, ...) -> (N, ...)."""
+    return series - series.mean(0)
+
+
+def stack(preds, recordings, use):
+    """Weights of G teachers for each target, (G, K), non-negative with sum 1: least squares to the ratings, where both
+    are centred in each recording (stacking: Breiman, 1996). Equal weights if no teacher follows the ratings.
+
+    preds: [{id: (N, K)} of each teacher]; use: (G, K) bool, which teacher may be used for which target.
+    """
+    weights = use.astype(float)
+    for k in range(use.shape[1]):
+        used, x, y = np.flatnonzero(use[:, k]), [], []
+        for recording in recordings:
+            valid = np.isfinite(recording.gold[:, k])
+            if valid.sum() > 1:
+                x.append(centred(np.stack([preds[g][recording.name][valid, k] for g in used], 1)))
+                y.append(centred(recording.gold[valid, k]))
+        fitted = nnls(np.concatenate(x), np.concatenate(y))[0] if x else np.zeros(len(used))
+        weights[used, k] = fitted if fitted.any() else 1
+    return weights / weights.sum(0)
+
+
+def calibrate(labels, recordings):
+    """Labels {id: (N, K)} with the mean of all ratings in every recording and, over all unlabelled recordings (over
+    all, if there are none), the standard deviation of the ratings.
+
+    The level of a subject's predictions mostly encodes identity (a deep voice, a stern face): a student that learned it
+    would memorise faces. And predictions vary less than ratings, which CCC punishes.
+    """
+    gold = np.concatenate([recording.gold for recording in recordings])
+    unlabelled = [recording for recording in recordings if np.isnan(recording.gold).all()] or recordings
+    spread = np.concatenate([centred(labels[recording.name]) for recording in unlabelled]).std(0)
+    scale = np.where(spread > CONSTANT, np.nanstd(gold, 0) / np.maximum(spread, CONSTANT), 0)
+    return {name: np.nanmean(gold, 0) + scale * centred(series) for name, series in labels.items()}
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+def describe(report):
+    """The report of pseudo_labels() as text, a line or two for each target."""
+    lines = []
+    for target, about in report.items():
+        if test := about.get("audio"):
+            verdict = "confirmed" if test["passed"] else "not confirmed, not used"
+            lines.append(f"{target}: audio teachers {verdict} (correlation with the same subject exceeds that with others "
+                         f"by {test['excess']:+.2f}, standard error {test['error']:.2f}, {test['recordings']} recordings)")
+        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in about["weights"].items())
+        lines.append(f"{target}: weights of the teacher ensembles: {shares}")
+    return "\n".join(lines)
+
+
+def write_labels(folder, labels, targets, frame_rate, about):
+    """Writes labels/<id>.csv of {id: (N, K)} into a run's folder, and `about` (plain values) to
+    labels/teachers.json."""
+    with whole_folder(folder / "labels") as part:
+        for name, series in labels.items():
+            table = pd.DataFrame(dict(zip(targets, series.astype(np.float32).T)))
+            table.insert(0, "time_s", np.round(np.arange(len(series)) / frame_rate, 4))
+            write_table(table, part / f"{name}.csv", digits=9)  # float32, exactly
+        (part / "teachers.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def read_about(folder):
+    """labels/teachers.json of a run, {} if there are no labels or the file cannot be read."""
+    try:
+        return dict(json.loads((folder / "labels" / "teachers.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def read_labels(folder, recordings, targets):
+    """Labels of some recordings, {id: (N, K) float32}. Raises UserError naming a file that is missing or does not
+    fit."""
+    labels = {}
+    for recording in recordings:
+        path = folder / "labels" / f"{recording.name}.csv"
+        try:
+            labels[recording.name] = pd.read_csv(path)[targets].to_numpy(np.float32)
+        except (OSError, ValueError, KeyError):
+            raise UserError(f"{path} is missing or cannot be read: delete {folder / 'labels'}/ and run again") from None
+        if len(labels[recording.name]) != len(recording):
+            raise UserError(f"{path} has {len(labels[recording.name])} rows for {len(recording)} frames: delete "
+                            f"{folder / 'labels'}/ and run again")
+    return labels
+
+
+def fill_gaps(recordings, labels):
+    """Puts labels {id: (N, K)} where the recordings have no valid rating."""
+    for recording in recordings:
+        gold = recording.gold
+        recording.gold = np.where(np.isnan(gold), labels[recording.name], gold).astype(np.float32)

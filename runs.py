@@ -1,0 +1,225 @@
+"""A run's folder: its name, the settings and subjects it stands for, and whether it is new, stopped or finished.
+
+Nothing here needs torch: `mmpkd.py --list` answers at once.
+"""
+import contextlib
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from support.errors import SettingsError, UserError
+from support.files import claimed, is_claimed
+from support.recordings import PARTITIONS, UNLABELLED
+from support.settings import field_notes, fields_of, read_settings
+
+AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # for a run whose folder is damaged
+# What the network of each stage is fed
+INPUTS = {"visual": ("frames",), "student": ("frames",), "audio": ("specs",), "teacher": ("frames", "specs")}
+PSEUDO = "pseudo"  # --distill: train on ratings and pseudo-labels, with no distillation loss
+# Settings that may differ when a run is resumed
+MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "tensorboard"}
+OF_STUDENTS = ("student", "pseudo-labels", "distillation")  # sections of config.py
+
+
+def run_folder(cfg):
+    """Path of a run: runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]"""
+    distill, fold = cfg.distill.replace(":", ""), "fold" + cfg.fold.replace("/", "of")  # Windows knows no colons
+    words = [cfg.stage, cfg.target] + [distill] * (cfg.stage == "student")
+    return cfg.run_root / "_".join([*words, *[fold] * bool(cfg.fold), *[cfg.variant] * bool(cfg.variant)])
+
+
+def settings_of(cfg):
+    """{name: value} of the settings that a run of this stage depends on."""
+    notes, inputs = field_notes(), INPUTS[cfg.stage]
+    read = {"audio_": "specs" in inputs, "visual_": "frames" in inputs, "modality_": cfg.stage == "teacher",
+            "fusion": cfg.stage == "teacher"}
+    foreign = [word for word, is_read in read.items() if not is_read]
+    unread = {"teachers", "teacher_folds", "calibrate", "confirm_audio"}  # by a student that is distilled
+    if cfg.distill == PSEUDO:
+        unread = {"gate", "distill_weight"}
+    return {name: getattr(cfg, name) for name in fields_of("mmpkd.py")
+            if name not in MAY_CHANGE and name not in unread and not name.startswith(tuple(foreign))
+            and (cfg.stage == "student" or notes[name].section not in OF_STUDENTS)}
+
+
+# ---- is it there, and is it this one? -------------------------------------------------------------------------------
+
+def state_of_run(cfg):
+    """"new", "stopped" or "finished".
+
+    Raises UserError if a process is training it, if it has other settings or subjects, or if it is stopped and --resume
+    was not given.
+    """
+    folder = run_folder(cfg)
+    if is_claimed(folder):
+        raise UserError(f"{folder}/ is being trained by another process: wait for it, or stop it")
+    if not (folder / "last.pt").exists():
+        return "new"
+    before = read_settings(folder / "config.json")
+    check_same(folder, before, settings_of(cfg))
+    check_subjects(cfg)
+    finished = (folder / "predictions").exists()
+    if finished and cfg.epochs <= before.get("epochs", 0):
+        return "finished"
+    if not cfg.resume:
+        was = f"finished after {before['epochs']} epochs, {cfg.epochs} are wanted now" if finished else "stopped"
+        raise UserError(f"{folder}/ holds a run that was {was}: continue it with --resume, or delete the folder")
+    return "stopped"
+
+
+def needed_run(cfg, **changes):
+    """Settings of a run that another one needs, cfg with `changes`.
+
+    A run with a --variant uses that variant's runs where they exist, and else those without a variant if their settings
+    are the same; what is missing is trained as this variant.
+    """
+    own = dataclasses.replace(cfg, **changes)
+    plain = dataclasses.replace(own, variant="")
+    if cfg.variant and not run_folder(own).exists() and (run_folder(plain) / "best.pt").exists():
+        with contextlib.suppress(SettingsError):  # of another version
+            before = read_settings(run_folder(plain) / "config.json")
+            if not changed(before, settings_of(plain) | {"epochs": plain.epochs}):
+                return plain
+    return own
+
+
+def changed(before, now):
+    """What differs between two sets of settings (or image shapes), where both have it: [(name, before, now)]."""
+    return [(name, before[name], value) for name, value in now.items() if before.get(name, value) != value]
+
+
+def check_same(folder, before, now):
+    """Raises UserError, naming the first, if anything has changed()."""
+    for name, was, value in changed(before, now):
+        raise UserError(f"{folder}/ holds a run with {name} {was}, now it is {value}: keep both with --variant WORD, "
+                        "or delete the folder")
+
+
+def subjects_of(cfg):
+    """{partition: ids} of the subjects that a run is trained on."""
+    partitions = [PARTITIONS["train"]] + [UNLABELLED] * bool(cfg.stage == "student" and cfg.unlabelled)
+    return {name: sorted(path.stem for path in (cfg.annotations_dir / name).glob("[!.]*.csv")) for name in partitions}
+
+
+def check_subjects(cfg):
+    """Raises UserError if a run was trained on other subjects: the folds are drawn over all of them."""
+    folder = run_folder(cfg)
+    if not (folder / "people.json").exists():  # of an older version
+        return
+    try:
+        before = json.loads((folder / "people.json").read_text())
+        differ = {name: set(ids) ^ set(before[name]) for name, ids in subjects_of(cfg).items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'people.json'} cannot be read: {AGAIN.format(folder)}") from None
+    for name, ids in differ.items():
+        for one in sorted(ids)[:1]:
+            was = "was" if one in before[name] else "was not"
+            raise UserError(f"{folder}/ holds a run that was trained when {one} {was} in {name}: keep both with "
+                            "--variant WORD, or delete the folder")
+
+
+@contextlib.contextmanager
+def claimed_run(folder, first=True):
+    """The run's folder belongs to this process until the block ends; first: whether it is the first of several."""
+    if not first:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with claimed(folder, "trained"):
+        yield
+
+
+# ---- the runs that a student needs ----------------------------------------------------------------------------------
+
+def teacher_runs(cfg):
+    """{stage of a teacher: settings of its runs}: a run per fold for pseudo-labels; the joint teacher for
+    distillation."""
+    if cfg.distill != PSEUDO:
+        return {"teacher": [needed_run(cfg, stage="teacher")]}
+    stages = [{"joint": "teacher"}.get(word, word) for word in cfg.teachers.split("+")]
+    folds = [f"{number}/{cfg.teacher_folds}" for number in range(1, cfg.teacher_folds + 1)]
+    return {stage: [needed_run(cfg, stage=stage, fold=fold) for fold in folds] for stage in stages}
+
+
+def baseline_run(cfg):
+    """Settings of the visual baseline of a student."""
+    return needed_run(cfg, stage="visual")
+
+
+def needed_by(cfg):
+    """Settings of all runs that a student needs."""
+    tested = cfg.distill == PSEUDO and cfg.confirm_audio and "audio" in cfg.teachers
+    return [one for runs in teacher_runs(cfg).values() for one in runs] + [baseline_run(cfg)] * tested
+
+
+def fingerprint(runs):
+    """A hash of the networks of some runs: it differs when one of them is trained again."""
+    return hashlib.sha1(b"".join((run_folder(one) / "best.pt").read_bytes() for one in runs)).hexdigest()[:16]
+
+
+def check_trained(runs):
+    """Raises SettingsError if one of these runs is missing, UserError if it was trained on other subjects."""
+    for one in runs:
+        if not (run_folder(one) / "best.pt").exists():
+            flags = f"--stage {one.stage}" + f" --fold {one.fold}" * bool(one.fold)
+            raise SettingsError(f"the student needs {run_folder(one)}/best.pt, which is missing: run {flags} first "
+                                "(--stage all does)")
+        check_subjects(one)
+
+
+def read_in_training(cfg):
+    """What is read of the training recordings: what the network is fed and, for a student, what its teachers are
+    fed."""
+    stages = [cfg.stage, *(teacher_runs(cfg) if cfg.stage == "student" else ())]
+    return [kind for kind in INPUTS["teacher"] if any(kind in INPUTS[stage] for stage in stages)]
+
+
+def with_way(cfg):
+    """cfg with `distill` decided: "auto" is pseudo-labels where there are unlabelled recordings, else the paper's
+    cosine."""
+    if cfg.distill != "auto":
+        return cfg
+    return dataclasses.replace(cfg, distill=PSEUDO if unlabelled_files(cfg) else "cosine")
+
+
+def unlabelled_files(cfg):
+    """The annotation files of Unlabelled_Set that a student uses."""
+    files = sorted((cfg.annotations_dir / UNLABELLED).glob("[!.]*.csv"))
+    return files[:round(cfg.unlabelled * len(files))]
+
+
+# ---- what is there --------------------------------------------------------------------------------------------------
+
+def read_log(folder):
+    """The lines of a run's log.jsonl, as dicts; a last one that was cut short is left out."""
+    log, entries = Path(folder, "log.jsonl"), []
+    for line in log.read_text().splitlines() if log.exists() else []:
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
+
+
+def list_runs(root):
+    """The runs in a folder as text: a line each, with its state and its best validation CCC (mean over recordings and
+    targets)."""
+    folders = sorted(path for path in Path(root).glob("[!.]*") if (path / "config.json").exists())
+    if not folders:
+        return f"{root}/ holds no runs: mmpkd.py trains them"
+    title = f"{'run':40} {'state':24} {'epochs':>9} {'best CCC':>9} {'of epoch':>9}"
+    return "\n".join([title, *map(run_line, folders)])
+
+
+def run_line(folder):
+    """A run's line in list_runs()."""
+    try:
+        entries, epochs = read_log(folder), read_settings(folder / "config.json").get("epochs", 0)
+    except SettingsError:
+        return f"{folder.name:40} of another version"
+    state = ("running" if is_claimed(folder) else "finished" if (folder / "predictions").exists()
+             else "stopped, --resume" if (folder / "last.pt").exists() else "nothing saved yet")
+    values = [float(np.mean([val["mean"] for val in entry["val"].values()])) for entry in entries]
+    best = f"{max(values):9.3f} {1 + int(np.argmax(values)):9}" if values else ""
+    return f"{folder.name:40} {state:24} {f'{len(entries)}/{epochs}':>9} {best}"

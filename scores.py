@@ -1,0 +1,161 @@
+"""Predictions along whole recordings, their CCC, and the files in which a run keeps them.
+
+Shapes: N frames of a recording, K targets.
+"""
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from augmentation import on_device
+from data import stream
+from losses import ccc
+from models_kd import forward
+from runs import AGAIN
+from support.errors import UserError
+from support.files import whole_folder
+from support.recordings import SUMMARIES, TARGETS, find_recordings
+
+ROLES = {"visual": "visual (lower bound)", "teacher": "teacher (upper bound)", "student": "student"}
+NO_GAP = 0.02  # CCC: the fraction of a smaller gap would be a fraction of noise
+ROUNDING_S = 0.001  # time_s is rounded to less than this
+
+
+# ---- predictions ----------------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def outputs(model, recording):
+    """Yields the model's Outputs along a recording as if in one pass: the GRU's state is carried along."""
+    hidden, device = None, next(model.parameters()).device
+    for batch in stream(recording, model.inputs):
+        output = forward(model, on_device(batch, device), hidden=hidden)
+        hidden = output.hidden
+        yield output
+
+
+def predict(model, recordings):
+    """Predictions for every frame, {id: (N, K) float32}. The model is in evaluation mode meanwhile."""
+    was_training = model.training
+    model.eval()
+    preds = {recording.name: torch.cat([output.pred[0].cpu() for output in outputs(model, recording)]).numpy()
+             for recording in recordings}
+    model.train(was_training)
+    return preds
+
+
+def prediction_table(recording, pred, targets, frame_rate):
+    """A recording's predictions (N, K) beside its gold standard, one row per frame."""
+    columns = {"time_s": np.round(np.arange(len(pred)) / frame_rate, 4)}
+    for k, target in enumerate(targets):
+        columns |= {f"{target}_gold": recording.gold[:, k], f"{target}_pred": pred[:, k]}
+    return pd.DataFrame(columns)
+
+
+def predictions(model, recordings, cfg):
+    """{id: prediction_table} of some recordings."""
+    preds = predict(model, recordings)
+    return {recording.name: prediction_table(recording, preds[recording.name], cfg.targets, cfg.frame_rate)
+            for recording in recordings}
+
+
+# ---- CCC ------------------------------------------------------------------------------------------------------------
+
+def score(tables, targets):
+    """CCC of predictions, {id: prediction_table}: {target: {id: ..., "mean": ..., "concatenated": ...}}.
+
+    Frames without a valid rating do not count; a recording with fewer than two of the others does not either. A
+    prediction that is NaN does count: the CCC is NaN then.
+    """
+    scores = {}
+    for target in targets:
+        series = {name: table[table[f"{target}_gold"].notna()] for name, table in tables.items()}
+        series = {name: table[[f"{target}_pred", f"{target}_gold"]].to_numpy(float)
+                  for name, table in series.items() if len(table) > 1}
+        each = {name: float(ccc(*values.T)) for name, values in series.items()}
+        whole = float(ccc(*np.concatenate([*series.values()]).T)) if series else math.nan
+        scores[target] = each | {"mean": float(np.mean([*each.values()])) if each else math.nan, "concatenated": whole}
+    return scores
+
+
+def gap_closed(visual, teacher, student):
+    """Fraction of the gap between visual and teacher that the student closed, as text; a gap below NO_GAP is none."""
+    if teacher - visual < NO_GAP:
+        return "no gap"
+    return f"{round((student - visual) / (teacher - visual), 2) + 0.0:.0%}"  # + 0.0: never -0%
+
+
+def comparison(scores, targets, taught, kept):
+    """The closing table, {stage: score()} -> text: CCC of each target as mean over recordings and concatenated, and the
+    fraction of the gap between visual and teacher that the student closed.
+
+    taught: how the student was taught, in a few words; kept: a sentence on how the epochs were chosen.
+    """
+    lines = [f"{'CCC on Val_Set':32}" + "".join(f"{target + ' mean':>16}{'concatenated':>14}" for target in targets)]
+    for stage, role in ROLES.items():
+        values = [scores[stage][target] for target in targets]
+        role += f" ({taught})" * (stage == "student")
+        lines.append(f"{role:32}" + "".join(f"{value['mean']:16.3f}{value['concatenated']:14.3f}" for value in values))
+    closed = [gap_closed(*[scores[stage][target][key] for stage in ROLES]) for target in targets for key in SUMMARIES]
+    lines.append(f"{'gap closed by the student':32}"
+                 + "".join(f"{text:>{width}}" for text, width in zip(closed, [16, 14] * len(targets))))
+    return "\n".join([*lines, f"mean: over recordings. {kept}"])
+
+
+def how_chosen(cfg):
+    """On which subjects the epochs that are kept were chosen, as a sentence."""
+    if cfg.keep == "last":
+        return "Each run kept its last epoch: nothing was chosen on Val_Set."
+    if cfg.fold:
+        return "Each run kept the epoch that was best on subjects held out of Train_Set: nothing was chosen on Val_Set."
+    return "Each run kept the epoch that was best on Val_Set: read the values as slightly too high."
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+def write_predictions(folder, tables):
+    """Writes predictions/<set>/<id>.csv of {set: {id: prediction_table}} into a run's folder, all or nothing."""
+    with whole_folder(folder / "predictions") as part:
+        for name in tables:
+            (part / name).mkdir()
+            for recording, table in tables[name].items():
+                write_table(table, part / name / f"{recording}.csv")
+
+
+def write_table(table, path, digits=6):
+    """Writes the predictions (or labels) of one recording; of the time as many digits as a long recording needs."""
+    table = table.assign(time_s=[f"{time_s:.10g}" for time_s in table["time_s"]])
+    table.to_csv(path, index=False, float_format=f"%.{digits}g", na_rep="nan", lineterminator="\n")
+
+
+def read_predictions(folder, partition, frame_rate):
+    """{id: table} of a finished run, in natural order. Raises UserError naming what is missing or damaged."""
+    again = AGAIN.format(folder)
+    paths = find_recordings([Path(folder, "predictions", partition)], (), again)
+    return {name: read_table(path, frame_rate, again) for name, path in paths.items()}
+
+
+def read_table(path, frame_rate, again):
+    """The predictions of one recording. Raises UserError if they are not complete: `again` says what to do."""
+    try:
+        table = pd.read_csv(path, dtype=float)
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): {again}") from None
+    targets = targets_of(table)
+    needed = {"time_s", *(f"{target}_gold" for target in targets)}
+    if not targets or not len(table) or not needed <= set(table):
+        raise UserError(f"{path} has no rows of time_s,{TARGETS[0]}_gold,{TARGETS[0]}_pred: {again}")
+    preds = table[[f"{target}_pred" for target in targets]].to_numpy()
+    for k in np.flatnonzero(~np.isfinite(preds).all(1)):
+        raise UserError(f"{path} line {k + 2}: a prediction is missing or not finite: {again}")
+    times = np.arange(len(table)) / frame_rate
+    for k in np.flatnonzero(~(np.abs(table["time_s"] - times) < ROUNDING_S)):
+        raise UserError(f"{path} line {k + 2}: time_s is {table['time_s'][k]:g}, not {times[k]:g} as with frame_rate "
+                        f"{frame_rate:g}: give the --frame-rate of the run, or if lines are missing, {again}")
+    return table
+
+
+def targets_of(table):
+    """The targets that a table has predictions of."""
+    return [target for target in TARGETS if f"{target}_pred" in table]

@@ -1,0 +1,287 @@
+"""Pictures and sound of video and sound files, in one pass and at exact times (PyAV)."""
+import contextlib
+import functools
+import itertools
+import math
+import multiprocessing
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import cv2
+import numpy as np
+import soundfile
+
+from support.errors import UserError
+
+CLOCK_S = 0.002  # containers round time stamps to a millisecond, the first one too: stamps this close are the same
+AHEAD = 8, 2  # pictures that are decoded at once while those before are looked at, and how often that many may wait
+DECODERS, LARGE = 3, 1e6  # threads of FFmpeg that decode, and the pixels of a picture from which they pay: small ones wait for each other
+BT601 = (2, 5, 6)  # FFmpeg's numbers for "not said" (which it takes for the same), BT.470BG and SMPTE 170M
+FULL_RANGE = 2  # black is 0 and not 16
+PIECE = 65536  # samples of a WAV read at a time
+JUMP_S = 0.05  # time stamps of sound that are off by less are rounded; by more, sound is missing or there twice
+
+
+@contextlib.contextmanager
+def open_media(path):
+    """PyAV container of a video or sound file; whatever FFmpeg cannot read in it becomes a UserError."""
+    try:
+        with av.open(str(path)) as container:
+            yield container
+    except av.error.FFmpegError as error:
+        empty = "the file is empty" if Path(path).exists() and not Path(path).stat().st_size else error.strerror
+        raise UserError(f"{path} cannot be read as video or sound ({empty}): replace it") from None
+
+
+class Clock(NamedTuple):
+    """When the pictures of a video are on show, in seconds after the first of them."""
+    times_s: np.ndarray  # (P,) when each appears
+    end_s: float  # when the last one ends
+    start_s: float  # the first one's time stamp in the file: time 0 of frames and sound alike
+
+
+def picture_clock(video):
+    """Clock of a video, from its time stamps alone: nothing is decoded.
+
+    Raises UserError if the file holds no pictures or was cut short.
+    """
+    with open_media(video) as container:
+        if not container.streams.video:
+            raise UserError(f"{video} has no pictures: a video was expected")
+        stream = container.streams.video[0]
+        pictures, held_s = [], 0.0  # stamps, not packets: those hold all of the file
+        for packet in container.demux():
+            if packet.pts is not None:
+                held_s = max(held_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream_index == stream.index:
+                    pictures.append((packet.pts, packet.duration or 0, packet.is_discard))
+        shown = sorted((pts, duration) for pts, duration, discarded in pictures if not discarded)
+        if not shown:
+            raise UserError(f"{video} has no pictures with a time stamp: it is empty, cut short or a bare stream (.h264), which an .mp4 can hold")
+        base = float(stream.time_base)
+        times = np.array([pts for pts, _ in shown], float) * base
+        gap = np.median(np.diff(times)) if len(times) > 1 else 1 / float(stream.average_rate or 25)
+        end = times[-1] + (shown[-1][1] * base or gap)
+        frames, avi = stream.frames, container.format.name == "avi"  # whose header counts dropped pictures, too: they have no packets
+        if "mp4" in container.format.name:
+            frames = min(frames, len(stream.index_entries))  # less what an edit list leaves out
+        promised = frames * gap if frames else (container.duration or 0) / av.time_base
+        present = len(pictures) * gap if frames and not avi else held_s  # some containers know only how long all that is in them lasts
+    if promised - present > max(0.5, 2 * gap):
+        raise UserError(f"{video} is cut short: it promises {promised:.1f} s of pictures and holds {present:.1f} s")
+    return Clock(times - times[0], end - times[0], times[0])
+
+
+def frame_count(end_s, frame_rate):
+    """Number of frames k with k / frame_rate before `end_s`."""
+    return math.ceil((end_s - CLOCK_S) * frame_rate)
+
+
+def about_frames(path, frame_rate):
+    """Number of frames by the length that a file's header states, for the time left alone: 0 where it says nothing."""
+    try:
+        with open_media(path) as container:
+            return round((container.duration or 0) / av.time_base * frame_rate)
+    except (UserError, OSError):
+        return 0  # whoever reads all of it says what is wrong
+
+
+def in_worker():
+    """Whether this is one of several processes, of which there is one for every core: threads that help it would only be in the way."""
+    return multiprocessing.parent_process() is not None
+
+
+class Picture:
+    """A decoded picture, upright and with square pixels, made into RGB no sooner and no wider than it is looked at."""
+
+    def __init__(self, frame, aspect=1.0):
+        self.frame, self.aspect, self.turns = frame, aspect, round(frame.rotation / 90)  # counter-clockwise
+        self.mirrored = _is_mirrored(frame)  # top and bottom are exchanged, before it is turned
+        square = aspect == 1 and not self.turns % 4 and not self.mirrored and frame.width % 2 == frame.height % 2 == 0
+        self.in_parts = square and frame.format.name in ("yuv420p", "yuvj420p")
+        size = frame.height, round(frame.width * aspect)
+        self.height, self.width = size[::-1] if self.turns % 2 else size
+
+    @functools.cached_property
+    def rgb(self):
+        """All of it: (H, W, 3)."""
+        if self.in_parts:
+            return self._part(0, 0, self.width, self.height)
+        rgb = self.frame.to_ndarray(format="rgb24", width=round(self.frame.width * self.aspect), height=self.frame.height)
+        return np.ascontiguousarray(np.rot90(rgb[::-1] if self.mirrored else rgb, self.turns))
+
+    def region(self, x1, y1, x2, y2):
+        """What of it lies in a box: RGB (h, w, 3), and the x, y of its upper left corner, whole numbers at or before x1, y1."""
+        x1, y1 = (max(0, math.floor(v) // 2 * 2) for v in (x1, y1))  # even: colours are stored for 2 x 2 pixels
+        x2, y2 = min(self.width, math.ceil(x2 / 2) * 2), min(self.height, math.ceil(y2 / 2) * 2)
+        x1, y1 = min(x1, x2), min(y1, y2)
+        whole = "rgb" in vars(self) or not self.in_parts
+        return self.rgb[y1:y2, x1:x2] if whole else self._part(x1, y1, x2, y2), (x1, y1)
+
+    def brightness(self, columns, rows):
+        """How bright it is where these columns and rows cross: (rows, columns)."""
+        place = rows[:, None], columns
+        return _plane(self.frame.planes[0])[place] if self.in_parts else self.rgb[..., 1][place]
+
+    def _part(self, x1, y1, x2, y2):
+        height, width = y2 - y1, x2 - x1
+        if not height * width:
+            return np.zeros((height, width, 3), np.uint8)
+        stored = np.empty((height * 3 // 2, width), np.uint8)  # I420: brightness, then each colour at half the size
+        stored[:height] = _plane(self.frame.planes[0])[y1:y2, x1:x2]
+        colours = stored[height:].reshape(2, height // 2, width // 2)
+        for colour, plane in zip(colours, self.frame.planes[1:]):
+            colour[:] = _plane(plane)[y1 // 2:y2 // 2, x1 // 2:x2 // 2]
+        if self.frame.format.name == "yuv420p" and self.frame.colorspace in BT601 and self.frame.color_range != FULL_RANGE:
+            return cv2.cvtColor(stored, cv2.COLOR_YUV2RGB_I420)  # thrice as fast as FFmpeg on small parts, and rounds better
+        part = av.VideoFrame.from_ndarray(stored, format=self.frame.format.name)
+        part.colorspace, part.color_range = self.frame.colorspace, self.frame.color_range
+        return part.to_ndarray(format="rgb24")
+
+
+def _is_mirrored(frame):
+    """Whether a video's header says that its pictures are to be mirrored, beside being turned: the matrix (a, b, u, c, d, v, x, y, w) of
+    ISO 14496-12 turns the other way round then."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+    return a * d - b * c < 0
+
+
+def _plane(plane):
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, :plane.width]
+
+
+def read_frames(video, frame_rate):
+    """Yields (ks, Picture) in one pass over a video: the frames k, as a range, and the picture on show at k / frame_rate seconds.
+
+    Pictures that no frame shows are left out. Raises UserError if they begin after their time stamps do, or end before.
+    """
+    clock = picture_clock(video)
+    k, frames = 0, frame_count(clock.end_s, frame_rate)
+    number, picture, time_s = -1, None, 0.0
+    with open_media(video) as container, contextlib.closing(_decoded(container)) as pictures:
+        stream = container.streams.video[0]
+        early_s, aspect = _rounding_s(clock.times_s, stream), float(stream.sample_aspect_ratio or 1)
+        stored_in_order = container.format.name == "avi"  # it knows a rate and no times; FFmpeg's guesses go backwards
+        for following in pictures:
+            time_s = following.time - clock.start_s
+            if stored_in_order:
+                time_s = clock.times_s[min(number + 1, len(clock.times_s) - 1)]
+            if picture is None and time_s > 2 / frame_rate:
+                raise UserError(f"{video} is damaged: its first {time_s:.1f} s cannot be decoded: cut them off, or replace it")
+            first = k
+            while picture is not None and k < frames and k / frame_rate + early_s < time_s:
+                k += 1
+            if k > first:
+                yield range(first, k), Picture(picture, aspect)
+            number, picture = number + 1, following
+    if picture is None or clock.times_s[-1] - time_s > 2 / frame_rate:
+        raise UserError(f"{video} is damaged: its pictures can be read up to {time_s:.1f} s of {clock.end_s:.1f} s")
+    if k < frames:
+        yield range(k, frames), Picture(picture, aspect)
+
+
+def _rounding_s(times_s, stream):
+    """How much later than it was a picture's time stamp can be, seconds: just below a tick of the clock that made the stamps.
+
+    It was rounded by up to half of one, and so was that of the first picture, from which times are counted. Many stamps were whole
+    milliseconds before they came into a file of finer ticks.
+    """
+    ms = times_s * 1000
+    whole = np.abs(ms - ms.round()).max() < 1e-4
+    return 0.999 * (0.001 if whole else min(0.001, float(stream.time_base)))
+
+
+def _decoded(container):
+    """Yields the pictures of a video. Unless this is a worker, a thread decodes the next ones while one is looked at."""
+    stream = container.streams.video[0]
+    alone = not in_worker()
+    stream.thread_type, stream.thread_count = "AUTO", DECODERS if alone and stream.width * stream.height > LARGE else 1
+    pictures = _readable(container.decode(stream))
+    if not alone:
+        yield from pictures
+        return
+    at_once, waiting = AHEAD
+    with ThreadPoolExecutor(1) as thread:  # some at a time: what wakes a thread for each picture costs more than it saves
+        def following():
+            return thread.submit(lambda: list(itertools.islice(pictures, at_once)))
+        groups = deque(following() for _ in range(waiting))
+        while group := groups.popleft().result():
+            groups.append(following())
+            yield from group
+
+
+def _readable(pictures):
+    """Those before the first that cannot be decoded: read_frames knows how many there should be."""
+    with contextlib.suppress(av.error.FFmpegError):
+        yield from pictures
+
+
+def read_sound(path, rate, start_s=None):
+    """Yields blocks (n,) int16 of a file's sound, mono at `rate` Hz, in order and without gaps.
+
+    start_s: time stamp of the file at which they begin, silent where the sound begins later; None: its first sample.
+    Raises UserError if there is no sound or it cannot be read.
+    """
+    if start_s is None and is_plain(path):
+        try:
+            yield from _plain_sound(path, rate)
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"{path} cannot be read to its end ({error}): replace it") from None
+        return
+    with open_media(path) as container:
+        if not container.streams.audio:
+            raise UserError(f"{path} has no sound track: put the sound of this recording into audio/ as {path.stem}.wav")
+        done = 0
+        for frame in _resampled(container, rate):
+            block = frame.to_ndarray()[0]
+            if frame.time is None:
+                raise UserError(f"{path} is damaged: its sound has no time stamp {done / rate:.1f} s after it begins")
+            start_s = frame.time if start_s is None else start_s
+            ahead = round((frame.time - start_s) * rate) - done
+            if not done or abs(ahead) > JUMP_S * rate:
+                block = np.concatenate([np.zeros(ahead, np.int16), block]) if ahead > 0 else block[-ahead:]
+            done += len(block)
+            yield block
+    if not done:
+        raise UserError(f"{path} holds no sound: its track is empty")
+
+
+def is_plain(path):
+    """Whether a file is a whole WAV of 16 bits, mono or stereo: what does not need FFmpeg to be read."""
+    try:
+        about = soundfile.info(path)
+    except soundfile.LibsndfileError:
+        return False
+    around = os.path.getsize(path) - 2 * about.frames * about.channels  # much: a header that is wrong about the length, say
+    return about.format == "WAV" and about.subtype == "PCM_16" and about.channels <= 2 and about.frames > 0 and around < 2**16
+
+
+def _plain_sound(path, rate):
+    """The same as FFmpeg makes of it, bit for bit, in half the time and less: in fewer and larger pieces."""
+    with soundfile.SoundFile(path) as file:
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
+        same = (file.samplerate, file.channels) == (rate, 1)
+        while len(samples := file.read(PIECE, dtype="int16", always_2d=True)):
+            if same:
+                yield samples[:, 0]
+            else:
+                frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), "s16", "mono" if file.channels == 1 else "stereo")
+                frame.sample_rate = file.samplerate
+                yield from (made.to_ndarray()[0] for made in resampler.resample(frame))
+        yield from (made.to_ndarray()[0] for made in resampler.resample(None) if not same)
+
+
+def _resampled(container, rate):
+    resampler, made_for = None, None
+    for frame in container.decode(audio=0):
+        form = frame.format.name, frame.layout.name, frame.sample_rate
+        if form != made_for:  # broadcasts change from stereo to mono on their way
+            yield from (resampler.resample(None) if resampler else [])
+            resampler, made_for = av.AudioResampler(format="s16", layout="mono", rate=rate), form
+        yield from resampler.resample(frame)
+    yield from (resampler.resample(None) if resampler else [])
