@@ -32,7 +32,7 @@ from drawn.people import Recording, write_recording
 from support.errors import run_script
 from support.recordings import SUMMARIES, keep_settings
 from support.settings import parse_config
-from support.workers import for_each
+from support.workers import cores, for_each
 
 QUICK = {"minutes": 0.1, "subjects": 6, "unrated": 4}  # with --quick, where these are not given
 STEP = 5  # every 5th of the 25 frames and ratings per second: neighbours are almost the same, and cost five times the work
@@ -76,7 +76,7 @@ def draw_corpus(cfg, names):
     missing = [name for name in names if not last_file(cfg, name).exists()]
     numbers = {name: number for number, name in enumerate(names)}
     work = partial(draw, numbers=numbers, data_dir=cfg.data_dir, seed=cfg.seed, frames=frames)
-    for_each(missing, work, dict.fromkeys(missing, frames // STEP), workers=0)
+    for_each(missing, work, dict.fromkeys(missing, frames // STEP), workers=0, worth=500)  # some 3 seconds
     print(f"{cfg.data_dir}: {len(names)} subjects, {len(missing)} drawn now, {frames / FRAME_RATE:.0f} s each")
 
 
@@ -122,7 +122,7 @@ def main(argv=None):
     names = names_of(cfg.subjects, cfg.unrated)
     draw_corpus(cfg, names)
     call(annotations, **data, **RATE)
-    call(face_detector_frameRetention, **data, **RATE, **FACES)
+    call(face_detector_frameRetention, **data, **RATE, **FACES, workers=cores())
     call(audio_extract, **data, **RATE)
     call(audio_melspec, **data, **SPECS)
     call(mmpkd, **data, **TRAINING, **EPOCHS[cfg.quick], teacher_folds=FOLDS, seed=cfg.seed, resume=True)
