@@ -35,16 +35,17 @@ from support.settings import parse_config
 from support.workers import cores, for_each
 
 QUICK = {"minutes": 0.1, "subjects": 6, "unrated": 4}  # with --quick, where these are not given
-STEP = 5  # every 5th of the 25 frames and ratings per second: neighbours are almost the same, and cost five times the work
+STEP = 5  # every 5th of 25 frames and ratings per second: neighbours are almost the same, and cost five times the work
 RATE = {"frame_rate": FRAME_RATE / STEP}
 # What the paper's defaults are to RECOLA, these are to a corpus of a few minutes and a machine of two cores.
 FACES = {"face_size": 48}
 SPECS = {"n_mels": 32, "hop_length": 320}
-NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feature_size": 64, "gru_size": 64, "clip_length": 100, "batch_size": 4,
-            "learning_rate": 0.001, "visual_lr_scale": 1.0, "weight_decay": 0.05, "dropout": 0.4, "modality_dropout": 0.5}
+NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feature_size": 64, "gru_size": 64,
+            "clip_length": 100, "batch_size": 4, "learning_rate": 0.001, "visual_lr_scale": 1.0, "weight_decay": 0.05,
+            "dropout": 0.4, "modality_dropout": 0.5}
 # At 5 frames a second. Every run takes the same number of gradient steps and keeps its last epoch: nothing is chosen
-TRAINING = NETWORKS | RATE | {"visual_backbone": "tiny_cnn", "audio_backbone": "tiny_cnn", "clip_length": 30, "batch_size": 8, "keep": "last",
-                              "target": "both"}
+TRAINING = NETWORKS | RATE | {"visual_backbone": "tiny_cnn", "audio_backbone": "tiny_cnn", "clip_length": 30,
+                              "batch_size": 8, "keep": "last", "target": "both"}
 EPOCHS = {True: {"epochs": 2, "epoch_steps": 10}, False: {"epochs": 6, "epoch_steps": 50}}  # quick or not
 FOLDS = 2  # of the teacher ensembles
 
@@ -105,11 +106,12 @@ def means_of(table):
 def conclusion(table, seed):
     """Two sentences on what ccc.csv, as a table, shows."""
     mean, count = means_of(table), len(set(table["recording"]) - set(SUMMARIES))
-    return (f"On {count} subjects never trained on, the mean CCC of arousal and valence is {mean['teacher']:.2f} for the teacher, which sees the "
-            f"face and hears the voice, {mean['visual']:.2f} for the visual baseline, trained on the rated subjects' faces, and "
-            f"{mean['student']:.2f} for the student, which sees the face only but was also trained on what audio and visual teachers predict "
-            f"for the unlabelled subjects ({mean['student'] - mean['visual']:+.2f}).\n"
-            f"This is one seed ({seed}) and {count} subjects: an illustration, not a result; docs/study.md has results.")
+    gain = mean["student"] - mean["visual"]
+    return (f"On {count} subjects never trained on, the mean CCC of arousal and valence is {mean['teacher']:.2f} for the\n"
+            f"teacher, which sees the face and hears the voice, {mean['visual']:.2f} for the visual baseline, which sees only\n"
+            f"the face, and {mean['student']:.2f} for the student, which sees only the face, too, but was also trained on\n"
+            f"what audio and visual teachers predict for unlabelled subjects ({gain:+.2f}).\n"
+            f"This is one seed ({seed}), {count} subjects: an illustration, not a result; docs/study.md has results.")
 
 
 def main(argv=None):
@@ -127,8 +129,9 @@ def main(argv=None):
     call(audio_melspec, **data, **SPECS)
     call(mmpkd, **data, **TRAINING, **EPOCHS[cfg.quick], teacher_folds=FOLDS, seed=cfg.seed, resume=True)
     plots = call(plot_ccc, **data, **RATE)
-    print(f"\nFigures: {plots['summary']} (the runs side by side) and {Path(plots['traces'][0]).parent.parent}/ (every subject over time)\n")
-    print(conclusion(plots["ccc"], cfg.seed))
+    traces = Path(plots["traces"][0]).parent.parent
+    print(f"\nFigures: {plots['summary']} (the runs side by side), {traces}/ (every subject over time)\n")
+    print(conclusion(plots["ccc"], cfg.seed) + "\n")
     print("Next, your own data: README.md, 'Your own RECOLA copy, step by step'.")
     print(f"Done in {(time.perf_counter() - began) / 60:.1f} minutes.")
     return plots["ccc"]

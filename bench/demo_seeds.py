@@ -58,7 +58,8 @@ def report(scores):
     verdict = lambda met: "met" if met else "MISSED"
     return "\n".join([
         *lines, "",
-        f"student above its visual baseline, mean of both targets: {wins} of {count} seeds ({verdict(wins >= LEAST_WINS * count)})",
+        f"student above its visual baseline, mean of both targets: {wins} of {count} seeds "
+        f"({verdict(wins >= LEAST_WINS * count)})",
         f"mean gain {gains.mean():+.3f}, standard error over seeds {error:.3f} ({verdict(gains.mean() >= LEAST_GAIN)})",
         f"teacher above both on arousal: {teacher} of {count} seeds ({verdict(teacher == count)})"])
 

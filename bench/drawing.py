@@ -1,4 +1,4 @@
-"""How long a drawn subject takes: a minute of it, as the demo draws it, beside all 25 frames a second, and beside the steps after it.
+"""How long a drawn subject takes: a minute as the demo draws it, beside all 25 frames a second, and the steps after it.
 
 Sides take turns and the best of the rounds counts, so that a busy machine troubles both alike. One process, one thread.
 A ratio above 1: faster than the reference named in the line.
@@ -73,9 +73,12 @@ def main():
             "25": lambda folder: write_recording(folder, "train_1", new()),
             "after": lambda folder: steps_after(link(folder, kept))}, rounds)
     print(f"{'a minute of one subject':52}{'seconds':>9}{'frames/s':>10}   reference")
-    rows = [("what it feels, its look and its voice", "subject", 0, None), ("painting at 5 frames/s, all in one go", "paint", few, "one by one"),
-            ("painting at 5 frames/s, frame by frame", "one by one", few, None), ("all, with files, at 5 frames/s (the demo)", "demo", few, "25"),
-            ("all, with files, at 25 frames/s", "25", frames, None), ("the demo's steps after it, without training", "after", few, None)]
+    rows = [("what it feels, its look and its voice", "subject", 0, None),
+            ("painting at 5 frames/s, all in one go", "paint", few, "one by one"),
+            ("painting at 5 frames/s, frame by frame", "one by one", few, None),
+            ("all, with files, at 5 frames/s (the demo)", "demo", few, "25"),
+            ("all, with files, at 25 frames/s", "25", frames, None),
+            ("the demo's steps after it, without training", "after", few, None)]
     for text, side, count, reference in rows:
         rate = f"{count / best[side]:10.0f}" if count else " " * 10
         ratio = f"   {best[reference] / best[side]:.2f} times as fast as '{reference}'" if reference else ""
