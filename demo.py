@@ -107,10 +107,10 @@ def conclusion(table, seed):
     """Two sentences on what ccc.csv, as a table, shows."""
     mean, count = means_of(table), len(set(table["recording"]) - set(SUMMARIES))
     gain = mean["student"] - mean["visual"]
-    return (f"On {count} subjects never trained on, the mean CCC of arousal and valence is {mean['teacher']:.2f} for the\n"
-            f"teacher, which sees the face and hears the voice, {mean['visual']:.2f} for the visual baseline, which sees only\n"
-            f"the face, and {mean['student']:.2f} for the student, which sees only the face, too, but was also trained on\n"
-            f"what audio and visual teachers predict for unlabelled subjects ({gain:+.2f}).\n"
+    return (f"On {count} subjects never trained on, the mean CCC of arousal and valence is {mean['teacher']:.2f} for\n"
+            f"the teacher, which sees the face and hears the voice, {mean['visual']:.2f} for the visual baseline, which\n"
+            f"sees only the face, and {mean['student']:.2f} for the student, which sees only the face, too, but was also\n"
+            f"trained on what audio and visual teachers predict for unlabelled subjects ({gain:+.2f}).\n"
             f"This is one seed ({seed}), {count} subjects: an illustration, not a result; docs/study.md has results.")
 
 
@@ -124,7 +124,7 @@ def main(argv=None):
     names = names_of(cfg.subjects, cfg.unrated)
     draw_corpus(cfg, names)
     call(annotations, **data, **RATE)
-    call(face_detector_frameRetention, **data, **RATE, **FACES, workers=cores())
+    call(face_detector_frameRetention, **data, **RATE, **FACES, workers=1 if cfg.quick else cores())
     call(audio_extract, **data, **RATE)
     call(audio_melspec, **data, **SPECS)
     call(mmpkd, **data, **TRAINING, **EPOCHS[cfg.quick], teacher_folds=FOLDS, seed=cfg.seed, resume=True)
