@@ -1,15 +1,14 @@
 """Every path and hyperparameter: edit the defaults here, or give the same names as flags to a script.
 
-The fields below are the command line of every script (`parse_config`): the comment after a field is its --help
-text, the heading above it names the scripts that read it. `--config FILE.json` starts from the settings that a run
-wrote into its folder; flags beside it win.
+The fields are the command line (support/settings.py): the comment beside a field is its --help text, the heading above
+it, `# --- section: scripts`, names the scripts that read it. Either goes on in comment lines below, indented further.
 """
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-# A number's range stands in its type: lowest, highest, and whether the lowest itself is allowed.
+# A type states what a field may hold: the range of a number (lowest, highest, is the lowest itself allowed) or choices.
 Count = Annotated[int, (1, math.inf, True)]
 Whole = Annotated[int, (0, math.inf, True)]
 Positive = Annotated[float, (0, math.inf, False)]
@@ -20,31 +19,35 @@ Share = Annotated[float, (0, 1, True)]
 @dataclass
 class Config:
     # --- corpus: every script
-    data_dir: str = "data"  # folder of the corpus: videos/, audio/, ratings_gold_standard/ and all that is made of them
+    data_dir: str = "data"  # folder of the corpus (videos/, audio/, ratings_gold_standard/) and everything made from it
 
     # --- frames: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py mmpkd.py plot_ccc.py
-    frame_rate: Annotated[float, (0, 1000, False)] = 25.0  # ratings, and so faces, segments and spectrograms, per second
+    frame_rate: Annotated[float, (0, 1000, False)] = 25.0  # ratings, faces, audio segments and spectrograms per second
 
-    # --- recordings: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
-    recordings: tuple[str, ...] = ()  # ids of the only recordings to work on; none given: every one
+    # --- recordings: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py
+                    # audio_melspec.py
+    recordings: tuple[str, ...] = ()  # ids of the recordings to process; none given: all
 
-    # --- sharing the work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py experiment.py
-    workers: Whole = 0  # recordings (or runs) worked on at the same time; 0: one per core, or fewer where that is quicker
-    shard: str = ""  # i/n, for the i-th of n jobs of a cluster: every n-th recording (or seed) from the i-th on; "": all
+    # --- parallel work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
+                       # experiment.py
+    workers: Whole = 0  # recordings (or runs) processed in parallel; 0: one per core, or fewer if that is faster
+    shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (or seed); "": all
 
     # --- step 0, annotations: annotations.py
     train_ids: tuple[str, ...] = ("train_*",)  # ids (or patterns) of the recordings in Train_Set
     val_ids: tuple[str, ...] = ("dev_*",)  # ids (or patterns) of the recordings in Val_Set
+    unlabelled_ids: tuple[str, ...] = ()  # ids (or patterns) of recordings without ratings to put into
+                                          # Unlabelled_Set although val_ids or the name test* keeps them out
 
     # --- step 1, faces: face_detector.py face_detector_frameRetention.py
-    min_face_size: Count = 60  # smallest face looked for, pixels of the video; larger is faster
-    face_score: Share = 0.9  # a face below this probability (MTCNN's last network) counts as no face
-    look_every: Count = 6  # while a head is still, look for its face in every n-th picture; in between it lies in between
-    jpeg_quality: Annotated[int, (1, 100, True)] = 95  # of the crops
+    min_face_size: Count = 60  # smallest face to detect, pixels of the video; larger is faster
+    face_score: Share = 0.9  # lowest probability (of MTCNN's output network) that counts as a face
+    look_every: Count = 6  # while the head is still, run the detector on every n-th frame and interpolate between them
+    jpeg_quality: Annotated[int, (1, 100, True)] = 95  # JPEG quality of the face crops
     face_size: Annotated[int, (16, 1024, True)] = 112  # side of a face crop, pixels
 
     # --- step 2, audio segments: audio_extract.py
-    segment_at: Literal["centred", "causal"] = "centred"  # sound around the frame, or only the sound before it
+    segment_at: Literal["centred", "causal"] = "centred"  # sound around the frame | only the sound before it
 
     # --- sound: audio_extract.py audio_melspec.py
     audio_rate: Annotated[int, (4000, 192000, True)] = 16000  # samples per second of the segments
@@ -54,18 +57,18 @@ class Config:
     n_fft: Annotated[int, (16, 65536, True)] = 512  # samples per analysis window: 32 ms at 16 kHz
     hop_length: Count = 160  # samples between the columns of a spectrogram: 10 ms at 16 kHz
     n_mels: Count = 64  # mel bands
-    db_min: float = -80.0  # power drawn black, dB; a fixed range keeps the loudness
-    db_max: float = 30.0  # power drawn white, dB
+    db_min: float = -80.0  # power shown as black, dB; a fixed range keeps the loudness
+    db_max: float = 30.0  # power shown as white, dB
     spec_files: Literal["pictures", "array"] = "pictures"  # one .png per frame, to look at | one .npy per recording
 
     # --- device: face_detector.py face_detector_frameRetention.py mmpkd.py experiment.py
-    device: str = ""  # cpu, cuda, cuda:1 ...; "": cuda where there is one, else cpu
+    device: str = ""  # cpu, cuda, cuda:1 ...; "": cuda if available, else cpu
 
     # --- runs: mmpkd.py plot_ccc.py
-    runs_dir: str = ""  # where the runs are kept; "": runs/ in data_dir
+    runs_dir: str = ""  # folder of the runs; "": runs/ in data_dir
 
     # --- seed: mmpkd.py demo.py
-    seed: Whole = 0  # of weights, clips and augmentation; in demo.py also of the people drawn
+    seed: Whole = 0  # seed of weights, clips and augmentation; in demo.py also of the drawn subjects
 
     # --- run: mmpkd.py
     stage: Literal["visual", "teacher", "student", "audio", "all"] = "all"  # what to train; all: visual, teacher, student
@@ -76,7 +79,7 @@ class Config:
     tensorboard: bool = False  # event files in the run's folder, too (needs the package tensorboard)
 
     # --- listing: mmpkd.py experiment.py
-    list: bool = False  # only list the runs that are there, and how far they are
+    list: bool = False  # print the runs with their state, and exit
 
     # --- choosing: mmpkd.py
     fold: str = ""  # i/n: hold out every n-th person of Train_Set from the i-th on, and choose the epoch on them; "": on Val_Set
@@ -99,18 +102,23 @@ class Config:
     variant: str = ""  # a word at the end of the run's name, to keep it beside a run of other settings
 
     # --- student: mmpkd.py
-    distill: str = "auto"  # auto: pseudo where there are unlabelled recordings, else cosine | pseudo | cosine | cosine_original | fitnets | sp | rkd | ot | ccc | a weighted sum such as cosine:0.5+ccc:0.5
+    distill: str = "auto"  # auto: pseudo (pseudo-labels) where there are unlabelled recordings, else cosine
+                           # | cosine_original | fitnets | sp | rkd | ot | ccc
+                           # | a weighted sum such as cosine:0.5+ccc:0.5
     unlabelled: Share = 1.0  # fraction of the recordings in Unlabelled_Set that a student uses; 0: none
 
     # --- pseudo-labels: mmpkd.py
-    teachers: Literal["audio+visual", "visual", "joint", "joint+audio+visual"] = "audio+visual"  # teacher ensembles: audio-only, visual-only, joint (audio-visual)
-    teacher_folds: Annotated[int, (2, math.inf, True)] = 4  # cross-fitting: n networks an ensemble, each trained without one of n folds of the training subjects
-    calibrate: bool = True  # weight the ensembles by stacking, and give the labels the ratings' mean and standard deviation
+    teachers: Literal["audio+visual", "visual", "joint", "joint+audio+visual"] = "audio+visual"
+        # teacher ensembles: audio-only, visual-only, joint (audio-visual)
+    teacher_folds: Annotated[int, (2, math.inf, True)] = 4  # cross-fitting: n networks in an ensemble, each trained
+                                                            # without one of n folds of the training subjects
+    calibrate: bool = True  # weight the ensembles by stacking; give the labels the ratings' mean and standard deviation
     confirm_audio: bool = True  # use audio teachers only for targets for which they pass the confirmation test
 
     # --- distillation: mmpkd.py
     distill_weight: Share = 0.5  # largest weight of the distillation loss; the task loss has the remaining weight
-    gate: Literal["adaptive", "original", "off"] = "adaptive"  # weight of the teacher: by its CCC on the batch | the original code's rule | constant
+    gate: Literal["adaptive", "original", "off"] = "adaptive"
+        # weight of the teacher: by its CCC on the batch | the original code's rule | constant
 
     # --- training: mmpkd.py
     epochs: Count = 10  # passes over the training recordings, each followed by a look at the validation CCC and a checkpoint
@@ -129,26 +137,26 @@ class Config:
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
 
     # --- post-processing: plot_ccc.py
-    smoothing: Literal["mean", "median"] = "mean"  # filter over the predictions
-    max_window_s: NotNegative = 10.0  # longest smoothing window tried, seconds; 0: no smoothing
-    max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face tried, seconds; 0: no delay
+    smoothing: Literal["mean", "median"] = "mean"  # smoothing filter over the predictions
+    max_window_s: NotNegative = 10.0  # longest smoothing window to try, seconds; 0: no smoothing
+    max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face to try, seconds; 0: none
 
     # --- demo: demo.py
-    minutes: Annotated[float, (0.1, 60, True)] = 0.5  # length of each drawn recording
-    subjects: Annotated[int, (3, 10000, True)] = 24  # drawn subjects with ratings, half of them held out (dev_*)
-    unrated: Whole = 24  # unlabelled subjects beside them (unrated_*)
+    minutes: Annotated[float, (0.1, 60, True)] = 0.5  # length of each drawn recording, minutes
+    subjects: Annotated[int, (3, 10000, True)] = 24  # rated subjects, half of them held out (dev_*)
+    unrated: Whole = 24  # further subjects, without ratings (unrated_*)
 
     # --- size: demo.py experiment.py
-    quick: bool = False  # fewer people and shorter training: under 2 minutes (experiment.py: 10)
+    quick: bool = False  # fewer subjects and shorter training: under 2 minutes (experiment.py: 10)
 
     # --- study: experiment.py
-    seeds: Count = 5  # runs of everything, each with weights and teachers of its own
-    settings: tuple[str, ...] = ()  # only these corpora; --list names them
-    methods: tuple[str, ...] = ()  # only these rows of the table; --list names them
-    report: bool = False  # only tables and figures, from the results that are there
-    choose: bool = False  # compare on people held out of the training people, never on those that are reported
+    seeds: Count = 5  # repetitions of every run, each with its own weights and teachers
+    settings: tuple[str, ...] = ()  # only these settings of the study; --list names them
+    methods: tuple[str, ...] = ()  # only these methods; --list names them
+    report: bool = False  # only write tables and figures, from the existing results
+    choose: bool = False  # compare methods by cross-validation on the rated subjects, never on the reported ones
 
-    # Folders, derived. Each has one script that writes it.
+    # Derived folders. Each is written by one script.
     @property
     def videos_dir(self): return Path(self.data_dir, "videos")
     @property
@@ -171,11 +179,3 @@ class Config:
     def run_root(self): return Path(self.runs_dir) if self.runs_dir else Path(self.data_dir, "runs")
     @property
     def targets(self): return ["arousal", "valence"] if self.target == "both" else [self.target]
-
-
-# ---- how a script starts, fails and ends ----------------------------------------------------------------------------
-
-
-# ---- the command line -----------------------------------------------------------------------------------------------
-
-

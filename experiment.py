@@ -53,7 +53,7 @@ from config import Config
 from demo import FACES, NETWORKS, SPECS, call
 from drawn.people import FRAME_RATE, SOUND_RATE, World, write_video
 from drawn.people import Recording as Drawn
-from plot_ccc import save_figure
+from figures import save_figure
 from runs import read_log
 from scores import read_predictions, score
 from support.errors import SettingsError, UserError, run_script, torch_device

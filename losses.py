@@ -1,6 +1,7 @@
-"""CCC, the CCC loss, and the distillation losses with their table.
+"""CCC, the CCC loss, and the distillation losses with their table DISTILL.
 
 Shapes: N frames (of any clips, in any order), K targets, Ds and Dt features of student and teacher.
+A new distillation loss is one function and one line in DISTILL.
 """
 import difflib
 import math
@@ -11,38 +12,40 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-TINY = 1e-12  # keeps 0 / 0 out: two series that are constant and equal have a CCC of 0
-ALIKE = 1e-3  # rows nearer than this share of the typical distance count as one: single precision hardly sees less
-ANGLE_FRAMES = 64  # at most, in rkd's angles: 64^3 of them are 1 MB
+TINY = 1e-12  # smallest divisor, against 0 / 0: two equal constant series have a CCC of 0
 
-ANCHORS = 30  # of each frame in ot, as in its authors' code
-OT_FRAMES = 128  # at most, in ot: its authors' batch
+# rkd
+DUPLICATE = 1e-3  # rows nearer than this share of the typical distance are duplicates: float32 resolves hardly less
+ANGLE_FRAMES = 64  # frames whose angles are compared, at most: 64^3 angles are 1 MB
+
+# ot
+ANCHORS = 30  # frames that describe each frame, as in the authors' code
+OT_FRAMES = 128  # frames compared, at most: the authors' batch size
 BLUR = 0.1
-EPSILON = BLUR ** 2  # weight of the entropy in optimal transport
+EPSILON = BLUR ** 2  # 0.01, weight of the entropy in optimal transport
 SINKHORN_STEPS = 100
-OVERRELAXATION = 1.8  # 1: plain Sinkhorn, which needs more than ten times the steps; from 1.9 it can swing
+OVERRELAXATION = 1.8  # 1: plain Sinkhorn, which needs more than ten times the steps; from 1.9 on it can oscillate
 
 
-def ccc(pred, gold, weight=None):
+def ccc(pred, gold):
     """Concordance correlation coefficient, with population moments (Lin, 1989): (N,), (N,) -> scalar in [-1, 1].
 
-    2 cov(p, g) / (var p + var g + (mean p - mean g)^2). Takes tensors or arrays. weight: how much each value counts in the moments,
-    (N,), none negative and one at least above 0. Raises ValueError if the shapes differ or are not (N,): (N, 1) beside (N,) would
-    broadcast to (N, N) and give nearly 0.
+    2 cov(p, g) / (var p + var g + (mean p - mean g)^2). Takes tensors or arrays. Raises ValueError if the shapes differ
+    or are not (N,): (N, 1) and (N,) would broadcast to (N, N) and give nearly 0.
     """
-    pred, gold = (series if torch.is_tensor(series) else torch.tensor(series) for series in (pred, gold))  # copies: pandas' are read-only
+    pred, gold = (series if torch.is_tensor(series) else torch.tensor(series)  # a copy: pandas' arrays are read-only
+                  for series in (pred, gold))
     if pred.ndim != 1 or pred.shape != gold.shape:
         raise ValueError(f"ccc takes two series of one shape (N,), not {tuple(pred.shape)} and {tuple(gold.shape)}")
-    mean = torch.mean if weight is None else lambda values: (values * weight).sum() / weight.sum()
-    p, g = pred - mean(pred), gold - mean(gold)
-    spread = mean(p * p) + mean(g * g) + mean(pred - gold) ** 2  # not of the means: they round where both are large
-    return 2 * mean(p * g) / spread.clamp_min(TINY)
+    p, g = pred - pred.mean(), gold - gold.mean()
+    spread = (p * p).mean() + (g * g).mean() + (pred - gold).mean() ** 2  # not of the means: large ones lose digits
+    return 2 * (p * g).mean() / spread.clamp_min(TINY)
 
 
 def ccc_loss(pred, gold):
-    """1 - CCC of each target over its valid frames, those whose gold is not NaN: (N, K), (N, K) -> (K,).
+    """1 - CCC of each target over the frames whose gold is not NaN: (N, K), (N, K) -> (K,).
 
-    A target with fewer than two valid frames says nothing: its loss is 0.
+    A target with fewer than two such frames has loss 0 and gradient 0.
     """
     losses = []
     for p, g in zip(pred.unbind(1), gold.unbind(1)):
@@ -52,16 +55,16 @@ def ccc_loss(pred, gold):
 
 
 # ---- distillation: student features (N, Ds), teacher features (N, Dt) -> scalar >= 0 --------------------------------
-# None of them waits for a GPU, and all are meant for float32 outside of autocast.
+# They take float32, outside of autocast. None synchronises with a GPU.
 
 def cosine(student, teacher):
-    """Mean over frames of 1 - cos(student, teacher): (N, D), (N, D) -> scalar in [0, 2] (Aslam et al., 2023, per frame)."""
+    """Mean over frames of 1 - cos(student, teacher) (Aslam et al., 2023): (N, D), (N, D) -> scalar in [0, 2]."""
     _same_shape(student, teacher)
     return (1 - F.cosine_similarity(student, teacher, dim=1)).mean().clamp_min(0)  # rounding can give -1e-8
 
 
 def cosine_original(student, teacher):
-    """1 - cos of the two whole batches as single vectors, as in the original's code: (N, D), (N, D) -> scalar in [0, 2]."""
+    """1 - cos of the two flattened batches, as in the original's code: (N, D), (N, D) -> scalar in [0, 2]."""
     _same_shape(student, teacher)
     return (1 - F.cosine_similarity(student.flatten(), teacher.flatten(), dim=0)).clamp_min(0)
 
@@ -69,16 +72,17 @@ def cosine_original(student, teacher):
 def fitnets(student, teacher):
     """Mean squared difference of the features (Romero et al., 2015): (N, D), (N, D) -> scalar >= 0.
 
-    student: after the learned linear layer that takes its features to the teacher's size, which is the caller's.
+    student: features after the learned linear layer to the teacher's size; the caller owns that layer.
     """
     _same_shape(student, teacher)
     return F.mse_loss(student, teacher)
 
 
 def sp(student, teacher):
-    """Squared distance of the row-normalised Gram matrices over N^2 (Tung & Mori, 2019): (N, Ds), (N, Dt) -> scalar >= 0.
+    """Mean squared difference of row-normalised Gram matrices (Tung & Mori, 2019): (N, Ds), (N, Dt) -> scalar >= 0.
 
-    Which frames are alike, in the teacher's eyes and in the student's. The matrices are (N, N): 16 MB at 2048 frames.
+    Compares which frames are similar for the student with which are similar for the teacher. The matrices are (N, N),
+    16 MB at 2048 frames.
     """
     _same_length(student, teacher)
     gram_s, gram_t = (_unit(features @ features.T) for features in (student, teacher))
@@ -88,10 +92,10 @@ def sp(student, teacher):
 def rkd(student, teacher):
     """25 x difference of distances + 50 x difference of angles (Park et al., 2019): (N, Ds), (N, Dt) -> scalar >= 0.
 
-    Smooth L1, mean over all pairs and all triples. Distances are over their own mean and between all frames: (N, N), 16 MB
-    at 2048. Triples grow with N^3, so angles are those of at most 64 frames, evenly spaced over the batch: 1 MB. Frames
-    nearer than 0.1 % of the typical distance count as duplicates, which have distance 0, angles of 0, and no gradient: the
-    direction between two almost equal frames is noise, and its gradient has no bound.
+    Smooth L1, mean over all pairs and all triples. Distances are taken between all frames and divided by their mean:
+    (N, N), 16 MB at 2048 frames. Triples grow with N^3, so the angles are those of at most 64 frames, evenly spaced
+    over the batch: 1 MB. Frames nearer than 0.1% of the typical distance are duplicates: distance 0, angles 0 and no
+    gradient, because the direction between two almost equal frames is noise and its gradient is unbounded.
     """
     _same_length(student, teacher)
     distance = F.smooth_l1_loss(_distances(student), _distances(teacher))
@@ -100,14 +104,14 @@ def rkd(student, teacher):
 
 
 def ot(student, teacher):
-    """Optimal transport from the student's view of a batch to the teacher's (PKDOT): (N, Ds), (N, Dt) -> scalar >= 0.
+    """Optimal transport between the student's and the teacher's similarities (PKDOT): (N, Ds), (N, Dt) -> scalar >= 0.
 
-    Aslam et al., "Distilling Privileged Multimodal Information for Expression Recognition using Optimal Transport", 2024.
-    Each side describes a frame by its cosines to the 30 frames that the *teacher* finds least like it, the least first.
-    Between the student's descriptions and the teacher's: debiased Sinkhorn divergence (Feydy et al., 2019), cost
-    |x - y|^2 / 2, blur 0.1, uniform weights. Their batch was 128: of more frames than that 128 are used, evenly spaced, so
-    that time and memory stay what they are there (45 ms on one core, 20 MB). Their code first subtracts the minimum from
-    each matrix; here cosines stay cosines.
+    Aslam et al., "Distilling Privileged Multimodal Information for Expression Recognition using Optimal Transport",
+    2024. A frame is described by its cosines to the 30 frames that are least similar to it *for the teacher*, the least
+    similar first. Between the student's and the teacher's descriptions: debiased Sinkhorn divergence (Feydy et al.,
+    2019), cost |x - y|^2 / 2, blur 0.1, uniform weights. The authors' batch was 128: of a larger one 128 evenly spaced
+    frames are used, so that time and memory stay the same (45 ms on one core, 20 MB). Their code first subtracts the
+    minimum from each similarity matrix; here cosines stay cosines.
     """
     _same_length(student, teacher)
     student, teacher = (_unit(_spaced(features, OT_FRAMES)) for features in (student, teacher))
@@ -118,19 +122,17 @@ def ot(student, teacher):
     return (between - (within_s + within_t) / 2).clamp_min(0)
 
 
-def ccc_distill(student, teacher, weight=None):
-    """Mean over targets of 1 - CCC(student's prediction, teacher's): (N, K), (N, K) -> scalar in [0, 2].
-
-    weight: (N, K), how much each frame counts; None: as much as any other.
-    """
+def ccc_distill(student, teacher):
+    """Mean over targets of 1 - CCC(student's predictions, teacher's): (N, K), (N, K) -> scalar in [0, 2]."""
     _same_shape(student, teacher)
-    weights = [None] * student.shape[1] if weight is None else weight.unbind(1)
-    return torch.stack([1 - ccc(*series) for series in zip(student.unbind(1), teacher.unbind(1), weights)]).mean().clamp_min(0)
+    losses = [1 - ccc(*series) for series in zip(student.unbind(1), teacher.unbind(1))]
+    return torch.stack(losses).mean().clamp_min(0)
 
 
 def _same_shape(student, teacher):
     if student.ndim != 2 or student.shape != teacher.shape:
-        raise ValueError(f"features of one shape (N, D) were expected, not {tuple(student.shape)} and {tuple(teacher.shape)}")
+        shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+        raise ValueError(f"features of one shape (N, D) were expected, not {shapes}")
 
 
 def _same_length(student, teacher):
@@ -140,36 +142,37 @@ def _same_length(student, teacher):
 
 
 def _unit(vectors, least=TINY):
-    """Vectors of length 1, and 0 without a gradient for those not longer than `least`: (..., D) -> (..., D)."""
+    """Vectors scaled to length 1; those not longer than `least` become 0, without a gradient: (..., D) -> (..., D)."""
     length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     long = length > least
     return torch.where(long, vectors / torch.where(long, length, 1), 0)
 
 
 def _spaced(features, most):
-    """`most` rows evenly spaced, or all if there are no more, the same for every batch of N: (N, D) -> (min(N, most), D)."""
+    """`most` evenly spaced rows, or all if there are fewer: (N, D) -> (min(N, most), D)."""
     kept = min(len(features), most)
     return features[torch.arange(kept, device=features.device) * len(features) // max(kept, 1)]
 
 
-def _alike(features):
-    """Distance up to which two rows count as one, a share of the root mean square distance: (N, D) -> scalar, no gradient."""
+def _duplicate_distance(features):
+    """Distance up to which two rows are duplicates: (N, D) -> scalar without a gradient."""
     features = features.detach()
-    rounding = torch.finfo(features.dtype).eps * torch.linalg.vector_norm(features)  # all there is where every row is the same
-    return ALIKE * (2 * features.var(0, correction=0).sum()).sqrt() + rounding
+    typical = (2 * features.var(0, correction=0).sum()).sqrt()  # root mean square distance of two rows
+    rounding = torch.finfo(features.dtype).eps * torch.linalg.vector_norm(features)  # where all rows are equal
+    return DUPLICATE * typical + rounding
 
 
 def _distances(features):
-    """Distances between rows over their mean, which is taken over those that are not 0: (N, D) -> (N, N)."""
-    centred = features - features.mean(0)  # distances stay, and their rounding becomes small
+    """Distances between rows, divided by the mean of those that are not 0: (N, D) -> (N, N)."""
+    centred = features - features.mean(0)  # the same distances with less rounding
     distances = torch.cdist(centred, centred)
-    distances = torch.where(distances > _alike(features), distances, 0)
+    distances = torch.where(distances > _duplicate_distance(features), distances, 0)
     return distances / (distances.sum() / (distances > 0).sum().clamp_min(1)).clamp_min(TINY)
 
 
 def _angles(features):
-    """Cosine of the angle at i between j and k, 0 where i is j or k: (N, D) -> (N, N, N)."""
-    directions = _unit(features[None] - features[:, None], _alike(features))  # [i, j]: from i to j
+    """[i, j, k]: cosine of the angle at row i between rows j and k, 0 where i is j or k: (N, D) -> (N, N, N)."""
+    directions = _unit(features[None] - features[:, None], _duplicate_distance(features))  # [i, j]: from i to j
     return directions @ directions.transpose(1, 2)
 
 
@@ -181,12 +184,12 @@ def _cost(x, y):
 def _transport(cost):
     """Entropic cost of moving N points of equal weight to N others: costs (P, N, N) of P problems -> (P,).
 
-    That is <plan, cost> + EPSILON KL(plan | uniform) of the best plan, taken as the dual objective at its maximum. The
-    potentials are held fixed for the gradient, which is then the plan itself (the envelope theorem): no way back through
-    Sinkhorn's steps is needed.
+    That is <plan, cost> + EPSILON KL(plan | uniform) of the optimal plan, computed as the maximum of the dual. For the
+    gradient the potentials are constants: it is then the plan itself (envelope theorem), and nothing is differentiated
+    through Sinkhorn's steps.
     """
     f, g = _potentials(cost.detach())
-    plan = ((f[:, :, None] + g[:, None] - cost) / EPSILON).exp()  # over the product of the weights: 1 on average
+    plan = ((f[:, :, None] + g[:, None] - cost) / EPSILON).exp()  # divided by the product of the weights: mean 1
     return f.mean(1) + g.mean(1) - EPSILON * (plan.mean((1, 2)) - 1)
 
 
@@ -194,9 +197,10 @@ def _transport(cost):
 def _potentials(cost):
     """Dual potentials of entropic optimal transport with uniform weights: (P, N, N) -> (P, N), (P, N).
 
-    Sinkhorn in the log domain, overrelaxed (Thibault et al., 2021), with EPSILON falling from the largest cost during the
-    first half. A fixed number of steps: a test of convergence would wait for the GPU every time. `_transport` is within 1e-4
-    of the optimum then, except where features have hardly more than one or two dimensions: there it can stay below it.
+    Sinkhorn in the log domain, overrelaxed (Thibault et al., 2021), with EPSILON falling from the largest cost during
+    the first half. The number of steps is fixed: a convergence test would synchronise with the GPU in every step. Then
+    `_transport` is within 1e-4 of the optimum, except for features of hardly more than one or two dimensions, where it
+    can be lower.
     """
     columns_first = cost.transpose(1, 2).contiguous()
     hottest = (cost.amax((1, 2)) / EPSILON).clamp_min(1)[:, None]
@@ -215,8 +219,8 @@ def _softmin(cost, potential, epsilon):
 
 class Method(NamedTuple):
     compare: Callable  # student (N, Ds), teacher (N, Dt) -> scalar >= 0
-    of: str  # what it compares: "feat", "pred", or "label": predictions, with the ratings in the teacher's place where there are any
-    mapped: bool  # the student's goes through a learned linear layer first
+    of: str  # what it compares: the field "feat" or "pred" of an Output
+    mapped: bool  # the student's features go through a learned linear layer first
 
 
 DISTILL = {
@@ -227,34 +231,35 @@ DISTILL = {
     "rkd": Method(rkd, "feat", False),
     "ot": Method(ot, "feat", False),
     "ccc": Method(ccc_distill, "pred", False),
-    "pseudo": Method(ccc_distill, "label", False),
 }
 
 
 def parse_distill(text):
     """{method: weight} of a setting: "cosine" -> {"cosine": 1.0}, "cosine:0.5+ccc:2" -> {"cosine": 0.5, "ccc": 2.0}.
 
-    Raises ValueError, one line, for a method that is not in DISTILL or comes twice, and for a weight not finite or not above 0.
+    Raises ValueError, one line, for a method that is not in DISTILL or is named twice, and for a weight that is not a
+    finite number above 0.
     """
     weights = {}
     for part in re.split(r"\+(?!\d)", text):  # but not the + of 1e+3
         name, colon, weight = (piece.strip() for piece in part.partition(":"))
         if name not in DISTILL:
             close = difflib.get_close_matches(name, DISTILL, 1)
-            meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(DISTILL)}"
-            raise ValueError(f"{text!r}: unknown distillation method {name!r}; {meant}")
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(DISTILL)}"
+            raise ValueError(f"{text!r}: unknown distillation method {name!r}; {hint}")
         if name in weights:
-            raise ValueError(f"{text!r}: {name} is there twice; give it one weight")
+            raise ValueError(f"{text!r}: {name} is named twice; name it once, with one weight")
         weights[name] = _weight(text, name, weight) if colon else 1.0
     return weights
 
 
 def _weight(text, name, weight):
-    """A finite number above 0, of its text. Raises ValueError, naming the method and the setting that it is part of."""
+    """The weight of a method as a number; text: the whole setting. Raises ValueError unless finite and above 0."""
     try:
         value = float(weight)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise ValueError(f"{text!r}: the weight of {name} is {weight!r}; a finite number above 0 was expected, as in {name}:0.5")
+        raise ValueError(f"{text!r}: the weight of {name} is {weight!r}; "
+                         f"a finite number above 0 was expected, as in {name}:0.5")
     return value

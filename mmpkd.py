@@ -187,7 +187,11 @@ def distil(sets, shapes, cfg, device):
     """The Distillation of a student whose recordings get their teacher's outputs: (objective, fingerprint of the
     teacher)."""
     (one,) = teacher_runs(cfg)["teacher"]
-    add_teacher_outputs(sets["train"] + sets["unlabelled"], load_teacher(one, shapes, device))
+    recordings = sets["train"] + sets["unlabelled"]
+    add_teacher_outputs(recordings, load_teacher(one, shapes, device))
+    if cfg.gate == "adaptive" and not any(value > 0 for value in teacher_ccc(recordings, len(cfg.targets))):
+        print("the teacher's CCC on its own training recordings is not above 0: the gate gives it no weight, and the "
+              "student will equal the visual baseline")
     torch.manual_seed(cfg.seed)  # the adapters
     return Distillation(methods_of(cfg), cfg.gate, cfg.distill_weight).to(device), fingerprint([one])
 
@@ -200,6 +204,13 @@ def add_teacher_outputs(recordings, teacher):
     for recording in recordings:
         parts = [torch.cat([output.pred, output.feat], 2)[0].cpu() for output in outputs(teacher, recording)]
         recording.arrays["taught"] = torch.cat(parts).numpy()
+
+
+def teacher_ccc(recordings, targets):
+    """CCC of the teacher's outputs over all rated frames, for each target: [float]."""
+    taught, gold = (torch.cat([torch.as_tensor(part) for part in parts]) for parts in zip(
+        *((recording.arrays["taught"][:, :targets], recording.gold) for recording in recordings)))
+    return (1 - ccc_loss(taught, gold)).tolist()
 
 
 def load_teacher(cfg, shapes, device):

@@ -1,65 +1,86 @@
-"""The networks: backbones, GRU, and the visual, audio, teacher and student models.
+"""The networks: backbones and their pretrained weights; the visual, student, audio and teacher models.
 
-Shapes: B clips, T frames, S pixels of a crop's side, M mel bands, F spectrogram columns, D features, K targets.
-Pictures come in as float in [0, 1]. `model.inputs` names what a model is fed; a student is fed no sound.
+Shapes: B clips, T frames, S pixels of a face crop's side, M mel bands, F spectrogram columns, D features, K targets.
+Images (face crops and spectrograms) come in as float in [0, 1]. `model.inputs` names what a model is given; a student
+is given no sound. A new backbone is a name among config.py's choices, and a line in CNNS or what `_torchvision` needs
+to remove its classifier.
 """
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 from torch import nn
 
-from support.errors import UserError
+from support.errors import SettingsError, UserError
 
-HINT = 128  # features that the student takes over from the teacher
-WINDOW = 8  # frames that the cross-attention looks back over, this one included: as many as its authors' sequences have
+HINT = 128  # size of the feature layer that is distilled (the "hint")
 
 
 class Output(NamedTuple):
     pred: torch.Tensor  # (B, T, K)
-    feat: torch.Tensor  # (B, T, HINT), the hint of the distillation
-    hidden: Any  # state of the GRUs after the last frame, to go on from
+    feat: torch.Tensor  # (B, T, HINT), the features that are distilled
+    hidden: Any  # state of the GRUs after the last frame, for the frames that follow
 
 
-# ---- backbones: one picture -> D features ---------------------------------------------------------------------------
+# ---- backbones: one image -> D features -----------------------------------------------------------------------------
 
-CNNS = {"small_cnn": [16, 32, 64, 64], "tiny_cnn": [8, 16, 32, 64]}  # channels out of each layer; the tiny one takes half the time
+CNNS = {"small_cnn": [16, 32, 64, 64], "tiny_cnn": [8, 16, 32, 64]}  # channels of each layer; tiny takes half the time
+CLASSIFIERS = ("fc", "classifier", "head", "heads")  # names of the last layer in torchvision's networks
+CLASSES = 1000  # of ImageNet: a layer of that size is a classifier
 
 
 def cnn(name, channels):
-    """A CNN for small pictures and few cores: (N, channels, H, W) -> (N, 64, ceil(H / 16), ceil(W / 16))."""
+    """A CNN for small images and few cores: (N, channels, H, W) -> (N, 64, ceil(H / 16), ceil(W / 16))."""
     layers, sizes = [], [channels, *CNNS[name]]
-    for before, after in zip(sizes, sizes[1:]):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+    for size, after in zip(sizes, sizes[1:]):
+        convolution = nn.Conv2d(size, after, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
 def _torchvision(name, channels):
-    """A torchvision network without its classifier, whose names fit the weight files made for it."""
+    """A torchvision network without its classifier; its tensors have the names that torchvision's weight files have.
+
+    Raises SettingsError for a network that keeps a classifier, or that cannot take this number of channels.
+    """
+    import torchvision  # here: the import takes seconds, and scripts that build no such network do without it
     net = torchvision.models.get_model(name, weights=None)
-    if name == "resnet18":
-        net.fc = nn.Identity()
-        if channels != 3:
-            net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-    else:
-        net.classifier = nn.Identity()
+    for attribute in CLASSIFIERS:
+        if hasattr(net, attribute):
+            setattr(net, attribute, nn.Identity())
     if name == "vgg19_bn":
-        net.avgpool = nn.Identity()  # 112 px -> 3 x 3 x 512, all of which go on
+        net.avgpool = nn.Identity()  # keep all of the 3 x 3 x 512 features of a 112 px crop
+    if channels != 3 and isinstance(net, torchvision.models.ResNet):
+        net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    elif channels != 3:
+        raise SettingsError(f"{name} takes images of 3 channels, not {channels}: replace its first layer in "
+                            "_torchvision() of models_kd.py, or use another backbone")
+    left = [layer for layer, module in net.named_modules() if _size_out(module) == CLASSES]
+    if left:
+        raise SettingsError(f"{name} would give {CLASSES} class scores instead of features (layer {left[-1]}): remove "
+                            "its classifier in _torchvision() of models_kd.py, or use another backbone")
     return net
 
 
+def _size_out(layer):
+    """Number of outputs of a linear layer or convolution; None for other layers."""
+    return getattr(layer, "out_features", getattr(layer, "out_channels", None))
+
+
+def _network(name, channels):
+    return cnn(name, channels) if name in CNNS else _torchvision(name, channels)
+
+
 class Backbone(nn.Module):
-    """Features of single pictures: (N, C, H, W) in [0, 1] -> (N, D)."""
+    """Features of single images: (N, C, H, W) in [0, 1] -> (N, D)."""
 
     def __init__(self, name, weights, shape, size, norm):
-        """shape: (C, H, W) of a picture; size: D; weights: "", "imagenet" or a file (load_weights).
+        """shape: (C, H, W) of an image; size: D; weights: "", "imagenet" or a file (load_weights).
 
-        norm: centre and scale the features over the batch. All faces are alike, so what features share is far larger than
-        what tells expressions apart, and saturates the GRU: without it, training can stay at a CCC of 0.
+        norm: centre and scale the features over the batch. All faces are similar: what they share is far larger than
+        what distinguishes expressions, and saturates the GRU. Without norm, training can stay at a CCC of 0.
         """
         super().__init__()
-        net = cnn(name, shape[0]) if name in CNNS else _torchvision(name, shape[0])
-        self.net = net.to(memory_format=torch.channels_last)  # how CPUs and GPUs like convolutions best
+        self.net = _network(name, shape[0]).to(memory_format=torch.channels_last)  # faster on CPUs and GPUs
         mean, std = load_weights(self.net, name, weights) if weights else ([0.5], [0.25])
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
@@ -70,72 +91,113 @@ class Backbone(nn.Module):
         self.out = nn.Sequential(nn.Linear(width, size), *[nn.BatchNorm1d(size)] * norm)
 
     def _load_from_state_dict(self, state, prefix, *rest):
-        for name in ("mean", "std"):  # of pretrained weights: one for each colour
+        for name in ("mean", "std"):  # pretrained weights have one value per colour, not one in all
             if prefix + name in state:
                 setattr(self, name, getattr(self, name).new_empty(state[prefix + name].shape))
         super()._load_from_state_dict(state, prefix, *rest)
 
-    def forward(self, pictures):
-        pictures = ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.out(self.net(pictures).flatten(1))
+    def forward(self, images):
+        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.out(self.net(images).flatten(1))
 
     def each_frame(self, clips):
         """(B, T, C, H, W) -> (B, T, D), with time folded into the batch."""
         return self(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
 
 
-IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # mean and std of what torchvision's weights were trained on
-AS_IT_IS = [0.0], [1.0]  # the FER2013 checkpoint was trained on pictures in [0, 1]
+def visual_backbone(cfg, shape, weights):
+    file = cfg.visual_weights if weights else ""
+    return Backbone(cfg.visual_backbone, file, shape, cfg.feature_size, norm=not cfg.linear_heads)
+
+
+def audio_backbone(cfg, shape, weights):
+    file = cfg.audio_weights if weights else ""
+    return Backbone(cfg.audio_backbone, file, shape, cfg.feature_size, norm=not cfg.linear_heads)
+
+
+# ---- pretrained weights ---------------------------------------------------------------------------------------------
+
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # mean and std of the images torchvision's weights expect
+UNSCALED = [0.0], [1.0]  # the FER2013 checkpoint expects images in [0, 1]
+EXPECTED = "a file of torch.save(net.state_dict(), file) was expected"
+NESTS = {"state_dict": IMAGENET, "model": IMAGENET, "net": UNSCALED}  # entries of a file that can hold the weights
+
+
+def check_weights(name, weights):
+    """Raises UserError if the setting `weights` cannot be loaded into the backbone `name`. Downloads nothing."""
+    if weights not in ("", "imagenet"):
+        with torch.device("meta"):  # names and shapes without values
+            own = _network(name, 3).state_dict()
+        _fitting(own, _read_weights(weights)[0], name, weights)
 
 
 def load_weights(net, name, weights):
-    """Loads pretrained weights into a backbone, prints which, and returns (mean, std) of the pictures they expect.
+    """Loads pretrained weights into a backbone, prints which, and returns (mean, std) of the images they expect.
 
-    weights: "imagenet" downloads torchvision's; otherwise a file with torchvision's names, or the paper's FER2013
-    checkpoint, a dict whose `net` holds a VGG19. Raises UserError if nothing in it fits.
+    weights: "imagenet" downloads torchvision's; otherwise a file with torchvision's names, such as a state_dict or a
+    checkpoint of NESTS (the paper's FER2013 checkpoint is a dict whose `net` holds a VGG19). Raises UserError if less
+    than half of the network's tensors are in it.
     """
     state, (mean, std) = _downloaded(name) if weights == "imagenet" else _read_weights(weights)
-    own = net.state_dict()
-    if "conv1.weight" in state and own.get("conv1.weight", state["conv1.weight"]).shape[1] == 1:  # grey spectrograms
-        state["conv1.weight"] = state["conv1.weight"].sum(1, keepdim=True)  # as if red, green and blue were equal
+    own, first = net.state_dict(), "conv1.weight"
+    if first in own and first in state and own[first].shape[1] == 1:  # colour weights for grey spectrograms
+        state[first] = state[first].sum(1, keepdim=True)  # the same output as for equal red, green and blue
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
-    fits = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
-    if not fits:
-        raise UserError(f"{weights}: nothing in it fits {name}; it holds {_some(state)}")
+    fits = _fitting(own, state, name, weights)
     net.load_state_dict(fits, strict=False)
-    print(f"{weights}: {len(fits)} of the {len(own)} tensors of {name} loaded; not in it and so random: "
-          f"{_some(set(own) - set(fits))}; in it and left out: {_some(set(state) - set(fits))}")
+    print(f"{weights}: {len(fits)} of the {len(own)} tensors of {name} loaded; not in it, so random: "
+          f"{_some(set(own) - set(fits))}; in it, but not used: {_some(set(state) - set(fits))}")
     return mean, std
 
 
+def _fitting(own, state, name, weights):
+    """The tensors of `state` with the names and shapes of `own`: {name: tensor}. UserError if under half of `own`."""
+    fits = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    if 2 * len(fits) < len(own):
+        missing, unused = _some(set(own) - set(fits)), _some(set(state) - set(own))
+        raise UserError(f"{weights} does not fit {name}: {len(fits)} of the {len(own)} tensors of {name} are in it, at "
+                        f"least half were expected (found: {_some(fits)}; missing or of another shape: {missing}; not "
+                        f"in {name}: {unused}). Use another file or another backbone")
+    return fits
+
+
 def _downloaded(name):
+    import torchvision  # here: see _torchvision
     try:
         return torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True), IMAGENET
     except OSError as error:  # URLError is one
-        raise UserError(f"the imagenet weights of {name} could not be downloaded ({error}): fetch the file by other means "
-                        "and name it instead of imagenet") from None
+        raise UserError(f"the ImageNet weights of {name} could not be downloaded ({error}): download the file by other "
+                        "means and give its path instead of imagenet") from None
 
 
 def _read_weights(path):
+    """({name: tensor}, (mean, std) of the images they expect) of a weight file, without the prefix "module."."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state, scale = (state["net"], AS_IT_IS) if "net" in state else (state, IMAGENET)
-        return {key.removeprefix("module."): value for key, value in state.items() if torch.is_tensor(value)}, scale
+        state, scale = torch.load(path, map_location="cpu", weights_only=True), IMAGENET
     except OSError:
-        raise UserError(f"{path} is missing or unreadable: a file of weights was expected") from None
-    except Exception as error:  # whatever the unpickler makes of a file that holds more, or other things, than tensors
-        raise UserError(f"{path} is not a file of weights ({str(error).partition(chr(10))[0] or type(error).__name__})") from None
+        raise UserError(f"{path} is missing or unreadable: {EXPECTED}") from None
+    except Exception:  # torch's own messages advise to load without weights_only, which can run code from the file
+        raise UserError(f"{path} is damaged, not torch's, or holds more than tensors: {EXPECTED}") from None
+    for nest in NESTS:
+        if isinstance(state, dict) and isinstance(state.get(nest), dict):
+            state, scale = state[nest], NESTS[nest]
+    items = state.items() if isinstance(state, dict) else ()
+    tensors = {str(key).removeprefix("module."): value for key, value in items if torch.is_tensor(value)}
+    if not tensors:
+        raise UserError(f"{path} holds no named tensors: {EXPECTED}")
+    return tensors, scale
 
 
 def _some(names):
+    """The first four of some names, as text."""
     names = sorted(names)
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "nothing"
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "none"
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
 
 def head(sizes, linear, before=False):
-    """Linear layers through `sizes` with an activation between them (none in the original: `linear`), and one `before`."""
+    """Linear layers through `sizes` with an activation between them, and one `before`; no activations if `linear`."""
     layers = [nn.LeakyReLU(0.1)] if before and not linear else []
     for size, after in zip(sizes, sizes[1:]):
         layers += [nn.Linear(size, after)] + ([] if linear or after == sizes[-1] else [nn.LeakyReLU(0.1)])
@@ -143,56 +205,56 @@ def head(sizes, linear, before=False):
 
 
 class Student(nn.Module):
-    """Sees the face: crops -> backbone -> GRU -> hint -> prediction. Trained without a teacher it is the visual baseline."""
+    """Visual only: face crops -> backbone -> GRU -> hint -> prediction. Without a teacher it is the visual baseline."""
     inputs = ("frames",)
 
     def __init__(self, cfg, frame_shape, targets, weights=True):
-        """cfg: Config; frame_shape: (3, S, S); targets: K; weights: load what cfg names (not needed for a checkpoint)."""
+        """frame_shape: (3, S, S); targets: K; weights: load the files that cfg names (a checkpoint needs none)."""
         super().__init__()
-        self.visual = Backbone(cfg.visual_backbone, cfg.visual_weights if weights else "", frame_shape, cfg.feature_size, not cfg.linear_heads)
+        self.visual = visual_backbone(cfg, frame_shape, weights)
         self.dropout = nn.Dropout(cfg.dropout)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
         self.hint = head([cfg.gru_size, 512, 256, HINT], cfg.linear_heads)
         self.out = head([HINT, 64, targets], cfg.linear_heads, before=True)
 
     def forward(self, frames, hidden=None):
-        """frames (B, T, 3, S, S), hidden of the frames before -> Output."""
-        seen, hidden = self.gru(self.dropout(self.visual.each_frame(frames)), hidden)
-        feat = self.hint(seen)
+        """frames (B, T, 3, S, S), hidden state after the frames before -> Output."""
+        visual, hidden = self.gru(self.dropout(self.visual.each_frame(frames)), hidden)
+        feat = self.hint(visual)
         return Output(self.out(feat), feat, hidden)
 
 
 class Audio(nn.Module):
-    """Hears the voice: spectrograms -> backbone -> GRU -> hint -> prediction."""
+    """Audio only: spectrograms -> backbone -> GRU -> hint -> prediction."""
     inputs = ("specs",)
 
     def __init__(self, cfg, spec_shape, targets, weights=True):
-        """spec_shape: (1, M, F); the rest as Student."""
+        """spec_shape: (1, M, F); the rest as for Student."""
         super().__init__()
-        self.audio = Backbone(cfg.audio_backbone, cfg.audio_weights if weights else "", spec_shape, cfg.feature_size, not cfg.linear_heads)
+        self.audio = audio_backbone(cfg, spec_shape, weights)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
         self.hint = head([cfg.gru_size if cfg.audio_gru else cfg.feature_size, 256, HINT], cfg.linear_heads)
         self.out = head([HINT, 64, targets], cfg.linear_heads, before=True)
 
     def forward(self, specs, hidden=None):
-        """specs (B, T, 1, M, F), hidden of the frames before -> Output."""
-        heard = self.audio.each_frame(specs)
+        """specs (B, T, 1, M, F), hidden state after the frames before -> Output."""
+        audio = self.audio.each_frame(specs)
         if self.gru:
-            heard, hidden = self.gru(heard, hidden)
-        feat = self.hint(heard)
+            audio, hidden = self.gru(audio, hidden)
+        feat = self.hint(audio)
         return Output(self.out(feat), feat, hidden)
 
 
 class CrossAttention(nn.Module):
-    """Joint cross-attention: each modality weighed by how it goes with face and voice together (Praveen et al., 2022).
+    """Joint cross-attention: each modality weighted by its correlation with both together (Praveen et al., 2022).
 
-    With J the features of both and X those of one, C = tanh(X' W J / sqrt(D)), H = ReLU(W1 X + W2 C'), and out comes X + W3 H.
-    Their sequences of L sub-clips are here, for every frame, the L frames up to it: nothing of the future is needed, and a recording
-    gives the same whole or in pieces.
+    With J the features of both modalities and X those of one: C = tanh(X' W J / sqrt(D)), H = ReLU(W1 X + W2 C'), and
+    the output is X + W3 H. The authors' sequences of L sub-clips are, for every frame, the L frames up to it: no future
+    frame is used, and a recording gives the same whole or in pieces.
     """
 
-    def __init__(self, sizes, frames=WINDOW, width=64):
-        """sizes: features of each modality; frames: L; width: of H."""
+    def __init__(self, sizes, frames=8, width=64):
+        """sizes: features of each modality; frames: L, the authors' 8 by default; width: of H."""
         super().__init__()
         self.frames, joint = frames, sum(sizes)
         self.joint = nn.ModuleList(nn.Linear(size, joint, bias=False) for size in sizes)
@@ -201,56 +263,59 @@ class CrossAttention(nn.Module):
         self.back = nn.ModuleList(nn.Linear(width, size, bias=False) for size in sizes)
 
     def forward(self, parts, past=None):
-        """parts: (B, T, D) of each modality; past: what the call for the frames before gave -> attended parts, past."""
+        """parts: (B, T, D) of each modality; past: from the call for the frames before -> attended parts, past."""
         joint = torch.cat(parts, 2)
         past = joint.new_zeros(len(joint), self.frames - 1, joint.shape[2]) if past is None else past
         along = torch.cat([past, joint], 1)
         windows = along.unfold(1, self.frames, 1)  # (B, T, D, L)
         attended = []
-        for number, part in enumerate(parts):
-            correlation = (torch.einsum("btd,btdl->btl", self.joint[number](part), windows) / joint.shape[2] ** 0.5).tanh()
-            attended.append(part + self.back[number]((self.own[number](part) + self.correlated[number](correlation)).relu()))
+        for k, part in enumerate(parts):
+            correlation = torch.einsum("btd,btdl->btl", self.joint[k](part), windows) / joint.shape[2] ** 0.5
+            attended.append(part + self.back[k]((self.own[k](part) + self.correlated[k](correlation.tanh())).relu()))
         return attended, along[:, len(along[0]) - self.frames + 1:]
 
 
 class Teacher(nn.Module):
-    """Sees the face and hears the voice: both branches, attended or not, concatenated -> hint -> prediction."""
+    """Audio-visual: both branches, with or without cross-attention, concatenated -> hint -> prediction."""
     inputs = ("frames", "specs")
 
     def __init__(self, cfg, frame_shape, spec_shape, targets, weights=True):
+        """As for Student and Audio."""
         super().__init__()
-        self.visual = Backbone(cfg.visual_backbone, cfg.visual_weights if weights else "", frame_shape, cfg.feature_size, not cfg.linear_heads)
-        self.audio = Backbone(cfg.audio_backbone, cfg.audio_weights if weights else "", spec_shape, cfg.feature_size, not cfg.linear_heads)
+        self.visual = visual_backbone(cfg, frame_shape, weights)
+        self.audio = audio_backbone(cfg, spec_shape, weights)
         self.dropout = nn.Dropout(cfg.dropout)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
         self.audio_gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
-        self.seen = head([cfg.gru_size, 1024], cfg.linear_heads)
-        heard = cfg.gru_size if cfg.audio_gru else cfg.feature_size
-        self.hint = head([1024 + heard, 256, HINT], cfg.linear_heads, before=True)
+        self.seen = head([cfg.gru_size, 1024], cfg.linear_heads)  # visual branch; checkpoints hold this name
+        audio_size = cfg.gru_size if cfg.audio_gru else cfg.feature_size
+        self.hint = head([1024 + audio_size, 256, HINT], cfg.linear_heads, before=True)
         self.out = head([HINT, targets], cfg.linear_heads, before=True)
-        self.attention = CrossAttention([1024, heard]) if cfg.fusion == "cross_attention" else None
+        self.attention = CrossAttention([1024, audio_size]) if cfg.fusion == "cross_attention" else None
         self.modality_dropout = cfg.modality_dropout
 
     def forward(self, frames, specs, hidden=None):
-        """frames (B, T, 3, S, S), specs (B, T, 1, M, F), hidden of the frames before -> Output."""
-        hidden_seen, hidden_heard, past = hidden or (None, None, None)
-        seen, hidden_seen = self.gru(self.dropout(self.visual.each_frame(frames)), hidden_seen)
-        heard = self.audio.each_frame(specs)
+        """frames (B, T, 3, S, S), specs (B, T, 1, M, F), hidden state after the frames before -> Output."""
+        hidden_visual, hidden_audio, past = hidden or (None, None, None)
+        visual, hidden_visual = self.gru(self.dropout(self.visual.each_frame(frames)), hidden_visual)
+        audio = self.audio.each_frame(specs)
         if self.audio_gru:
-            heard, hidden_heard = self.audio_gru(heard, hidden_heard)
-        seen, heard = self._drop_a_modality(self.seen(seen), heard)
+            audio, hidden_audio = self.audio_gru(audio, hidden_audio)
+        visual, audio = self._drop_a_modality(self.seen(visual), audio)
         if self.attention:
-            (seen, heard), past = self.attention([seen, heard], past)
-        feat = self.hint(torch.cat([seen, heard], dim=2))
-        return Output(self.out(feat), feat, (hidden_seen, hidden_heard, past))
+            (visual, audio), past = self.attention([visual, audio], past)
+        feat = self.hint(torch.cat([visual, audio], dim=2))
+        return Output(self.out(feat), feat, (hidden_visual, hidden_audio, past))
 
-    def _drop_a_modality(self, seen, heard):
-        """In training, zeros for the face or for the voice in a share of the clips: (B, T, D), (B, T, D) -> the same."""
+    def _drop_a_modality(self, visual, audio):
+        """In training, zeros for one modality in a share of the clips: (B, T, D), (B, T, D) -> the same shapes."""
         if not self.training or not self.modality_dropout:
-            return seen, heard
-        draw = torch.rand(len(seen), 1, 1, device=seen.device)
-        return seen * (draw >= self.modality_dropout / 2), heard * (draw < 1 - self.modality_dropout / 2)
+            return visual, audio
+        draw = torch.rand(len(visual), 1, 1, device=visual.device)
+        return visual * (draw >= self.modality_dropout / 2), audio * (draw < 1 - self.modality_dropout / 2)
 
+
+# ---- building and calling a model -----------------------------------------------------------------------------------
 
 MODELS = {"visual": Student, "student": Student, "audio": Audio, "teacher": Teacher}
 
@@ -262,18 +327,12 @@ def build_model(stage, cfg, shapes, weights=True):
 
 
 def forward(model, batch, **state):
-    """Output of a model on a batch: it is fed what its `inputs` name, and nothing else. state: hidden=, to go on from.
+    """Output, float32, of a model on a batch of data.py; it is given what its `inputs` name and nothing else.
 
-    A model in training computes in the precision of its run; what comes out is float32.
+    state: hidden=, of the frames before. A model in training computes in the precision of its run (training.py).
     """
-    bare = getattr(model, "module", model)
-    with torch.autocast(batch.gold.device.type, torch.bfloat16, enabled=bare.training and getattr(bare, "in_bfloat16", False)):
+    bare = getattr(model, "module", model)  # inside DistributedDataParallel
+    in_bfloat16 = bare.training and getattr(bare, "in_bfloat16", False)
+    with torch.autocast(batch.gold.device.type, torch.bfloat16, enabled=in_bfloat16):
         output = model(*[getattr(batch, name) for name in bare.inputs], **state)
     return output._replace(pred=output.pred.float(), feat=output.feat.float())
-
-
-def check_weights(name, path):  # STUB
-    from pathlib import Path
-    if not Path(path).is_file():
-        from support.errors import SettingsError
-        raise SettingsError(f"{path} is not there: a file of weights was expected")

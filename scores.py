@@ -159,3 +159,26 @@ def read_table(path, frame_rate, again):
 def targets_of(table):
     """The targets that a table has predictions of."""
     return [target for target in TARGETS if f"{target}_pred" in table]
+
+
+def summary_of(table, run):
+    """[mean raw, mean post-processed, concatenated raw, concatenated post-processed]: CCC of a run.
+
+    table: the rows of plots/ccc.csv of one target.
+    """
+    rows = table[table["run"] == run].set_index("recording")
+    return rows.loc[SUMMARIES, ["ccc_raw", "ccc_postprocessed"]].to_numpy().ravel().tolist()
+
+
+def gaps_closed(values, run, variant=""):
+    """Share of the gap between visual and teacher that a student closed: a text for each of its four CCCs.
+
+    values: {run name: summary_of} of one target. The bounds are the runs visual_<target> and teacher_<target> of the
+    student's variant, or else of no variant. [] for other stages, or if a bound is missing.
+    """
+    stage, *target = run.split("_")[:2]
+    for words in ([*target, variant], target):
+        visual, teacher = ("_".join([bound, *words]) for bound in ("visual", "teacher"))
+        if stage == "student" and {visual, teacher} <= set(values):
+            return [gap_closed(*each) for each in zip(values[visual], values[teacher], values[run])]
+    return []

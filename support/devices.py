@@ -1,4 +1,4 @@
-"""Several devices (or processes) that train one network: whose turn it is, and statistics of the whole batch."""
+"""Several devices (or processes) that train one network: which goes first, and statistics of the whole batch."""
 import contextlib
 import os
 from datetime import timedelta
@@ -17,13 +17,13 @@ def world():
 
 @contextlib.contextmanager
 def joined(cfg):
-    """The device of this process, which has joined the others that torchrun started, if it did. Only the first one prints.
+    """The torch device of this process, joined with the others if torchrun started several. Only the first one prints.
 
-    Raises SettingsError if a batch cannot be shared evenly.
+    Raises SettingsError if a batch cannot be shared evenly, or the device is not there.
     """
     local, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch_device(cfg.device)
-    torch.backends.cudnn.deterministic = True  # cuDNN has faster ways to add up, in an order that differs from run to run
+    torch.backends.cudnn.deterministic = True  # its faster ways to sum do so in an order that differs from run to run
     if size == 1:
         yield device
         return
@@ -32,7 +32,8 @@ def joined(cfg):
     if device == torch.device("cuda"):
         device = torch_device(f"cuda:{local}")
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))  # the others wait for the validation
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(days=1))  # the others wait while the first one validates
     try:
         with contextlib.ExitStack() as stack:
             if world()[0]:
@@ -44,7 +45,7 @@ def joined(cfg):
 
 @contextlib.contextmanager
 def first_goes_first():
-    """The block, in the first process before the others: what it writes, they find."""
+    """Runs the block in the first process before the others: they find what it has written."""
     if world()[0]:
         dist.barrier()
     yield
@@ -53,7 +54,7 @@ def first_goes_first():
 
 
 def wait_for_others():
-    """Goes on when all processes are here."""
+    """Returns when all processes have called it."""
     if world()[1] > 1:
         dist.barrier()
 

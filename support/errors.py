@@ -1,11 +1,11 @@
-"""How a script fails: errors that the user can fix, one line each, and the exit code."""
+"""Errors that a user can fix: one line and an exit code in place of a traceback; and the check of --device."""
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user can mend: shown as one line without a traceback, exit code 1."""
+    """An error that the user can fix: printed as one line without a traceback, exit code 1."""
     exit_code = 1
 
 
@@ -15,28 +15,31 @@ class SettingsError(UserError):
 
 
 def run_script(main, script):
-    """Exit code of `main(argv)` on the command line: its errors become one line that says what to do."""
+    """The exit code of a script. Calls `main(argv)`; an error that the user can fix is printed as one line.
+
+    script: file name of the script. Any other error is a bug and keeps its traceback.
+    """
     try:
         main(sys.argv[1:])
         return 0
     except UserError as error:
         message, code = str(error), error.exit_code
     except KeyboardInterrupt:
-        message, code = "stopped. Everything written so far is whole; the same command goes on from there (mmpkd.py with --resume)", 130
+        message, code = "interrupted; run the same command again to resume (mmpkd.py: add --resume)", 130
     except BrokenProcessPool:
-        message, code = "a worker was killed (out of memory?): run the same again, with a lower --workers", 1
-    except OSError as error:  # a full disk, a missing permission: it names the file itself
+        message, code = "a worker was killed (out of memory?): run the same command again with fewer --workers", 1
+    except OSError as error:  # a full disk, a missing permission
         message, code = f"{error.strerror or error}: {error.filename or 'while writing'}", 1
     print(f"{Path(script).name}: error: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
 
 
 def torch_device(name):
-    """The torch device of that name; "" is cuda where there is one, else cpu. Raises SettingsError if it is not there."""
-    import torch  # here, so that scripts that need no networks start fast
+    """The torch device of that name; "" is cuda if available, else cpu. Raises SettingsError if it cannot be used."""
+    import torch  # here, so that scripts without networks start fast
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
         return device
     except (RuntimeError, AssertionError):
-        raise SettingsError(f"device: {name!r} is not there; leave it out, or use cpu") from None
+        raise SettingsError(f"device: {name!r} is not available: use cpu, or leave --device out") from None

@@ -1,4 +1,4 @@
-"""Recordings of a corpus on disk: which there are, how many frames they have, which settings a folder was made with."""
+"""The recordings of a corpus on disk: ids, frames, sound, and the settings that a folder was made with."""
 import glob
 import json
 import re
@@ -12,17 +12,18 @@ from support.media import frame_count, open_media, picture_clock
 from support.settings import part_of
 
 TARGETS = ["arousal", "valence"]
-RATED = ["Train_Set", "Val_Set"]
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
-UNLABELLED = "Unlabelled_Set"  # of recordings that nobody rated
-SUMMARIES = ["mean", "concatenated"]  # rows of score tables beside those of recordings
+UNLABELLED = "Unlabelled_Set"  # recordings without ratings
+SUMMARIES = ["mean", "concatenated"]  # rows of score tables below those of the recordings
 
+
+# ---- which recordings there are -------------------------------------------------------------------------------------
 
 def find_recordings(folders, wanted, missing):
-    """Id -> path of every recording in `folders`, the first of them winning, in natural order (train_2 before train_10).
+    """{id: path} of every recording in `folders`, in natural order (train_2 before train_10). The first folder wins.
 
-    wanted: only these ids, if any. Raises UserError if there is nothing (`missing` says what to do), if a wanted id is
-    not there, if a folder has two files of one id, or if an id is that of another row in the tables of scores.
+    wanted: only these ids, if any. Raises UserError if there are none (`missing` says what to do), if a wanted id is
+    missing, if a folder has two files of one id, or if an id is that of a summary row in score tables.
     """
     found = {}
     for folder in folders:
@@ -36,73 +37,82 @@ def find_recordings(folders, wanted, missing):
             here[name] = path
             refuse_summary(name, path)
         found = here | found
-    places, names = " or ".join(f"{folder}/" for folder in folders), sorted(found, key=_natural)
+    places, names = " or ".join(f"{folder}/" for folder in folders), sorted(found, key=natural_key)
+    first = ", ".join(names[:6]) + " ..." * (len(names) > 6)
     if not found:
         raise UserError(f"no recordings in {places}: {missing}")
     for name in wanted:
         if name not in found:
-            raise UserError(f"no recording {name!r} in {places}, but {', '.join(names[:6])}{' ...' * (len(names) > 6)}")
+            raise UserError(f"no recording {name!r} in {places}; there are {first}")
     return {name: found[name] for name in names if name in wanted or not wanted}
 
 
 def refuse_summary(name, path):
-    """Raises UserError if a recording has an id that stands for all of them in the tables of scores."""
+    """Raises UserError if the id of a recording is that of a summary row in score tables."""
     if name in SUMMARIES:
-        raise UserError(f"{path}: a recording cannot be called {name!r}, as tables of scores have a row of that name: give it another id")
+        raise UserError(f"{path}: {name!r} is a row of the score tables and cannot be the id of a recording: rename it")
 
 
-def _natural(name):
+def natural_key(name):
+    """Sorting key of an id with its numbers as numbers: train_2 before train_10."""
     return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def shard_of(recordings, shard):
-    """Every n-th of `recordings`, beginning with the i-th, for the shard "i/n"; all of them for ""."""
+    """Every n-th of `recordings` from the i-th on, for the shard "i/n"; all of them for ""."""
     i, n = part_of(shard) or (1, 1)
     return {name: recordings[name] for name in list(recordings)[i - 1::n]}
 
 
-def keep_settings(folder, cfg, names, made_of=None):
-    """Notes in `folder`/settings.json what everything in it is made with, and returns it: one folder, one set of settings.
+# ---- the settings that a folder was made with -----------------------------------------------------------------------
 
-    names: of the fields of `cfg`, separated by spaces; made_of: the folder that is read, if it has such a note: it must
-    agree with `cfg`, and what it says is noted too. Raises UserError where things were made with other values.
+def keep_settings(folder, cfg, names, made_of=None):
+    """The settings of everything in `folder`, as a dict; they are written to `folder`/settings.json.
+
+    names: of the fields of `cfg`, separated by spaces; made_of: the folder that the script reads: its settings.json, if
+    there is one, must agree with `cfg` and is copied. Raises UserError if something was made with other settings.
     """
     settings = {name: getattr(cfg, name) for name in names.split()}
     source = _read_note(made_of) if made_of else {}
     _agree(made_of, source, {name: settings[name] for name in settings if name in source})
     settings = source | settings
     made = any(path.is_dir() or path.suffix == ".npy" for path in Path(folder).glob("[!.]*"))
-    if made or any(is_claimed(path) for path in Path(folder).glob(".*.part")):  # or are being made by another process
+    if made or any(is_claimed(path) for path in Path(folder).glob(".*.part")):  # by another process, now
         _agree(folder, _read_note(folder) or settings, settings)
-    if _read_note(folder) != settings:  # nothing was made yet
+    if _read_note(folder) != settings:  # nothing has been made yet
         with whole_file(Path(folder, "settings.json")) as part:
             part.write_text(json.dumps(settings, indent=1) + "\n")
     return settings
 
 
 def if_newer(source, made):
-    """What to say of a thing that was made before, where its source was written after it; else ""."""
-    return f"; {source} is newer: if it is another one, delete {made} to make it anew" * (source.stat().st_mtime_ns > made.stat().st_mtime_ns)
+    """A remark for the user if `source` was written after what was made from it; else ""."""
+    newer = source.stat().st_mtime_ns > made.stat().st_mtime_ns
+    return f"; {source} has changed since: delete {made} if it should be redone" if newer else ""
 
 
 def _read_note(folder):
+    """What `folder`/settings.json holds, as a dict; {} without one. Raises UserError if it is damaged."""
     note = Path(folder, "settings.json")
     try:
         return dict(json.loads(note.read_text())) if note.exists() else {}
     except (ValueError, TypeError):
-        raise UserError(f"{note} is damaged: delete {folder}/ to make it anew") from None
+        raise UserError(f"{note} is damaged: delete {folder}/ and run the same command again") from None
 
 
 def _agree(folder, before, now):
-    before = {"spec_files": "pictures"} | before  # older notes do not have it
+    """Raises UserError if a setting of `folder` differs from `before` to `now`."""
+    before = {"spec_files": "pictures"} | before  # folders made by older versions lack it
     for name, value in now.items():
         if before.get(name) != value:
-            raise UserError(f"{folder}/ was made with {name} {before.get(name)}, now it is {value}: use the same again, or "
-                            f"delete {folder}/ to make it anew")
+            raise UserError(f"{folder}/ was made with {name} {before.get(name)}, now it is {value}: "
+                            f"use the old value, or delete {folder}/")
 
+
+# ---- what is known of a recording -----------------------------------------------------------------------------------
 
 def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
-    """(number of frames of a recording, the file that says so): its crops, its video, its ratings; (None, None) if none."""
+    """(number of frames of a recording, file that it is known from: faces.csv, video, annotations), or (None, None)."""
     faces = Path(crops_dir, name, "faces.csv")
     if faces.exists():
         return _lines(faces) - 1, faces
@@ -115,14 +125,14 @@ def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
 
 
 def has_sound(name, audio_dir, videos_dir, *made_dirs):
-    """Whether there is sound of a recording: what was made of it, in `made_dirs`, or its file in audio/, or its video's track.
+    """Whether a recording has sound: something made of it in `made_dirs`, its file in audio/, or its video's track.
 
     Raises UserError if that file cannot be read.
     """
     if any(Path(folder, made).exists() for folder in made_dirs for made in (name, f"{name}.npy")):
         return True
     for path in (path for folder in (audio_dir, videos_dir) for path in Path(folder).glob(f"{glob.escape(name)}.*")):
-        if path.stem == name:  # the first alone: audio_extract.py reads no other
+        if path.stem == name:  # only the first: audio_extract.py reads no other
             with open_media(path) as container:
                 return bool(container.streams.audio) and any(packet.size for packet in container.demux(audio=0))
     return False
@@ -134,5 +144,5 @@ def _lines(path):
 
 
 def valid_labels(labels):
-    """Mask of the ratings that count: within [-1, 1] and not NaN. Same shape as `labels`."""
+    """Mask of the valid ratings, those in [-1, 1] and not NaN. Same shape as `labels`."""
     return np.abs(labels) <= 1  # False for NaN

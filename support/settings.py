@@ -1,88 +1,79 @@
-"""The command line of every script and config.json, made from the fields of config.Config."""
+"""The settings of a script: config.Config, changed by --config FILE.json and flags, and checked.
+
+config.py is the one source: a field is a flag, its type says which values are allowed, its comment is the help text.
+"""
 import argparse
+import ast
 import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
+import io
 import json
 import math
 import re
 import sys
+import tokenize
 import typing
 from pathlib import Path
-from typing import Annotated, Literal
 
 from config import Config
-from support.errors import SettingsError
+from support.errors import SettingsError, run_script
 from support.files import whole_file
 
+EVERY = "every script"  # what a heading says in place of names
+
+
+# ---- the settings of a script ---------------------------------------------------------------------------------------
 
 def parse_config(argv, script, doc, **defaults):
-    """Settings of one script: defaults in config.py < `defaults` < --config FILE.json < flags.
+    """The Config of a script; of two sources the later wins: config.py, `defaults`, --config FILE.json, flags.
 
-    argv: list of str, the words after the program (None: those of this process); script: its file name (`__file__`
-    will do); doc: its docstring, shown by --help. Raises SettingsError for an unknown flag, a wrong type or a value
-    out of range.
+    argv: list of str, the words after the script's name (None: those of this process); script: its file name, such as
+    `__file__`; doc: its docstring, shown by --help. Raises SettingsError for an unknown flag or a value out of range.
     """
     script, argv = Path(script).name, sys.argv[1:] if argv is None else argv
     base = dataclasses.replace(Config(), **defaults)
-    parser = _parser(script, doc, base)
-    # --batch_size is --batch-size; "=" and what follows it is a value and stays as it is
-    given, unknown = parser.parse_known_args([re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in argv])
+    # --batch_size is --batch-size; a value after "=" stays as it is
+    words = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in argv]
+    given, unknown = _parser(script, doc, base).parse_known_args(words)
     if unknown:
         raise SettingsError(_unknown_flag(unknown[0], script))
     flags = {name: value for name, value in vars(given).items() if name != "config"}
-    cfg = dataclasses.replace(base, **(read_settings(given.config) if given.config else {}) | flags)
-    return check_settings(cfg, fields_of(script))
+    file = read_settings(given.config) if given.config else {}
+    return check_settings(dataclasses.replace(base, **file | flags), fields_of(script))
+
+
+def answer_first(name, script, doc, early=lambda cfg: False, **defaults):
+    """Answers --help and wrong flags in a fraction of a second: a script calls it before imports that take seconds.
+
+        from support.settings import answer_first
+        answer_first(__name__, __file__, __doc__)
+        import torch
+
+    Does nothing unless the script is the one that is run. early: a function of the Config that returns True if it has
+    answered the call, which then ends with exit code 0. Errors are one line, as from run_script.
+    """
+    def answer(argv):
+        if early(parse_config(argv, script, doc, **defaults)):
+            raise SystemExit(0)
+    if name == "__main__" and (code := run_script(answer, script)):
+        raise SystemExit(code)
 
 
 def read_settings(path):
-    """Settings in a run's config.json, as a dict. Raises SettingsError when it is not one."""
+    """The settings in a run's config.json, as a dict. Raises SettingsError if it is not one."""
     try:
         settings = json.loads(Path(path).read_text())
     except (OSError, ValueError):  # also text that is neither JSON nor UTF-8
         settings = None
     if not isinstance(settings, dict):
-        raise SettingsError(f"{path}: not a readable config.json, such as a run writes into its folder")
+        raise SettingsError(f"{path} cannot be read: a config.json was expected, as a run writes it into its folder")
     for name in settings:
         if name not in KINDS:
-            raise SettingsError(f"{path}: unknown setting {name!r}{_meant(name, KINDS)}")
+            raise SettingsError(f"{path}: unknown setting {name!r}{_did_you_mean(name, KINDS)}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-
-
-def check_settings(cfg, read=()):
-    """`cfg` itself, every value of the type and in the range that its field states, and those in `read` possible together.
-
-    read: names of the fields that a script reads; what others make impossible is not its user's to mend.
-    """
-    for name in KINDS:
-        setattr(cfg, name, _checked(name, getattr(cfg, name)))
-    samples = cfg.segment_s * cfg.audio_rate
-    impossible = [
-        ("fold", cfg.fold.endswith("/1"), f"fold: {cfg.fold!r} holds everybody out"),
-        *((name, getattr(cfg, name) and not part_of(getattr(cfg, name)),
-           f"{name}: {getattr(cfg, name)!r} is not i/n with i from 1 to n, such as 1/4") for name in ("shard", "fold")),
-        ("segment_s audio_rate", samples < 1, f"segment_s {cfg.segment_s:g} is less than one sample at {cfg.audio_rate} Hz"),
-        ("db_min db_max", cfg.db_min >= cfg.db_max, f"db_min {cfg.db_min:g} must be below db_max {cfg.db_max:g}"),
-        ("n_fft segment_s audio_rate", cfg.n_fft > samples,
-         f"n_fft {cfg.n_fft} is longer than a segment ({cfg.segment_s:g} s at {cfg.audio_rate} Hz)"),
-        ("n_mels n_fft", cfg.n_mels > cfg.n_fft // 2, f"n_mels {cfg.n_mels} is more than n_fft {cfg.n_fft} can tell apart (half of it)"),
-        *((f"{kind}_weights {kind}_backbone", getattr(cfg, f"{kind}_weights") == "imagenet" and backbone.endswith("_cnn"),
-           f"{kind}_weights imagenet: there are none for {kind}_backbone {backbone}")
-          for kind, backbone in (("visual", cfg.visual_backbone), ("audio", cfg.audio_backbone))),
-    ]
-    for names, is_so, message in impossible:
-        if is_so and set(names.split()) <= set(read):
-            raise SettingsError(message)
-    return cfg
-
-
-def part_of(text):
-    """(i, n) of a text "i/n", the i-th of n parts, i from 1 on; None if it is not one."""
-    part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    i, n = map(int, part.groups()) if part else (0, 0)
-    return (i, n) if 1 <= i <= n else None
 
 
 def save_settings(cfg, path):
@@ -91,29 +82,149 @@ def save_settings(cfg, path):
         part.write_text(json.dumps(dataclasses.asdict(cfg), indent=1) + "\n")
 
 
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+def check_settings(cfg, read=()):
+    """`cfg`, every value checked against the type of its field. Raises SettingsError for a wrong value or a conflict.
+
+    read: names of the fields that the script reads; conflicts among other fields are ignored.
+    """
+    for name in KINDS:
+        setattr(cfg, name, _checked(name, getattr(cfg, name)))
+    samples, segment = cfg.segment_s * cfg.audio_rate, f"segment_s {cfg.segment_s:g} at {cfg.audio_rate} Hz"
+    conflicts = [  # fields, whether they conflict, message
+        *((name, getattr(cfg, name) and not part_of(getattr(cfg, name)),
+           f"{name}: {getattr(cfg, name)!r} is not i/n with i from 1 to n, such as 1/4") for name in ("shard", "fold")),
+        ("fold", cfg.fold.endswith("/1"), f"fold: {cfg.fold!r} holds out all subjects; n must be 2 or more"),
+        ("segment_s audio_rate", samples < 1, f"{segment} is less than one sample: use a longer one"),
+        ("db_min db_max", cfg.db_min >= cfg.db_max, f"db_min {cfg.db_min:g} must be below db_max {cfg.db_max:g}"),
+        ("n_fft segment_s audio_rate", cfg.n_fft > samples, f"n_fft {cfg.n_fft} is longer than a segment ({segment})"),
+        ("n_mels n_fft", cfg.n_mels > cfg.n_fft // 2, f"n_mels {cfg.n_mels} is more than half of n_fft {cfg.n_fft}"),
+        *((f"{kind}_weights {kind}_backbone",
+           getattr(cfg, f"{kind}_weights") == "imagenet" and getattr(cfg, f"{kind}_backbone").endswith("_cnn"),
+           f"{kind}_weights: there are no imagenet weights for {kind}_backbone {getattr(cfg, f'{kind}_backbone')}")
+          for kind in ("visual", "audio")),
+    ]
+    for names, conflict, message in conflicts:
+        if conflict and set(names.split()) <= set(read):
+            raise SettingsError(message)
+    return cfg
+
+
+def part_of(text):
+    """(i, n) of the text "i/n" with 1 <= i <= n; None for any other text."""
+    part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    i, n = map(int, part.groups()) if part else (0, 0)
+    return (i, n) if 1 <= i <= n else None
+
+
+def _checked(name, value):
+    """`value`, an int as a float and a list as a tuple if the field is one. Raises SettingsError for a wrong value."""
+    kind = KINDS[name]
+    if kind.base is float and type(value) is int:
+        with contextlib.suppress(OverflowError):  # then it stays an int, which is not allowed
+            value = float(value)
+    if kind.base is tuple and isinstance(value, list):
+        value = tuple(value)
+    if not kind.allows(value):
+        raise SettingsError(f"{name}: {value!r} is not {kind}")
+    return value
+
+
+# ---- what config.py says of its fields ------------------------------------------------------------------------------
+
+class Kind(typing.NamedTuple):
+    """What a field may hold: a Python type, and its choices or its range. As text: what was expected."""
+    base: type
+    choices: tuple = ()
+    range: tuple = (-math.inf, math.inf, True)  # lowest, highest, is the lowest itself allowed
+
+    @classmethod
+    def of(cls, hint):
+        """The Kind of a type as config.py writes it."""
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        if origin is typing.Annotated:
+            return cls(args[0], range=args[1])
+        return cls(str, args) if origin is typing.Literal else cls(origin or hint)
+
+    def allows(self, value):
+        low, high, with_low = self.range
+        if type(value) is not self.base:
+            return False
+        if self.base is tuple:
+            return all(type(item) is str for item in value)
+        if self.base in (int, float):
+            return math.isfinite(value) and (low <= value if with_low else low < value) and value <= high
+        return not self.choices or value in self.choices
+
+    def __str__(self):
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        low, high, with_low = self.range
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list of texts"}
+        lowest = f"{low} or more" if with_low else f"above {low}"
+        bounds = "" if low == -math.inf else f", {lowest}" if high == math.inf else f" from {low} to {high}"
+        return words[self.base] + bounds
+
+
+KINDS = {name: Kind.of(hint) for name, hint in typing.get_type_hints(Config, include_extras=True).items()}
+
+
 class Note(typing.NamedTuple):
-    """What the source of Config says of a field."""
+    """What the comments in config.py say of a field."""
     section: str
-    scripts: list  # that read it
+    scripts: list  # file names of those that read it, or [EVERY]
     comment: str
 
 
 @functools.cache
 def field_notes():
-    """Name of a field -> Note."""
-    notes, section, scripts = {}, "", []
-    for line in inspect.getsource(Config).splitlines():
-        if heading := re.match(r"    # --- (.+): (.+)", line):
-            section, scripts = heading[1], heading[2].split()
-        elif entry := re.match(r"    (\w+): .+?  # (.+)", line):
-            notes[entry[1]] = Note(section, scripts, entry[2])
+    """The Note of every field of Config, by name.
+
+    A field without a comment has an empty one; a field above the first heading is read by every script. Raises
+    SettingsError for a heading that names no scripts.
+    """
+    source, notes = inspect.getsource(Config), {}
+    comments = _comments(source)
+    headings = {line: _heading(text) for line, text in comments.items() if text.startswith("---")}
+    places = {node.target.id: range(node.lineno, node.end_lineno + 1)
+              for node in ast.parse(source).body[0].body if isinstance(node, ast.AnnAssign)}
+    for name in (field.name for field in dataclasses.fields(Config)):
+        above = [line for line in headings if line < places[name].start]
+        section, scripts = headings[max(above)] if above else ("settings", [EVERY])
+        notes[name] = Note(section, scripts, " ".join(comments[line] for line in places[name] if line in comments))
     return notes
+
+
+def _comments(source):
+    """{line: comment}, lines counted from 1. A comment line right below another, indented further, continues it."""
+    comments, first, last, indent = {}, 0, 0, 0
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    for line, column, text in (token.start + (token.string,) for token in tokens if token.type == tokenize.COMMENT):
+        code = source.splitlines()[line - 1][:column]
+        if code.isspace() and line == last + 1 and column > indent:
+            comments[first] += " " + text.lstrip("# ").rstrip()
+        else:
+            first, indent = line, len(code) - len(code.lstrip())
+            comments[first] = text.lstrip("# ").rstrip()
+        last = line
+    return comments
+
+
+def _heading(text):
+    """(section, scripts) of a heading "--- section: scripts". Raises SettingsError if it is not one."""
+    found = re.fullmatch(r"-+\s*(.+?)\s*:\s*(.+?)\s*-*", text)
+    if not found:
+        raise SettingsError(f"config.py: heading {text!r} names no scripts: expected '--- section: script.py ...'")
+    return found[1], [EVERY] if found[2] == EVERY else re.split(r"[,\s]+", found[2])
 
 
 def fields_of(script):
     """Names of the fields that `script` reads."""
-    return [name for name, note in field_notes().items() if script in note.scripts or "every" in note.scripts]
+    return [name for name, note in field_notes().items() if script in note.scripts or EVERY in note.scripts]
 
+
+# ---- the parser -----------------------------------------------------------------------------------------------------
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
@@ -121,96 +232,46 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(script, doc, base):
-    parser = _Parser(prog=script, description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="FILE.json", help="start from the settings that a run wrote into its folder")
+    """A parser with a flag for every field that `script` reads. base: the Config whose values --help shows."""
+    parser = _Parser(prog=script, description=doc, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="FILE.json", help="start from the settings that a run wrote")
     groups = {}
     for name in fields_of(script):
         section, _, comment = field_notes()[name]
         group = groups.get(section) or groups.setdefault(section, parser.add_argument_group(section))
-        default = getattr(base, name)
-        shown = " ".join(default) if isinstance(default, tuple) else default
-        options = dict(dest=name, default=argparse.SUPPRESS, help=f"{comment} [{shown}]".replace("%", "%%"))
-        if KINDS[name] is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            options |= dict(type=_from_text(name), metavar=_metavar(name), nargs="*" if isinstance(default, tuple) else None)
-        group.add_argument("--" + name.replace("_", "-"), **options)
+        value = getattr(base, name)
+        text = f"{comment} [{' '.join(value) if isinstance(value, tuple) else value}]".strip().replace("%", "%%")
+        group.add_argument("--" + name.replace("_", "-"), dest=name, default=argparse.SUPPRESS, help=text,
+                           **_options(KINDS[name]))
     return parser
 
 
-def _metavar(name):
-    kind = KINDS[name]
-    if typing.get_origin(kind) is Literal:
-        return "|".join(typing.get_args(kind))
-    return {int: "N", float: "X", str: "TEXT"}.get(_base(kind), "ID")
+def _options(kind):
+    """How argparse reads a flag of this kind."""
+    if kind.base is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if kind.base is tuple:
+        return {"metavar": "ID", "nargs": "*"}
 
-
-def _from_text(name):
     def convert(text):
-        base = _base(KINDS[name])
-        if base is tuple:
-            return text
         with contextlib.suppress(ValueError):
-            return _checked(name, base(text))
-        raise argparse.ArgumentTypeError(f"{text!r} is not {_wanted(KINDS[name])}")
-    return convert
-
-
-def _base(kind):
-    """The plain Python type behind an Annotated, Literal or tuple[...] one."""
-    if typing.get_origin(kind) is Annotated:
-        return typing.get_args(kind)[0]
-    return {Literal: str, tuple: tuple}.get(typing.get_origin(kind), kind)
-
-
-def _checked(name, value):
-    """`value`, an int made a float where one is wanted. Raises SettingsError if it is not what the field states."""
-    kind, base = KINDS[name], _base(KINDS[name])
-    if base is float and type(value) is int:
-        with contextlib.suppress(OverflowError):  # then it stays an int and is refused as one
-            value = float(value)
-    if base is tuple and isinstance(value, list):
-        value = tuple(value)
-    good = type(value) is base
-    if good and base is tuple:
-        good = all(type(item) is str for item in value)
-    elif good and typing.get_origin(kind) is Literal:
-        good = value in typing.get_args(kind)
-    elif good and base in (int, float):
-        low, high, closed = typing.get_args(kind)[1] if typing.get_origin(kind) is Annotated else (-math.inf, math.inf, True)
-        good = math.isfinite(value) and (low <= value if closed else low < value) and value <= high
-    if not good:
-        raise SettingsError(f"{name}: {value!r} is not {_wanted(kind)}")
-    return value
-
-
-def _wanted(kind):
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(typing.get_args(kind))
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text", tuple: "a list of texts"}[_base(kind)]
-    if typing.get_origin(kind) is not Annotated:
-        return words
-    low, high, closed = typing.get_args(kind)[1]
-    above = f"{low} or more" if closed else f"above {low}"
-    return f"{words}, {above}" if high == math.inf else f"{words} from {low} to {high}"
+            if kind.allows(value := kind.base(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {kind}")
+    return {"type": convert, "metavar": "|".join(kind.choices) or {int: "N", float: "X", str: "TEXT"}[kind.base]}
 
 
 def _unknown_flag(word, script):
+    """The message for a word of the command line that is no flag of the script."""
     if not word.startswith("--"):
         return f"{word!r} was not expected (--help lists the settings)"
     name = word[2:].split("=")[0].replace("-", "_")
     if name in KINDS:
         return f"{word} is a setting of {' '.join(field_notes()[name].scripts)}; {script} does not read it"
-    return f"unknown setting {word}{_meant(name, fields_of(script))} (--help lists the settings)"
+    return f"unknown setting {word}{_did_you_mean(name, fields_of(script))} (--help lists the settings)"
 
 
-def _meant(name, names):
+def _did_you_mean(name, names):
     close = difflib.get_close_matches(name, names, 1)
     return f"; did you mean --{close[0].replace('_', '-')}?" if close else ""
-
-
-KINDS = typing.get_type_hints(Config, include_extras=True)
-
-
-def answer_first(name, script, doc, early=None):  # STUB
-    pass

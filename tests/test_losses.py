@@ -1,6 +1,5 @@
-"""losses.py against other routes: torchmetrics, POT, naive loops, closed forms."""
+"""losses.py against independent routes: torchmetrics, POT, naive loops, closed forms."""
 import math
-import typing
 import warnings
 
 import numpy as np
@@ -11,10 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import concordance_corrcoef
 
-import losses
-from config import Config
 from losses import DISTILL, ccc, ccc_distill, ccc_loss, cosine, cosine_original, fitnets, ot, parse_distill, rkd, sp
-from support.settings import KINDS
 
 series = st.integers(2, 40).flatmap(lambda n: st.tuples(*[st.lists(st.floats(-1, 1), min_size=n, max_size=n)] * 2))
 
@@ -47,49 +43,36 @@ def test_ccc_equals_the_naive_loops_and_stays_within_one(pair):
         assert value == pytest.approx(naive_ccc(pred, gold), abs=1e-9)
 
 
+def centred_torchmetrics(pred, gold):
+    """CCC by torchmetrics, which divides by n - 1: the factor cancels where both means are 0."""
+    return float(concordance_corrcoef(pred - pred.mean(), gold - gold.mean()))
+
+
 def test_ccc_equals_torchmetrics_up_to_its_sample_moments():
     torch.manual_seed(0)
     for n in (2, 5, 400):
         pred = torch.randn(n, dtype=torch.float64)
         gold = pred / 2 + torch.randn(n, dtype=torch.float64) + 0.3
-        p, g = pred.numpy(), gold.numpy()
-        # torchmetrics divides by n - 1: with the means equal the factor cancels and both agree exactly
-        assert float(ccc(pred - p.mean(), gold - g.mean())) == pytest.approx(float(concordance_corrcoef(pred - p.mean(), gold - g.mean())))
+        assert float(ccc(pred - pred.mean(), gold - gold.mean())) == pytest.approx(centred_torchmetrics(pred, gold))
         assert float(ccc(pred, gold)) == pytest.approx(float(concordance_corrcoef(pred, gold)), abs=0.5 / n)
 
 
-def test_a_value_of_weight_three_counts_as_if_it_were_there_three_times():
-    draw = torch.Generator().manual_seed(0)
-    pred, gold = torch.randn(2, 20, dtype=torch.float64, generator=draw)
-    times = torch.randint(0, 4, (20,), generator=draw)
-    for scale in (1, 0.25):
-        assert float(ccc(pred, gold, scale * times)) == pytest.approx(float(ccc(pred.repeat_interleave(times), gold.repeat_interleave(times))))
-    both = [torch.stack([one, one.flip(0)], 1) for one in (pred, gold, times)]
-    assert float(ccc_distill(*both)) == pytest.approx(float(1 - ccc(pred, gold, times))) != pytest.approx(float(ccc_distill(*both[:2])))
-
-
 def test_ccc_has_population_moments():
-    # closed form: cov = 1/4, both variances 1/4, means 1 apart -> 2 / 4 / (1/4 + 1/4 + 1); sample moments would give 1/2
+    # cov = 1/4, both variances 1/4, means 1 apart: 2 / 4 / (1/4 + 1/4 + 1); sample moments would give 1/2
     assert float(ccc(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))) == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("scale, shift", [(1, 0), (1, 0.5), (2, 0), (0.1, -0.3), (-1, 0)])
+@pytest.mark.parametrize("scale, shift", [(1, 0), (0.1, -0.3), (-1, 0)])
 def test_ccc_of_a_straight_line_is_its_closed_form(scale, shift):
     gold = torch.linspace(-1, 1, 101, dtype=torch.float64)
     var = float((gold ** 2).mean())
-    assert float(ccc(scale * gold + shift, gold)) == pytest.approx(2 * scale * var / (scale ** 2 * var + var + shift ** 2))
-
-
-def test_identical_series_have_ccc_one():
-    values = torch.randn(50)
-    assert float(ccc(values, values.clone())) == pytest.approx(1, abs=1e-6)
-    assert float(ccc(values, -values + 2 * values.mean())) == pytest.approx(-1, abs=1e-6)
+    closed = 2 * scale * var / (scale ** 2 * var + var + shift ** 2)
+    assert float(ccc(scale * gold + shift, gold)) == pytest.approx(closed)
 
 
 def test_ccc_of_constants_is_zero_and_never_nan():
-    varied = torch.linspace(-1, 1, 30)
-    for pred, gold in [(torch.full((30,), 0.1), varied), (varied, torch.full((30,), 0.1)), (torch.full((30,), 0.1),) * 2,
-                       (torch.zeros(30), torch.zeros(30)), (torch.zeros(30), torch.ones(30))]:
+    varied, constant = torch.linspace(-1, 1, 30), torch.full((30,), 0.1)
+    for pred, gold in [(constant, varied), (varied, constant), (constant, constant), (constant * 0, constant * 10)]:
         assert float(ccc(pred, gold)) == pytest.approx(0, abs=1e-3)  # the mean of 30 times 0.1 is not quite 0.1
 
 
@@ -103,19 +86,17 @@ def test_gradient_at_a_constant_prediction_is_finite_and_points_at_the_gold():
     assert torch.isfinite(constant.grad).all()
 
 
-@pytest.mark.parametrize("offset", [0, 1e2, 1e4])
-def test_ccc_in_single_precision_survives_large_means(offset):
+def test_ccc_in_single_precision_survives_large_means():
     torch.manual_seed(1)
-    pred = (torch.randn(7500) + offset)
-    gold = (0.5 * torch.randn(7500) + 0.5 * (pred - offset) + offset + 0.5)
+    pred = torch.randn(7500) + 1e4
+    gold = 0.5 * torch.randn(7500) + 0.5 * (pred - 1e4) + 1e4 + 0.5
     exact = float(ccc(pred.double(), gold.double()))  # of the same rounded numbers
-    assert float(ccc(pred, gold)) == pytest.approx(exact, abs=1e-5)
-    assert 0.1 < exact < 0.9
+    assert 0.1 < exact < 0.9 and float(ccc(pred, gold)) == pytest.approx(exact, abs=1e-5)
 
 
-@pytest.mark.parametrize("one, other", [((8, 1), (8,)), ((8,), (8, 1)), ((8, 1), (8, 1)), ((8,), (7,)), ((1,), (8,)), ((), ())])
+@pytest.mark.parametrize("one, other", [((8, 1), (8,)), ((8,), (8, 1)), ((8, 1), (8, 1)), ((8,), (7,)), ((), ())])
 def test_ccc_raises_when_shapes_would_broadcast(one, other):
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="shape"):
         ccc(torch.zeros(one), torch.zeros(other))
 
 
@@ -130,14 +111,14 @@ def test_ccc_takes_arrays_as_it_takes_tensors():
 
 # ---- ccc_loss -------------------------------------------------------------------------------------------------------
 
-def test_ccc_loss_leaves_out_the_frames_without_a_valid_rating():
+def test_ccc_loss_leaves_out_frames_without_a_valid_rating():
     torch.manual_seed(2)
     pred, gold = torch.randn(2, 40, 2)
     gold[3:9, 0], gold[20:, 1] = math.nan, math.nan
     loss = ccc_loss(pred, gold)
-    keep = [k for k in range(40) if not 3 <= k < 9]
-    assert float(loss[0]) == pytest.approx(1 - naive_ccc(pred[keep, 0].tolist(), gold[keep, 0].tolist()), abs=1e-5)
-    assert float(loss[1]) == pytest.approx(1 - naive_ccc(pred[:20, 1].tolist(), gold[:20, 1].tolist()), abs=1e-5)
+    for k, keep in enumerate([[*range(3), *range(9, 40)], range(20)]):
+        naive = naive_ccc(pred[list(keep), k].tolist(), gold[list(keep), k].tolist())
+        assert float(loss[k]) == pytest.approx(1 - naive, abs=1e-5)
 
 
 def test_a_masked_frame_gets_no_gradient():
@@ -149,7 +130,7 @@ def test_a_masked_frame_gets_no_gradient():
 
 
 @pytest.mark.parametrize("valid", [0, 1])
-def test_a_target_without_two_valid_ratings_costs_nothing_and_moves_nothing(valid):
+def test_a_target_without_two_valid_ratings_has_no_loss_and_no_gradient(valid):
     pred = torch.randn(10, 2, requires_grad=True)
     gold = torch.randn(10, 2)
     gold[valid:, 1] = math.nan
@@ -160,28 +141,17 @@ def test_a_target_without_two_valid_ratings_costs_nothing_and_moves_nothing(vali
 
 # ---- distillation ---------------------------------------------------------------------------------------------------
 
-def test_cosine_is_the_mean_over_frames_of_a_naive_loop():
+def test_cosine_is_a_mean_over_frames_and_cosine_original_that_of_the_flattened_batch():
     torch.manual_seed(3)
     student, teacher = torch.randn(2, 12, 7, dtype=torch.float64)
     naive = sum(1 - naive_cosine(s, t) for s, t in zip(student.tolist(), teacher.tolist())) / 12
     assert float(cosine(student, teacher)) == pytest.approx(naive)
-
-
-def test_cosine_original_is_one_cosine_of_the_flattened_batch():
-    torch.manual_seed(4)
-    student, teacher = torch.randn(2, 12, 7, dtype=torch.float64)
     flat = 1 - naive_cosine(student.flatten().tolist(), teacher.flatten().tolist())
     assert float(cosine_original(student, teacher)) == pytest.approx(flat)
 
 
-def test_cosine_and_the_originals_differ_where_frames_differ_in_length():
-    student, teacher = torch.tensor([[1.0, 0.0], [0.0, 10.0]]), torch.tensor([[1.0, 0.0], [10.0, 0.0]])
-    assert float(cosine(student, teacher)) == pytest.approx(0.5)  # one of two frames is right
-    assert float(cosine_original(student, teacher)) == pytest.approx(1 - 1 / 101)  # the loud frame is everything
-
-
 def features(n, student=6, teacher=9, seed=0):
-    """Student (n, student) and teacher (n, teacher) in double precision, unlike each other in every respect."""
+    """Unrelated student (n, student) and teacher (n, teacher) in double precision."""
     gen = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(n, size, generator=gen, dtype=torch.float64) + 0.3 for size in (student, teacher))
 
@@ -192,8 +162,8 @@ def smooth_l1(a, b):
 
 def test_fitnets_is_the_mean_squared_difference_of_a_naive_loop():
     student, teacher = features(7, 5, 5)
-    naive = sum((s - t) ** 2 for row_s, row_t in zip(student.tolist(), teacher.tolist()) for s, t in zip(row_s, row_t)) / (7 * 5)
-    assert float(fitnets(student, teacher)) == pytest.approx(naive)
+    pairs = zip(student.flatten().tolist(), teacher.flatten().tolist())
+    assert float(fitnets(student, teacher)) == pytest.approx(sum((s - t) ** 2 for s, t in pairs) / (7 * 5))
 
 
 def test_sp_is_that_of_naive_loops():
@@ -211,7 +181,7 @@ def test_sp_is_that_of_naive_loops():
 # ---- rkd ------------------------------------------------------------------------------------------------------------
 
 def naive_distances(rows):
-    """Over the mean of those that are not 0."""
+    """Divided by the mean of those that are not 0."""
     distances = [[math.dist(one, other) for other in rows] for one in rows]
     positive = [d for row in distances for d in row if d > 0]
     return [[d * len(positive) / sum(positive) for d in row] for row in distances]
@@ -228,19 +198,19 @@ def naive_rkd(student, teacher, kept):
     """Double loop over the distances of all frames, triple loop over the angles of those in `kept`."""
     distances_s, distances_t = naive_distances(student), naive_distances(teacher)
     n = len(student)
-    distance = sum(smooth_l1(distances_s[i][j], distances_t[i][j]) for i in range(n) for j in range(n)) / n ** 2
+    pairs = [(distances_s[i][j], distances_t[i][j]) for i in range(n) for j in range(n)]
+    distance = sum(smooth_l1(*pair) for pair in pairs) / n ** 2
     angle = sum(smooth_l1(naive_angle(student, i, j, k), naive_angle(teacher, i, j, k))
                 for i in kept for j in kept for k in kept) / len(kept) ** 3
     return 25 * distance + 50 * angle
 
 
-@pytest.mark.parametrize("n, repeats", [(2, 1), (9, 1), (9, 3), (30, 1), (32, 4)])
+@pytest.mark.parametrize("n, repeats", [(2, 1), (9, 3), (30, 1)])
 def test_rkd_is_that_of_naive_loops_with_and_without_duplicate_frames(n, repeats):
     student, teacher = features(n)
-    student = student[torch.arange(n) // repeats * repeats]  # as a face that stands still; the voice does not
-    assert len(student.unique(dim=0)) == -(-n // repeats)
-    assert float(rkd(student, teacher)) == pytest.approx(naive_rkd(student.tolist(), teacher.tolist(), range(n)))
-    assert float(rkd(teacher, student)) == pytest.approx(naive_rkd(teacher.tolist(), student.tolist(), range(n)))
+    student = student[torch.arange(n) // repeats * repeats]  # as of a face that does not move
+    for one, other in [(student, teacher), (teacher, student)]:
+        assert float(rkd(one, other)) == pytest.approx(naive_rkd(one.tolist(), other.tolist(), range(n)))
 
 
 def test_rkd_takes_angles_of_64_evenly_spaced_frames_and_distances_of_all():
@@ -250,11 +220,12 @@ def test_rkd_takes_angles_of_64_evenly_spaced_frames_and_distances_of_all():
 
 
 def test_rkd_hardly_changes_when_duplicates_become_near_duplicates():
-    """And its gradient does not become larger: to the direction between two almost equal frames it would have no bound."""
+    """Nor does its gradient grow: that of the direction between two almost equal frames would be unbounded."""
     student, teacher = (x.float().repeat_interleave(2, dim=0) for x in features(20))
     values, gradients = [], []
     for jitter in (0, 1e-6, 1e-5, 1e-4):
-        moved = (student + jitter * torch.randn(student.shape, generator=torch.Generator().manual_seed(1))).requires_grad_()
+        noise = torch.randn(student.shape, generator=torch.Generator().manual_seed(1))
+        moved = (student + jitter * noise).requires_grad_()
         loss = rkd(moved, teacher)
         loss.backward()
         values.append(float(loss.detach()))
@@ -263,8 +234,8 @@ def test_rkd_hardly_changes_when_duplicates_become_near_duplicates():
     assert gradients == pytest.approx([gradients[0]] * 4, rel=0.05) and gradients[0] > 0
 
 
-def test_rkd_does_not_follow_frames_that_differ_by_rounding_alone():
-    """A student that gives every frame the same features, all but their last digits: dividing by those would be an explosion."""
+def test_rkd_gives_no_gradient_to_frames_that_differ_by_rounding_alone():
+    """A student whose features are equal but for the last digits: a division by their distances would explode."""
     _, teacher = features(40)
     student = (1000 + 1e-4 * torch.randn(40, 6, generator=torch.Generator().manual_seed(2))).requires_grad_()
     assert len(student.unique(dim=0)) > 1
@@ -275,22 +246,23 @@ def test_rkd_does_not_follow_frames_that_differ_by_rounding_alone():
 
 def test_rkd_in_single_precision_survives_features_far_from_zero():
     student, teacher = features(40)
-    for offset in (10, 1000):
-        assert float(rkd(student.float() + offset, teacher.float() - offset)) == pytest.approx(float(rkd(student, teacher)), rel=1e-3)
+    far = rkd(student.float() + 1000, teacher.float() - 1000)
+    assert float(far) == pytest.approx(float(rkd(student, teacher)), rel=1e-3)
 
 
 # ---- ot -------------------------------------------------------------------------------------------------------------
 
 def naive_descriptions(student, teacher):
-    """Cosines of each frame to the 30 that the teacher finds least like it: (N, min(N, 30)) of student and of teacher."""
+    """Cosines of each frame to the 30 least similar for the teacher: (N, min(N, 30)) of student and of teacher."""
     n = len(student)
-    cosines_s, cosines_t = ([[naive_cosine(one, other) for other in rows] for one in rows] for rows in (student, teacher))
-    anchors = [sorted(range(n), key=lambda j: cosines_t[i][j])[:30] for i in range(n)]  # noqa: B023
+    cosines_s, cosines_t = ([[naive_cosine(one, other) for other in rows] for one in rows]
+                            for rows in (student, teacher))
+    anchors = [sorted(range(n), key=lambda j: row[j])[:30] for row in cosines_t]  # noqa: B023
     return [np.array([[cosines[i][j] for j in anchors[i]] for i in range(n)]) for cosines in (cosines_s, cosines_t)]
 
 
 def pot_entropic(x, y, epsilon=0.01):
-    """<plan, cost> + epsilon KL(plan | uniform) of POT's optimal plan, found by L-BFGS and not by Sinkhorn's algorithm."""
+    """<plan, cost> + epsilon KL(plan | uniform) of POT's optimal plan, by L-BFGS and not by Sinkhorn's algorithm."""
     weights = [np.full(len(points), 1 / len(points)) for points in (x, y)]
     cost = pot.dist(x, y, metric="sqeuclidean") / 2
     with warnings.catch_warnings():
@@ -307,20 +279,24 @@ def pot_divergence(student, teacher):
 
 
 def clips(n, noise, teacher=20, student=20):
-    """A teacher that moves slowly through four clips, and a student that sees the same with some noise."""
+    """A teacher whose features drift slowly in each of four clips, and a student with the same and some noise."""
     gen = torch.Generator().manual_seed(7)
-    places = torch.randn(4, 1, teacher, generator=gen) + 0.2 * torch.randn(4, -(-n // 4), teacher, generator=gen).cumsum(1)
-    teacher = places.flatten(0, 1)[:n]
+    centres = torch.randn(4, 1, teacher, generator=gen)
+    drift = 0.2 * torch.randn(4, -(-n // 4), teacher, generator=gen).cumsum(1)
+    teacher = (centres + drift).flatten(0, 1)[:n]
     return teacher[:, :student] + noise * torch.randn(n, student, generator=gen), teacher
 
 
-@pytest.mark.parametrize("n", [2, 20, 60, 128])
-@pytest.mark.parametrize("pair", [lambda n: clips(n, 0.1), lambda n: clips(n, 1), lambda n: clips(n, 0.5, 12, 5), lambda n: clips(n, 0.5, 3, 3),
-                                  lambda n: [x.float() for x in features(n, 4, 40)]], ids=["close", "far", "sizes", "few", "unrelated"])
-def test_ot_is_the_debiased_sinkhorn_divergence_that_pot_finds(n, pair):
-    student, teacher = pair(n)
+@pytest.mark.parametrize("n, sizes, noise", [(2, (20, 20), 0.1), (128, (12, 5), 0.5), (60, (3, 3), 0.5)])
+def test_ot_is_the_debiased_sinkhorn_divergence_that_pot_finds(n, sizes, noise):
+    student, teacher = clips(n, noise, *sizes)
     expected = pot_divergence(student.double(), teacher.double())
-    assert expected > 1e-5
+    assert expected > 1e-5 and float(ot(student, teacher)) == pytest.approx(expected, abs=1e-4, rel=1e-4)
+
+
+def test_ot_of_unrelated_features_is_what_pot_finds():
+    student, teacher = (x.float() for x in features(128, 4, 40))
+    expected = pot_divergence(student.double(), teacher.double())
     assert float(ot(student, teacher)) == pytest.approx(expected, abs=1e-4, rel=1e-4)
 
 
@@ -331,7 +307,7 @@ def test_ot_uses_128_evenly_spaced_frames_of_more():
     assert float(ot(student[:128], teacher[:128])) != pytest.approx(float(ot(student, teacher)), rel=1e-2)
 
 
-@pytest.mark.parametrize("n, noise", [(3, 0.3), (40, 0.3), (40, 2)])
+@pytest.mark.parametrize("n, noise", [(3, 0.3), (40, 2)])
 def test_the_gradient_of_ot_is_the_finite_difference_of_what_pot_finds(n, noise):
     student, teacher = (x.double() for x in clips(n, noise))
     student.requires_grad_()
@@ -340,21 +316,14 @@ def test_the_gradient_of_ot_is_the_finite_difference_of_what_pot_finds(n, noise)
     other = torch.randn(student.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
     for direction in (steepest, other / other.norm()):
         up, down = (pot_divergence(student + step * direction, teacher) for step in (1e-3, -1e-3))
-        assert float((gradient * direction).sum()) == pytest.approx((up - down) / 2e-3, rel=1e-2, abs=1e-3 * float(gradient.norm()))
-
-
-def test_the_transport_plan_moves_all_of_every_frame_even_before_sinkhorn_has_converged(monkeypatch):
-    monkeypatch.setattr(losses, "SINKHORN_STEPS", 10)
-    cost = 60 * torch.rand(2, 128, 128, generator=torch.Generator().manual_seed(11)).requires_grad_()
-    plan, = torch.autograd.grad(losses._transport(cost).sum(), cost)
-    assert torch.allclose(plan.sum(2), torch.tensor(1 / 128), rtol=1e-2)
-    assert not torch.allclose(plan.sum(1), torch.tensor(1 / 128), rtol=1e-2)  # not converged
+        slope, least = float((gradient * direction).sum()), 1e-3 * float(gradient.norm())
+        assert slope == pytest.approx((up - down) / 2e-3, rel=1e-2, abs=least)
 
 
 def test_ot_stays_finite_and_bounded_where_the_student_has_collapsed_or_lies_on_a_line():
     _, teacher = clips(128, 1)
     line = torch.linspace(-1, 1, 128)[:, None]
-    for student in (torch.ones(128, 20), line * torch.ones(20), line * torch.ones(20) + 1e-4 * torch.randn(128, 20)):
+    for student in (torch.ones(128, 20), line * torch.ones(20) + 1e-4 * torch.randn(128, 20)):
         student = student.clone().requires_grad_()
         loss = ot(student, teacher)
         loss.backward()
@@ -366,22 +335,24 @@ def test_ot_stays_finite_and_bounded_where_the_student_has_collapsed_or_lies_on_
 
 def test_ccc_distill_is_one_minus_the_mean_ccc_over_targets_of_torchmetrics():
     student, teacher = features(50, 3, 3)
-    student = student + teacher  # so that they agree, more or less
-    means = [float(concordance_corrcoef(s - s.mean(), t - t.mean())) for s, t in zip(student.T, teacher.T)]  # see above
-    assert float(ccc_distill(student - student.mean(0), teacher - teacher.mean(0))) == pytest.approx(1 - sum(means) / 3)
+    student = student + teacher  # so that they are correlated
+    means = [centred_torchmetrics(s, t) for s, t in zip(student.T, teacher.T)]
+    centred = ccc_distill(student - student.mean(0), teacher - teacher.mean(0))
+    assert float(centred) == pytest.approx(1 - sum(means) / 3)
     naive = [naive_ccc(s.tolist(), t.tolist()) for s, t in zip(student.T, teacher.T + 1)]
     assert float(ccc_distill(student, teacher + 1)) == pytest.approx(1 - sum(naive) / 3)
     assert 0.1 < sum(naive) / 3 < 0.9
 
 
-# ---- what each loss does not see, and what it does --------------------------------------------------------------------
+# ---- invariances ----------------------------------------------------------------------------------------------------
 
 def rotation(size, seed=9):
-    return torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))).Q
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator)).Q
 
 
 def to_student(change):
-    """A change of the student's features as one of a pair."""
+    """A change of the student's features, applied to a pair (student, teacher)."""
     return lambda s, t: (change(s), t)
 
 
@@ -399,7 +370,7 @@ CHANGES = {
     "frames scaled": to_student(lambda s: s * torch.linspace(0.5, 2, len(s), dtype=s.dtype)[:, None]),
     "both shifted": lambda s, t: (s + 0.5, t + 0.5),
 }
-UNSEEN = {
+INVARIANT = {
     "cosine": {"frames shuffled", "student scaled", "both rotated", "frames scaled"},
     "cosine_original": {"frames shuffled", "student scaled", "both rotated"},
     "fitnets": {"frames shuffled", "both rotated", "both shifted"},
@@ -407,21 +378,17 @@ UNSEEN = {
     "rkd": {"frames shuffled", "student scaled", "student shifted", "student rotated", "both rotated", "both shifted"},
     "ot": {"frames shuffled", "student scaled", "student rotated", "both rotated", "frames scaled"},
     "ccc": {"frames shuffled", "both shifted"},
-    "pseudo": {"frames shuffled", "both shifted"},
 }
 
 
 @pytest.mark.parametrize("name", DISTILL)
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_loss_does_not_see(name, change):
-    """... the changes that its paper makes it blind to, and sees every other."""
+def test_a_loss_is_invariant_to_the_changes_of_its_paper_and_to_no_other(name):
     student, teacher = features(40, 6, 6)
     student = student + teacher
-    before, after = float(DISTILL[name].compare(student, teacher)), float(DISTILL[name].compare(*CHANGES[change](student, teacher)))
-    if change in UNSEEN[name]:
-        assert after == pytest.approx(before, rel=1e-5)
-    else:
-        assert after != pytest.approx(before, rel=1e-3)
+    before = float(DISTILL[name].compare(student, teacher))
+    after = {change: float(DISTILL[name].compare(*apply(student, teacher))) for change, apply in CHANGES.items()}
+    assert {change for change in after if after[change] == pytest.approx(before, rel=1e-5)} == INVARIANT[name]
+    assert not any(after[change] == pytest.approx(before, rel=1e-3) for change in CHANGES.keys() - INVARIANT[name])
 
 
 # ---- what all losses of the table have in common --------------------------------------------------------------------
@@ -430,22 +397,21 @@ RELATIONAL = {"sp", "rkd", "ot"}  # they compare frames with frames: the number 
 
 
 @pytest.mark.parametrize("name", DISTILL)
-@pytest.mark.parametrize("n", [2, 20, 40, 200])
-def test_every_loss_of_the_table_keeps_its_contract(name, n):
-    """A scalar >= 0 with a gradient for the student, 0 where it follows its teacher."""
+def test_every_loss_of_the_table_keeps_its_contract(name):
+    """A scalar > 0 with a gradient for the student, and 0 where student and teacher are equal; also for large N."""
     torch.manual_seed(5)
-    student = torch.randn(n, 8, requires_grad=True)
-    loss = DISTILL[name].compare(student, torch.randn(n, 8))
-    loss.backward()
-    assert loss.shape == () and loss > 0 and torch.isfinite(student.grad).all() and student.grad.abs().sum() > 0
-    same = DISTILL[name].compare(student, student.detach().clone())
-    assert 0 <= float(same.detach()) < 1e-6
+    for n in (2, 40, 2048):  # all angles of 2048 frames would be 34 GB, all their descriptions 15 GB
+        student = torch.randn(n, 8, requires_grad=True)
+        loss = DISTILL[name].compare(student, torch.randn(n, 8))
+        loss.backward()
+        assert loss.shape == () and loss > 0 and torch.isfinite(student.grad).all() and student.grad.any()
+        assert 0 <= float(DISTILL[name].compare(student, student.detach().clone()).detach()) < 1e-6
 
 
 @pytest.mark.parametrize("name", DISTILL)
 def test_no_loss_is_below_zero_however_close_the_student_comes(name):
     torch.manual_seed(12)
-    for closeness in (1e-7, 1e-6, 1e-5, 1e-4, 1e-3) * 5:
+    for closeness in (1e-7, 1e-5, 1e-3) * 2:
         teacher = torch.randn(60, 8)
         assert 0 <= float(DISTILL[name].compare(teacher + closeness * torch.randn(60, 8), teacher)) < 1e-2
 
@@ -456,17 +422,19 @@ def test_a_step_down_the_gradient_makes_every_loss_smaller(name):
     student, teacher = torch.randn(50, 8, requires_grad=True), torch.randn(50, 8)
     loss = DISTILL[name].compare(student, teacher)
     gradient, = torch.autograd.grad(loss, student)
-    after = DISTILL[name].compare(student.detach() - 1e-2 * gradient / gradient.norm(), teacher)
-    assert float(after) == pytest.approx(float(loss.detach()) - 1e-2 * float(gradient.norm()), abs=2e-3 * float(gradient.norm()))
+    length = float(gradient.norm())
+    after = DISTILL[name].compare(student.detach() - 1e-2 * gradient / length, teacher)
+    assert float(after) == pytest.approx(float(loss.detach()) - 1e-2 * length, abs=2e-3 * length)
 
 
 @pytest.mark.parametrize("name", DISTILL)
-def test_duplicate_and_constant_and_absent_features_give_bounded_losses_and_gradients(name):
+def test_duplicate_constant_and_zero_features_give_bounded_losses_and_gradients(name):
     torch.manual_seed(7)
     varied, row = torch.randn(40, 8), torch.randn(1, 8)
     twice = varied[:10].repeat_interleave(4, dim=0)
-    for student, teacher in [(twice, varied), (varied, twice), (twice, twice.flip(0)), (twice[:2], varied[:2]), (row.repeat(40, 1), varied),
-                             (varied, row.repeat(40, 1)), (row.repeat(40, 1), row.repeat(40, 1)), (row, -row)]:
+    constant = row.repeat(40, 1)
+    for student, teacher in [(twice, varied), (varied, twice), (twice, twice.flip(0)), (twice[:2], varied[:2]),
+                             (constant, varied), (varied, constant), (constant, constant), (row, -row)]:
         student = student.clone().requires_grad_()
         loss = DISTILL[name].compare(student, teacher)
         loss.backward()
@@ -475,7 +443,7 @@ def test_duplicate_and_constant_and_absent_features_give_bounded_losses_and_grad
 
 
 @pytest.mark.parametrize("name", sorted(RELATIONAL))
-def test_a_frame_without_features_is_given_no_gradient_and_takes_none_from_the_others(name):
+def test_a_frame_of_zeros_takes_no_gradient_from_the_others(name):
     torch.manual_seed(8)
     student = torch.randn(30, 8)
     student[4] = 0
@@ -493,46 +461,17 @@ def test_shapes_that_would_broadcast_or_leave_frames_out_raise(name):
                 DISTILL[name].compare(torch.ones(student), torch.ones(teacher))
 
 
-@pytest.mark.parametrize("name", sorted(RELATIONAL))
-def test_a_relational_loss_takes_a_student_and_a_teacher_of_different_sizes(name):
-    student, teacher = features(30, 4, 11)
-    assert DISTILL[name].compare(student, teacher) > 0
-
-
 @pytest.mark.parametrize("name", DISTILL)
-def test_no_loss_waits_for_the_device(name):
-    """On the meta device there are no values: whatever asks for one on the way raises."""
+def test_no_loss_synchronises_with_the_device(name):
+    """On the meta device there are no values: reading one raises."""
     student, teacher = torch.randn(300, 8, device="meta", requires_grad=True), torch.randn(300, 8, device="meta")
     DISTILL[name].compare(student, teacher).backward()
     assert student.grad.shape == student.shape
-    with pytest.raises((RuntimeError, NotImplementedError)):  # picking the valid frames does wait: that the check can fail
+    with pytest.raises((RuntimeError, NotImplementedError)):  # ccc_loss does synchronise: the check can fail
         ccc_loss(student, teacher)
 
 
-@pytest.mark.parametrize("name", DISTILL)
-def test_a_batch_of_2048_frames_is_possible(name):
-    """All its angles would be 34 GB, its descriptions without a limit 15."""
-    torch.manual_seed(9)
-    student = torch.randn(2048, 32, requires_grad=True)
-    DISTILL[name].compare(student, torch.randn(2048, 32)).backward()
-    assert torch.isfinite(student.grad).all() and student.grad.abs().sum() > 0
-
-
-def test_the_table_says_what_is_compared_and_how():
-    assert {name for name, method in DISTILL.items() if method.of == "pred"} == {"ccc"}
-    assert {name for name, method in DISTILL.items() if method.mapped} == {"fitnets"}
-    assert {method.of for method in DISTILL.values()} == {"feat", "pred", "label"} and DISTILL["pseudo"].of == "label"
-    assert [method.compare for method in DISTILL.values()] == [cosine, cosine_original, fitnets, sp, rkd, ot, ccc_distill, ccc_distill]
-
-
 # ---- the setting ----------------------------------------------------------------------------------------------------
-
-def test_what_the_setting_offers_is_in_the_table():
-    kind = KINDS["distill"]
-    offered = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
-    for text in (Config().distill, *offered):
-        assert set(parse_distill(text)) <= set(DISTILL)
-
 
 def test_a_method_without_a_weight_has_weight_one():
     assert [parse_distill(name) for name in DISTILL] == [{name: 1.0} for name in DISTILL]
@@ -540,32 +479,20 @@ def test_a_method_without_a_weight_has_weight_one():
     assert parse_distill(" ccc : 2 + rkd : 1e-3 ") == {"ccc": 2.0, "rkd": 0.001}
 
 
-@given(st.dictionaries(st.sampled_from(list(DISTILL)), st.floats(0, exclude_min=True, allow_infinity=False), min_size=1))
-def test_weights_are_read_as_python_writes_them(weights):
-    text = "+".join(f"{name}:{weight!r}" for name, weight in weights.items())
-    assert list(parse_distill(text).items()) == list(weights.items())
-
-
-@pytest.mark.parametrize("text, said", [
-    ("cosin", "unknown distillation method 'cosin'; did you mean cosine?"),
-    ("cosine+fitnet:2", "unknown distillation method 'fitnet'; did you mean fitnets?"),
-    ("hint", "unknown distillation method 'hint'; there are cosine, cosine_original, fitnets, sp, rkd, ot, ccc"),
-    ("", "unknown distillation method ''"), ("cosine+", "unknown distillation method ''"), ("+cosine", "unknown distillation method ''"),
-    (":1", "unknown distillation method ''"), ("cosine,ccc", "unknown"), ("cosine\nccc", "unknown"),
-    ("ccc+ccc", "ccc is there twice"), ("ccc:1+sp+ccc:2", "ccc is there twice"),
-    ("ccc:0", "weight of ccc is '0'"), ("ccc:-1", "weight of ccc is '-1'"), ("ccc:nan", "weight of ccc is 'nan'"),
-    ("ccc:inf", "weight of ccc is 'inf'"), ("ccc:", "weight of ccc is ''"), ("ccc:much", "weight of ccc is 'much'"),
-    ("ccc:1:2", "weight of ccc is '1:2'"), ("ccc:1+2", "weight of ccc is '1+2'"), ("sp+ccc:1e-999", "weight of ccc is '1e-999'"),
-])
-def test_a_setting_that_cannot_be_meant_is_refused_in_one_line_that_names_the_fault(text, said):
+@pytest.mark.parametrize("text, keyword", [
+    ("cosin", "mean cosine?"), ("hint", "cosine, cosine_original, fitnets, sp, rkd, ot, ccc"), ("", "unknown"),
+    ("cosine+", "unknown"), ("cosine,ccc", "unknown"), ("cosine\nccc", "unknown"), ("ccc:1+sp+ccc:2", "twice"),
+    ("ccc:0", "weight of ccc"), ("ccc:nan", "weight of ccc"), ("ccc:inf", "weight of ccc"), ("ccc:", "weight of ccc"),
+    ("ccc:1+2", "weight of ccc")])
+def test_a_setting_that_cannot_be_used_is_refused_in_one_line_that_names_the_fault(text, keyword):
     with pytest.raises(ValueError) as error:
         parse_distill(text)
-    assert said in str(error.value) and repr(text) in str(error.value) and "\n" not in str(error.value)
+    assert keyword in str(error.value) and repr(text) in str(error.value) and "\n" not in str(error.value)
 
 
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from([*DISTILL, "+", ":", "1", "0.5", "-", "e", "nan", " ", "\n", "cosin"]), max_size=8).map("".join))
-def test_whatever_the_setting_says_there_is_an_answer_or_one_line(text):
+@given(st.lists(st.sampled_from([*DISTILL, *"+:1-e \n", "0.5", "nan", "cosin"]), max_size=8).map("".join))
+def test_any_text_gives_weights_or_an_error_of_one_line(text):
     try:
         weights = parse_distill(text)
     except ValueError as error:

@@ -1,6 +1,9 @@
-"""models_kd.py: the networks of METHOD.md, their weights, and the state that they carry from clip to clip."""
+"""models_kd.py: shapes, the paper's layers, pretrained weights, and the GRU state carried from clip to clip."""
 import inspect
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +12,8 @@ from torch import nn
 
 import models_kd
 from config import Config
-from models_kd import MODELS, Backbone, CrossAttention, Student, build_model, cnn, load_weights
-from support.errors import UserError
+from models_kd import MODELS, Backbone, CrossAttention, Student, build_model, check_weights, cnn, load_weights
+from support.errors import SettingsError, UserError
 
 torch.set_num_threads(1)
 SHAPES = {"frames": (3, 32, 32), "specs": (1, 16, 40)}
@@ -21,7 +24,7 @@ def small_config(**changes):
     return Config(**SMALL | changes)
 
 
-def pictures(stage, clips=2, frames=6, seed=0):
+def images(stage, clips=2, frames=6, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [torch.rand(clips, frames, *SHAPES[name], generator=generator) for name in MODELS[stage].inputs]
 
@@ -38,9 +41,9 @@ def linears(module):
 
 # ---- backbones ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name, channels, side", [("resnet18", 3, 64), ("resnet18", 1, 64), ("mobilenet_v3_small", 3, 64),
-                                                  ("small_cnn", 3, 32), ("small_cnn", 1, 20), ("tiny_cnn", 3, 32)])
-def test_every_backbone_gives_one_row_of_features_per_picture(name, channels, side):
+@pytest.mark.parametrize("name, channels, side", [
+    ("resnet18", 3, 64), ("resnet18", 1, 64), ("mobilenet_v3_small", 3, 64), ("small_cnn", 1, 20), ("tiny_cnn", 3, 32)])
+def test_every_backbone_gives_one_row_of_features_per_image(name, channels, side):
     backbone = Backbone(name, "", (channels, side, side), 24, True).eval()
     assert backbone(torch.rand(3, channels, side, side)).shape == (3, 24)
 
@@ -61,14 +64,37 @@ def test_backbones_are_torchvisions_under_their_own_names_without_the_classifier
         key: value.shape for key, value in theirs.items() if not key.startswith(("classifier", "fc."))}
 
 
-@pytest.mark.parametrize("side", [16, 17, 48, 100])
-def test_the_small_cnn_takes_pictures_of_any_size(side):
+def test_a_known_classifier_is_removed_from_a_network_without_code_of_its_own():
+    with torch.device("meta"):
+        assert models_kd._torchvision("resnet50", 1).eval()(torch.zeros(1, 1, 64, 64)).shape == (1, 2048)
+
+
+def test_a_network_that_keeps_a_classifier_is_refused_in_one_line_that_names_the_function(monkeypatch):
+    monkeypatch.setattr(models_kd, "CLASSIFIERS", ())
+    for name in ("resnet50", "squeezenet1_1"):  # a linear layer, a convolution
+        with torch.device("meta"), pytest.raises(SettingsError, match=f"{name}.*_torchvision") as error:
+            models_kd._torchvision(name, 3)
+        assert "\n" not in str(error.value)
+
+
+def test_a_network_that_cannot_take_grey_images_is_refused_in_one_line():
+    with torch.device("meta"), pytest.raises(SettingsError, match="mobilenet_v3_small.*_torchvision"):
+        models_kd._torchvision("mobilenet_v3_small", 1)
+
+
+def test_torchvision_is_not_imported_until_a_network_of_it_is_built():
+    code = "import sys, models_kd; models_kd.cnn('small_cnn', 3); sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(models_kd.__file__).parent).returncode == 0
+
+
+@pytest.mark.parametrize("side", [17, 48])
+def test_the_small_cnn_takes_images_of_any_size(side):
     assert cnn("small_cnn", 1).eval()(torch.rand(1, 1, side, side)).shape == (1, 64, -(-side // 16), -(-side // 16))
 
 
-def test_time_folded_into_the_batch_gives_what_single_pictures_give():
+def test_time_folded_into_the_batch_gives_what_single_images_give():
     backbone = Backbone("small_cnn", "", SHAPES["frames"], 16, True)
-    clips, = pictures("visual")
+    clips, = images("visual")
     backbone.train()(clips.flatten(0, 1))
     backbone.eval()
     one_by_one = torch.stack([torch.stack([backbone(frame[None])[0] for frame in clip]) for clip in clips])
@@ -81,7 +107,7 @@ def test_time_folded_into_the_batch_gives_what_single_pictures_give():
 @pytest.mark.parametrize("stage", MODELS)
 def test_every_model_gives_predictions_and_hints_of_the_contracted_shapes(stage, target, count):
     model = build_model(stage, small_config(target=target), SHAPES)
-    output = model(*pictures(stage))
+    output = model(*images(stage))
     assert output.pred.shape == (2, 6, count) and output.feat.shape == (2, 6, 128)
     output.pred.sum().backward()
     assert all(parameter.grad is not None and torch.isfinite(parameter.grad).all() for parameter in model.parameters())
@@ -101,8 +127,10 @@ def paper(stage, **changes):
 
 def test_heads_have_the_papers_layers():
     student = paper("student", linear_heads=True)
-    assert (student.gru.input_size, student.gru.hidden_size, student.gru.num_layers, student.gru.bidirectional) == (512, 1024, 1, False)
-    assert linears(student.hint) == [(1024, 512), (512, 256), (256, 128)] and linears(student.out) == [(128, 64), (64, 1)]
+    gru = student.gru
+    assert (gru.input_size, gru.hidden_size, gru.num_layers, gru.bidirectional) == (512, 1024, 1, False)
+    assert linears(student.hint) == [(1024, 512), (512, 256), (256, 128)]
+    assert linears(student.out) == [(128, 64), (64, 1)]
     teacher = paper("teacher", linear_heads=True, audio_gru=False)
     assert linears(teacher.seen) == [(1024, 1024)] and linears(teacher.hint) == [(1536, 256), (256, 128)]
     assert linears(teacher.out) == [(128, 1)] and teacher.audio_gru is None
@@ -112,33 +140,33 @@ def test_heads_have_the_papers_layers():
 def test_linear_heads_have_no_activations_and_the_default_ones_do(stage):
     def activations(linear):
         model = build_model(stage, small_config(linear_heads=linear), SHAPES)
-        heads = [module for name, module in model.named_children() if name not in ("visual", "audio", "gru", "audio_gru", "dropout")]
-        return [type(layer) for module in heads for layer in module.modules() if not isinstance(layer, (nn.Sequential, nn.Linear))]
+        heads = [module for name, module in model.named_children() if name in ("seen", "hint", "out")]
+        layers = [layer for module in heads for layer in module.modules()]
+        return [type(layer) for layer in layers if not isinstance(layer, (nn.Sequential, nn.Linear))]
     assert activations(True) == [] and set(activations(False)) == {nn.LeakyReLU} and len(activations(False)) >= 3
 
 
 def test_nothing_in_a_default_head_is_two_linear_layers_without_an_activation_between():
     for stage in MODELS:
         model = build_model(stage, small_config(), SHAPES)
-        parts = [getattr(model, name) for name in ("seen", "hint", "out") if hasattr(model, name)]
-        layers = [layer for part in parts[-2:] for layer in part]
+        layers = [*model.hint, *model.out]
         assert not any(isinstance(a, nn.Linear) and isinstance(b, nn.Linear) for a, b in zip(layers, layers[1:]))
 
 
-def test_modality_dropout_blanks_face_or_voice_in_training_and_never_both():
+def test_modality_dropout_zeroes_one_modality_in_training_and_never_both():
     teacher = build_model("teacher", small_config(modality_dropout=1.0), SHAPES)
-    seen, heard = teacher.train()._drop_a_modality(torch.ones(200, 3, 4), torch.ones(200, 3, 5))
-    seen_there, heard_there = seen.flatten(1).amax(1), heard.flatten(1).amax(1)
-    assert (seen_there + heard_there == 1).all() and 60 < seen_there.sum() < 140
-    assert teacher.eval()._drop_a_modality(seen, heard) == (seen, heard)
+    visual, audio = teacher.train()._drop_a_modality(torch.ones(200, 3, 4), torch.ones(200, 3, 5))
+    kept_visual, kept_audio = visual.flatten(1).amax(1), audio.flatten(1).amax(1)
+    assert (kept_visual + kept_audio == 1).all() and 60 < kept_visual.sum() < 140
+    assert teacher.eval()._drop_a_modality(visual, audio) == (visual, audio)
 
 
-# ---- the state that is carried --------------------------------------------------------------------------------------
+# ---- the GRU state that is carried ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("audio_gru, fusion", [(True, "concat"), (False, "concat"), (True, "cross_attention")])
 @pytest.mark.parametrize("stage", MODELS)
 def test_pieces_with_the_state_carried_equal_one_pass(stage, audio_gru, fusion):
-    clips = pictures(stage, frames=12)
+    clips = images(stage, frames=12)
     model = settled(build_model(stage, small_config(audio_gru=audio_gru, fusion=fusion), SHAPES), *clips)
     with torch.no_grad():
         whole = model(*clips)
@@ -148,11 +176,11 @@ def test_pieces_with_the_state_carried_equal_one_pass(stage, audio_gru, fusion):
             hidden = piece.hidden
             preds.append(piece.pred)
             feats.append(piece.feat)
-        afresh = model(*[clip[:, 5:] for clip in clips]).pred
+        without_state = model(*[clip[:, 5:] for clip in clips]).pred
     torch.testing.assert_close(torch.cat(preds, 1), whole.pred, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.cat(feats, 1), whole.feat, atol=1e-5, rtol=1e-5)
     if stage != "audio" or audio_gru:
-        assert not torch.allclose(afresh, whole.pred[:, 5:], atol=1e-6), "the state makes no difference, so this test tells nothing"
+        assert not torch.allclose(without_state, whole.pred[:, 5:], atol=1e-6)  # the state makes a difference
 
 
 def test_cross_attention_is_its_authors_formulas_of_the_frames_up_to_each_one():
@@ -162,7 +190,8 @@ def test_cross_attention_is_its_authors_formulas_of_the_frames_up_to_each_one():
         attended, past = attention(parts)
         for clip in range(2):
             for frame in range(6):
-                joint = torch.cat([torch.cat(parts, 2)[clip].new_zeros(3, 8), torch.cat(parts, 2)[clip]])[frame:frame + 4].T  # J: (D, L)
+                joint = torch.cat(parts, 2)[clip]
+                joint = torch.cat([joint.new_zeros(3, 8), joint])[frame:frame + 4].T  # J: (D, L)
                 for k, part in enumerate(parts):
                     x = part[clip, frame][:, None]  # X: (D of this modality, 1), of the frame itself
                     correlation = torch.tanh(x.T @ attention.joint[k].weight.T @ joint / 8 ** 0.5)
@@ -173,22 +202,24 @@ def test_cross_attention_is_its_authors_formulas_of_the_frames_up_to_each_one():
 
 
 def test_cross_attention_changes_the_teacher_alone():
-    counts = {(stage, fusion): sum(p.numel() for p in build_model(stage, small_config(fusion=fusion), SHAPES).parameters())
-              for stage in MODELS for fusion in ("concat", "cross_attention")}
-    assert {stage for stage in MODELS if counts[stage, "concat"] != counts[stage, "cross_attention"]} == {"teacher"}
+    def size(stage, fusion):
+        return sum(p.numel() for p in build_model(stage, small_config(fusion=fusion), SHAPES).parameters())
+
+    assert {stage for stage in MODELS if size(stage, "concat") != size(stage, "cross_attention")} == {"teacher"}
 
 
 @pytest.mark.parametrize("stage", MODELS)
-def test_a_clip_is_predicted_alike_alone_and_among_others(stage):
-    clips = pictures(stage, clips=3)
+def test_the_prediction_of_a_clip_does_not_depend_on_the_rest_of_the_batch(stage):
+    clips = images(stage, clips=3)
     model = settled(build_model(stage, small_config(), SHAPES), *clips)
     with torch.no_grad():
-        torch.testing.assert_close(model(*[clip[1:2] for clip in clips]).pred, model(*clips).pred[1:2], atol=1e-5, rtol=1e-5)
+        alone, batch = model(*[clip[1:2] for clip in clips]).pred, model(*clips).pred
+    torch.testing.assert_close(alone, batch[1:2], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stage", MODELS)
-def test_no_prediction_depends_on_frames_to_come(stage):
-    clips = pictures(stage)
+def test_no_prediction_depends_on_later_frames(stage):
+    clips = images(stage)
     model = settled(build_model(stage, small_config(), SHAPES), *clips)
     later = [torch.cat([clip[:, :4], 1 - clip[:, 4:]], 1) for clip in clips]
     with torch.no_grad():
@@ -197,23 +228,24 @@ def test_no_prediction_depends_on_frames_to_come(stage):
 
 def test_the_smallest_training_batch_of_one_clip_of_two_frames_works():
     for stage in MODELS:
-        assert torch.isfinite(build_model(stage, small_config(), SHAPES).train()(*pictures(stage, 1, 2)).pred).all()
+        assert torch.isfinite(build_model(stage, small_config(), SHAPES).train()(*images(stage, 1, 2)).pred).all()
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def no_download(monkeypatch):
-    """Fails a test at once if torchvision is asked to fetch anything."""
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("weights were fetched"))
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("weights were fetched"))
+    """Fails a test at once if torchvision is asked to download anything."""
+    for module in (torch.hub, torchvision.models._api):
+        monkeypatch.setattr(module, "load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("a download"))
 
 
 def fer_checkpoint(path, prefix="module."):
     """A checkpoint of the form of the paper's FER2013 one, with weights of a VGG19; returns them."""
     with torch.device("meta"):
         shapes = models_kd._torchvision("vgg19_bn", 3).state_dict()
-    state = {key: torch.full(value.shape, number, dtype=value.dtype) for number, (key, value) in enumerate(shapes.items())}
+    state = {key: torch.full(value.shape, number, dtype=value.dtype)
+             for number, (key, value) in enumerate(shapes.items())}
     classifier = {"classifier.weight": torch.zeros(7, 512), "classifier.bias": torch.zeros(7)}
     net = {prefix + key: value for key, value in (state | classifier).items()}
     torch.save({"net": net, "best_PrivateTest_acc": 73.1, "best_PrivateTest_acc_epoch": 200}, path)
@@ -221,7 +253,7 @@ def fer_checkpoint(path, prefix="module."):
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_fer2013_checkpoint_loads_and_its_classifier_is_left_out_and_said(tmp_path, capsys, prefix):
+def test_a_fer2013_checkpoint_loads_and_its_unused_classifier_is_named(tmp_path, capsys, prefix):
     state = fer_checkpoint(tmp_path / "PrivateTest_model.t7", prefix)
     with torch.device("meta"):
         net = models_kd._torchvision("vgg19_bn", 3)
@@ -230,18 +262,29 @@ def test_a_fer2013_checkpoint_loads_and_its_classifier_is_left_out_and_said(tmp_
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert (mean, std) == ([0.0], [1.0])
     printed = capsys.readouterr().out
-    assert f"{len(state)} of the {len(state)} tensors of vgg19_bn loaded" in printed
-    assert "so random: nothing" in printed and "left out: classifier.bias, classifier.weight" in printed
+    assert f"{len(state)} of the {len(state)} tensors" in printed and "classifier.bias, classifier.weight" in printed
+
+
+@pytest.mark.parametrize("nest", ["state_dict", "model"])
+def test_weights_nested_in_a_checkpoint_are_found(tmp_path, nest):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save({"epoch": 3, nest: {"module." + key: value for key, value in state.items()}}, tmp_path / "weights.pth")
+    net = models_kd._torchvision("resnet18", 3)
+    assert load_weights(net, "resnet18", str(tmp_path / "weights.pth")) == models_kd.IMAGENET
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    check_weights("resnet18", str(tmp_path / "weights.pth"))
 
 
 def test_a_network_of_pretrained_weights_is_built_again_without_their_file(tmp_path):
-    """As best.pt is: what its pictures are centred by comes with the checkpoint."""
+    """As best.pt is: mean and std of its images come with the checkpoint."""
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
-    one, other = (Backbone("resnet18", weights, (3, 32, 32), 8, True).eval() for weights in (str(tmp_path / "resnet18.pth"), ""))
+    one = Backbone("resnet18", str(tmp_path / "resnet18.pth"), (3, 32, 32), 8, True).eval()
+    other = Backbone("resnet18", "", (3, 32, 32), 8, True).eval()
     other.load_state_dict(one.state_dict())
     faces = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(one(faces), other(faces)) and other.mean.flatten().tolist() == pytest.approx(models_kd.IMAGENET[0])
+        assert torch.equal(one(faces), other(faces))
+    assert other.mean.flatten().tolist() == pytest.approx(models_kd.IMAGENET[0])
 
 
 def test_torchvisions_file_for_colour_loads_into_a_network_for_grey_spectrograms(tmp_path, capsys):
@@ -249,7 +292,7 @@ def test_torchvisions_file_for_colour_loads_into_a_network_for_grey_spectrograms
     theirs = torchvision.models.resnet18(weights=None)
     torch.save(theirs.state_dict(), file)
     backbone = Backbone("resnet18", str(file), (1, 64, 64), 16, False).eval()
-    assert "left out: fc.bias, fc.weight" in capsys.readouterr().out
+    assert "fc.bias, fc.weight" in capsys.readouterr().out
     theirs.fc = nn.Identity()
     mean, std = sum(models_kd.IMAGENET[0]) / 3, sum(models_kd.IMAGENET[1]) / 3
     grey = torch.rand(2, 1, 64, 64)
@@ -258,18 +301,36 @@ def test_torchvisions_file_for_colour_loads_into_a_network_for_grey_spectrograms
         torch.testing.assert_close(backbone.net((grey - backbone.mean) / backbone.std), same, atol=1e-4, rtol=1e-4)
 
 
-def test_what_a_file_lacks_stays_random_and_is_said(tmp_path, capsys):
-    full = torchvision.models.resnet18(weights=None).state_dict()
-    torch.save({key: value for key, value in full.items() if key.startswith(("conv1", "layer1"))}, tmp_path / "part.pth")
+def part_of_resnet18(path, *layers):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save({key: value for key, value in state.items() if key.startswith(layers)}, path)
+
+
+def test_what_a_file_lacks_stays_random_and_is_named(tmp_path, capsys):
+    part_of_resnet18(tmp_path / "part.pth", "conv1", "bn1", "layer1", "layer2", "layer3")
     load_weights(models_kd._torchvision("resnet18", 3), "resnet18", str(tmp_path / "part.pth"))
     printed = capsys.readouterr().out
-    assert "25 of the 120 tensors of resnet18 loaded" in printed and "so random: bn1.bias, bn1.num_batches_tracked" in printed
+    assert "90 of the 120 tensors" in printed and "layer4.0.bn1.bias" in printed
+
+
+def test_a_file_with_less_than_half_of_the_network_is_refused_before_training_and_on_loading(tmp_path):
+    part_of_resnet18(tmp_path / "part.pth", "conv1", "layer1")
+    for load in (check_weights, lambda *words: load_weights(models_kd._torchvision("resnet18", 3), *words)):
+        with pytest.raises(UserError, match="part.pth.*25 of the 120.*conv1.weight.*bn1.bias") as error:
+            load("resnet18", str(tmp_path / "part.pth"))
+        assert "\n" not in str(error.value)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    torch.save({"net": {"module.features.0.weight": torch.zeros(64, 3, 3, 3), "module.classifier.bias": torch.zeros(7)}}, tmp_path / "vgg.t7")
-    with pytest.raises(UserError, match="vgg.t7: nothing in it fits resnet18; it holds classifier.bias"):
-        load_weights(models_kd._torchvision("resnet18", 3), "resnet18", str(tmp_path / "vgg.t7"))
+    layers = {"module.features.0.weight": torch.zeros(64, 3, 3, 3), "module.classifier.bias": torch.zeros(7)}
+    torch.save({"net": layers}, tmp_path / "vgg.t7")
+    with pytest.raises(UserError, match="vgg.t7.*resnet18.*classifier.bias"):
+        check_weights("resnet18", str(tmp_path / "vgg.t7"))
+
+
+def test_no_file_and_a_download_are_nothing_to_check(no_download):
+    check_weights("resnet18", "")
+    check_weights("resnet18", "imagenet")
 
 
 class Harmful:
@@ -290,23 +351,23 @@ def write_half(path):
     path.write_bytes(path.read_bytes()[:2000])
 
 
-@pytest.mark.parametrize("write", [write_pickle, write_torch_pickle, write_half, lambda path: path.write_bytes(b""),
-                                   lambda path: path.write_text("weights"), lambda path: torch.save(torch.zeros(3), path),
-                                   lambda path: torch.save({"net": 3}, path), lambda path: path.mkdir(), lambda path: None])
-def test_a_file_that_is_no_file_of_weights_is_refused_in_one_line_and_runs_no_code(tmp_path, capsys, write):
+@pytest.mark.parametrize("write", [
+    write_pickle, write_torch_pickle, write_half, lambda path: path.write_bytes(b""), lambda path: path.mkdir(),
+    lambda path: torch.save(torch.zeros(3), path), lambda path: torch.save({"net": 3}, path), lambda path: None])
+def test_a_file_without_weights_is_refused_in_one_line_and_runs_no_code(tmp_path, capsys, write):
     write(tmp_path / "weights.t7")
-    with pytest.raises(UserError, match="weights.t7") as error:
-        load_weights(models_kd._torchvision("resnet18", 3), "resnet18", str(tmp_path / "weights.t7"))
+    with pytest.raises(UserError, match="weights.t7.*state_dict") as error:
+        check_weights("resnet18", str(tmp_path / "weights.t7"))
     assert "\n" not in str(error.value) and "was run" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["vgg19_bn", "resnet18", "mobilenet_v3_small"])
-def test_no_weights_are_fetched_unless_asked_for(no_download, name):
+def test_nothing_is_downloaded_unless_asked_for(no_download, name):
     with torch.device("meta"):
         Backbone(name, "", (3, 32, 32), 8, False)
 
 
-def test_imagenet_weights_are_fetched_on_request_and_a_failure_says_what_to_do(monkeypatch, capsys):
+def test_imagenet_weights_are_downloaded_on_request_and_a_failure_is_one_line(monkeypatch, capsys):
     asked = []
 
     def fetch(self, **kwargs):
@@ -315,14 +376,14 @@ def test_imagenet_weights_are_fetched_on_request_and_a_failure_says_what_to_do(m
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", fetch)
     backbone = Backbone("resnet18", "imagenet", (3, 32, 32), 8, False)
-    assert len(asked) == 1 and "imagenet: 120 of the 120 tensors" in capsys.readouterr().out
+    assert len(asked) == 1 and "120 of the 120 tensors" in capsys.readouterr().out
     assert backbone.mean.flatten().tolist() == pytest.approx(models_kd.IMAGENET[0])
 
     def fail(self, **kwargs):
         raise OSError("no network")
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", fail)
-    with pytest.raises(UserError, match="could not be downloaded .no network.: fetch the file by other means"):
+    with pytest.raises(UserError, match="downloaded .no network."):
         Backbone("resnet18", "imagenet", (3, 32, 32), 8, False)
 
 

@@ -1,4 +1,4 @@
-"""plot_ccc.py: the post-processing, the final table, the figures, and what it says of runs that do not fit."""
+"""plot_ccc.py: the post-processing, the final table, the files it writes, and its errors for runs that do not fit."""
 import contextlib
 import io
 import json
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
@@ -16,42 +17,46 @@ from torchmetrics.regression import ConcordanceCorrCoef
 
 import plot_ccc
 from data import Recording
+from figures import NOT_SELECTED
 from plot_ccc import PostProcessing, delay, fit_postprocessing, joint_ccc, postprocess, smooth
-from scores import prediction_table, read_predictions, score
+from scores import prediction_table
+from support.recordings import TARGETS
 
 FRAMES = 250
-PEOPLE = {"train": ["train_1", "train_2"], "val": ["dev_1", "dev_2", "dev_10"]}
+SUBJECTS = {"train": ["train_1", "train_2"], "val": ["dev_1", "dev_2", "dev_10"]}
 
 
 def golds_of(partition, target=0):
     """{id: smooth gold standard} of a partition."""
-    return {name: 0.2 * smooth_noise((len(partition), number, target)) + 0.03 * number for number, name in enumerate(PEOPLE[partition])}
+    return {name: 0.2 * smooth_noise((len(partition), number, target)) + 0.03 * number
+            for number, name in enumerate(SUBJECTS[partition])}
 
 
-def smooth_noise(seed, frames=FRAMES, width=15):
-    noise = gaussian_filter1d(np.random.default_rng(seed).standard_normal(frames + 200), width)[100:100 + frames]
+def smooth_noise(seed, frames=FRAMES):
+    noise = gaussian_filter1d(np.random.default_rng(seed).standard_normal(frames + 200), 15)[100:100 + frames]
     return noise / noise.std()
 
 
-def early(gold, frames):
-    """What the face shows: the gold standard that many frames before it is rated."""
-    return np.concatenate([gold[frames:], np.full(frames, gold[-1])])
-
-
 def noisy(gold, seed=0, noise=0.05):
-    """A prediction worth post-processing: early, squeezed, off, and with noise both slow and fast."""
+    """A prediction that needs post-processing: early, compressed, biased, with slow and fast noise."""
     rng = np.random.default_rng((seed, int(1e6 * abs(gold[0]))))
-    return 0.5 * early(gold, 20) + 0.1 + noise * (smooth_noise(rng.integers(1000)) + 0.5 * rng.standard_normal(len(gold)))
+    added = smooth_noise(rng.integers(1000)) + 0.5 * rng.standard_normal(len(gold))
+    early = np.concatenate([gold[20:], np.full(20, gold[-1])])
+    return 0.5 * early + 0.1 + noise * added
 
 
-def write_run(data, run, predict=noisy, targets=("arousal",)):
-    """A finished run as mmpkd.py writes it; predict: gold -> prediction."""
-    for partition in PEOPLE:
-        golds = [golds_of(partition, k) for k in range(len(targets))]
-        for name in PEOPLE[partition]:
+def write_run(data, run, predict=noisy, targets=("arousal",), **settings):
+    """A finished run as mmpkd.py writes it; predict: gold -> prediction; settings: of its config.json, if any."""
+    for partition in SUBJECTS:
+        golds = [golds_of(partition, TARGETS.index(target)) for target in targets]
+        for name in SUBJECTS[partition]:
             gold = np.stack([each[name] for each in golds], 1).astype("float32")
-            write_table(data, run, partition, name, gold, np.stack([predict(column) for column in gold.T], 1), list(targets))
-    return data / "runs" / run
+            pred = np.stack([predict(column) for column in gold.T], 1)
+            write_table(data, run, partition, name, gold, pred, targets)
+    folder = data / "runs" / run
+    if settings:
+        (folder / "config.json").write_text(json.dumps(settings))
+    return folder
 
 
 def write_table(data, run, partition, name, gold, pred, targets=("arousal",)):
@@ -91,7 +96,8 @@ def plot(data, *flags):
 def tables(data, window=51, delay_frames=50):
     """What main() returns as "ccc" and "postprocessing", without the figures."""
     runs, *_ = plot_ccc.read_runs(data / "runs", 25)
-    constants = {run.name: {target: plot_ccc.fit_run(run, target, "mean", window, delay_frames) for target in run.targets} for run in runs}
+    fit = lambda run, target: plot_ccc.fit_run(run, target, "mean", window, delay_frames)
+    constants = {run.name: {target: fit(run, target) for target in run.targets} for run in runs}
     return plot_ccc.ccc_table(runs, constants, "mean"), plot_ccc.constants_table(runs, constants, "mean", 25)
 
 
@@ -112,11 +118,6 @@ def by_hand(pred, row):
 # ---- post-processing ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("smoothing", ["mean", "median"])
-def test_a_constant_stays_constant_up_to_both_edges(smoothing):
-    assert np.array_equal(smooth(np.full(50, 0.3), 21, smoothing), np.full(50, 0.3))
-
-
-@pytest.mark.parametrize("smoothing", ["mean", "median"])
 @pytest.mark.parametrize("window", [1, 3, 9, 101])
 def test_smoothing_is_that_of_a_naive_loop(smoothing, window):
     pred = np.random.default_rng(1).standard_normal(40)
@@ -124,45 +125,22 @@ def test_smoothing_is_that_of_a_naive_loop(smoothing, window):
     np.testing.assert_allclose(smooth(pred, window, smoothing), naive, atol=1e-12)
 
 
-def test_a_delay_holds_the_first_value_and_nothing_wraps_round():
+def test_a_delay_repeats_the_first_value_and_wraps_nothing_round():
     step = np.array([1.0, 2, 2, 2, 9])  # the 9 at the end must not appear at the start
     assert delay(step, 2).tolist() == [1, 1, 1, 2, 2]
     assert delay(step, 0).tolist() == step.tolist()
     assert delay(step, 99).tolist() == [1] * 5
 
 
-def test_a_step_at_the_end_stays_at_the_end():
-    step = np.r_[np.zeros(90), np.ones(10)]
-    assert not postprocess(step, PostProcessing(window_frames=9, delay_frames=3), "mean")[:80].any()
-
-
-def test_each_recording_is_shifted_on_its_own(data):
-    before, _ = tables(data)
-    write_table(data, "visual_arousal", "val", "dev_1", np.float32(golds_of("val")["dev_1"])[:, None], np.ones((FRAMES, 1)))
-    after, _ = tables(data)
-    changed = before[before["ccc_postprocessed"] != after["ccc_postprocessed"]]
-    assert list(changed["recording"]) == ["dev_1", "mean", "concatenated"]
-
-
-def test_a_perfect_prediction_is_left_alone():
-    golds = [*golds_of("train").values()]
-    assert fit_postprocessing(golds, golds, "mean", 50, 50) == PostProcessing()
-
-
-def test_known_bias_scale_and_delay_are_found_on_train_and_right_the_other_recordings():
-    felt = [0.2 * smooth_noise(seed, 2030) for seed in range(4)]
-    golds, preds = [each[:-30] for each in felt], [0.4 * each[30:] - 0.2 for each in felt]  # shown 30 frames before it is rated
+def test_a_known_bias_scale_and_delay_are_found_on_train_and_correct_other_recordings():
+    faces = [0.2 * smooth_noise(seed, 2030) for seed in range(4)]
+    golds, preds = [each[:-30] for each in faces], [0.4 * each[30:] - 0.2 for each in faces]  # 30 frames early
     fitted = fit_postprocessing(preds[:2], golds[:2], "mean", 1, 60)
     assert fitted.delay_frames == 30
     assert fitted.scale == pytest.approx(2.5, rel=0.05)
     assert fitted.bias == pytest.approx(0.2 + 0.6 * np.mean(golds[:2]), abs=0.01)
     for pred, gold in zip(preds[2:], golds[2:]):
         assert closed_form(postprocess(pred, fitted, "mean"), gold) > 0.95 > 0.3 > closed_form(pred, gold)
-
-
-def test_a_bias_alone_is_found_exactly():
-    golds = [*golds_of("train").values()]
-    assert fit_postprocessing([gold - 0.25 for gold in golds], golds, "mean", 1, 0) == PostProcessing(bias=0.25)
 
 
 def test_a_scale_alone_is_found_exactly_and_keeps_the_mean():
@@ -182,15 +160,16 @@ def test_noise_is_smoothed_away(smoothing):
     assert joint_ccc([postprocess(pred, fitted, smoothing) for pred in preds], golds) > joint_ccc(preds, golds) + 0.1
 
 
-def test_training_frames_without_a_valid_rating_have_no_say_in_the_constants():
+def test_training_frames_without_a_valid_rating_do_not_change_the_constants():
     golds = [gold.copy() for gold in golds_of("train").values()]
     preds = [gold - 0.25 for gold in golds]
     golds[0][:60], preds[0][:60] = np.nan, 0.9
     assert fit_postprocessing(preds, golds, "mean", 1, 0) == PostProcessing(bias=0.25)
 
 
-def test_a_step_is_refused_where_it_does_not_help():
+def test_a_step_that_does_not_help_is_not_kept():
     golds = [*golds_of("train").values()]
+    assert fit_postprocessing(golds, golds, "mean", 50, 50) == PostProcessing()  # perfect already
     opposite = fit_postprocessing([-gold for gold in golds], golds, "mean", 1, 0)
     assert opposite.bias == 0  # with a negative correlation, equal means make it worse
     late = fit_postprocessing([delay(gold, 10) for gold in golds], golds, "mean", 1, 50)
@@ -228,8 +207,7 @@ def test_constant_predictions_and_constant_gold_give_a_ccc_of_zero():
 
 def test_the_table_has_the_recordings_then_mean_then_concatenated(tmp_path):
     write_run(tmp_path, "visual_both", targets=("arousal", "valence"))
-    write_run(tmp_path, "audio_valence", targets=("valence",), predict=lambda gold: noisy(gold))
-    rename_gold(tmp_path, "audio_valence")
+    write_run(tmp_path, "audio_valence", targets=("valence",))
     table, _ = tables(tmp_path)
     assert list(table) == ["run", "target", "recording", "frames", "ccc_raw", "ccc_postprocessed"]
     rows = ["dev_1", "dev_2", "dev_10", "mean", "concatenated"]  # dev_2 before dev_10
@@ -239,18 +217,11 @@ def test_the_table_has_the_recordings_then_mean_then_concatenated(tmp_path):
     assert list(table["frames"]) == [FRAMES, FRAMES, FRAMES, 3 * FRAMES, 3 * FRAMES] * 3
 
 
-def rename_gold(data, run):
-    """Gives a run of valence alone the valence of a run of both."""
-    for path in (data / "runs" / run / "predictions").glob("*/*.csv"):
-        other = pd.read_csv(data / "runs/visual_both/predictions" / path.parent.name / path.name)
-        pd.read_csv(path).assign(valence_gold=other["valence_gold"]).to_csv(path, index=False)
-
-
 def test_every_ccc_is_that_of_the_closed_form_and_of_torchmetrics(plotted):
     data = plotted[0]
     table = pd.read_csv(data / "plots/ccc.csv").set_index(["run", "recording"])
     for row in pd.read_csv(data / "plots/postprocessing.csv").itertuples():
-        tables = [pd.read_csv(data / f"runs/{row.run}/predictions/val/{name}.csv") for name in PEOPLE["val"]]
+        tables = [pd.read_csv(data / f"runs/{row.run}/predictions/val/{name}.csv") for name in SUBJECTS["val"]]
         golds = [each["arousal_gold"].to_numpy() for each in tables]
         raw = [each["arousal_pred"].to_numpy() for each in tables]
         for column, preds in (("ccc_raw", raw), ("ccc_postprocessed", [by_hand(pred, row) for pred in raw])):
@@ -258,27 +229,20 @@ def test_every_ccc_is_that_of_the_closed_form_and_of_torchmetrics(plotted):
             expected = [*each, np.mean(each), closed_form(np.concatenate(preds), np.concatenate(golds))]
             np.testing.assert_allclose(table.loc[row.run][column].to_numpy(), expected, atol=2e-6)
             library = ConcordanceCorrCoef()(*[torch.tensor(np.concatenate(parts)) for parts in (preds, golds)])
-            assert table.loc[row.run, "concatenated"][column] == pytest.approx(float(library), abs=2e-3)  # sample moments
-
-
-def test_the_raw_values_are_those_of_mmpkd(plotted):
-    data, done, _ = plotted
-    table = done["ccc"].set_index(["run", "recording"])["ccc_raw"]
-    for run in ("visual_arousal", "student_arousal_cosine"):
-        found = score(read_predictions(data / "runs" / run, "val", 25), ["arousal"])["arousal"]
-        assert {name: pytest.approx(value, abs=1e-6) for name, value in found.items()} == table[run].to_dict()
+            # 2e-3: torchmetrics takes sample moments
+            assert table.loc[row.run, "concatenated"][column] == pytest.approx(float(library), abs=2e-3)
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path):
     write_run(tmp_path, "visual_arousal")
-    data, texts = tmp_path, []
+    written = []
     for _ in range(2):
-        plot(data)
-        texts.append([(data / "plots" / name).read_bytes() for name in ("ccc.csv", "postprocessing.csv", "ccc.png")])
-    assert texts[0] == texts[1]
+        plot(tmp_path)
+        written.append([path.read_bytes() for path in sorted(tmp_path.glob("plots/*.*"))])
+    assert written[0] == written[1] and len(written[0]) == 3
 
 
-def test_the_ratings_of_val_set_have_no_say_in_the_constants(data):
+def test_the_ratings_of_val_set_do_not_change_the_constants(data):
     table, before = tables(data)
     for path in data.glob("runs/*/predictions/val/*.csv"):
         changed = pd.read_csv(path)
@@ -294,8 +258,7 @@ def test_frames_without_a_valid_rating_do_not_count(tmp_path):
     pred = noisy(gold[:, 0])[:, None]
     gold[50:90], pred[50:90] = np.nan, 0.9
     write_table(tmp_path, "visual_arousal", "val", "dev_1", gold, pred)
-    first = tables(tmp_path, 0, 0)[0].iloc[0]
-    valid = ~np.isnan(gold[:, 0])
+    first, valid = tables(tmp_path, 0, 0)[0].iloc[0], ~np.isnan(gold[:, 0])
     assert first["frames"] == FRAMES - 40
     assert first["ccc_raw"] == pytest.approx(closed_form(pred[valid, 0], gold[valid, 0]), abs=1e-5)
 
@@ -305,38 +268,59 @@ def test_a_recording_with_one_valid_rating_is_nan_and_not_in_the_mean(tmp_path):
     gold = np.full((FRAMES, 1), np.nan, "float32")
     gold[7] = 0.1
     write_table(tmp_path, "visual_arousal", "val", "dev_1", gold, np.zeros((FRAMES, 1)))
-    write_table(tmp_path, "visual_arousal", "val", "dev_2", np.full((FRAMES, 1), 0.1, "float32"), smooth_noise(3)[:, None])  # constant gold
+    constant = np.full((FRAMES, 1), 0.1, "float32")
+    write_table(tmp_path, "visual_arousal", "val", "dev_2", constant, smooth_noise(3)[:, None])
     table = plot(tmp_path)["ccc"].set_index("recording")
-    assert table.loc["dev_1", "frames"] == 1 and np.isnan(table.loc["dev_1", ["ccc_raw", "ccc_postprocessed"]].astype(float)).all()
     assert table.loc["dev_2", "ccc_raw"] == pytest.approx(0, abs=1e-5)
-    assert table.loc["mean", "ccc_raw"] == pytest.approx((table.loc["dev_2", "ccc_raw"] + table.loc["dev_10", "ccc_raw"]) / 2, abs=2e-6)
+    assert table.loc["mean", "ccc_raw"] == pytest.approx(table.loc[["dev_2", "dev_10"], "ccc_raw"].mean(), abs=2e-6)
     assert "dev_1,1,nan,nan" in (tmp_path / "plots/ccc.csv").read_text()
 
 
 def test_no_valid_rating_at_all_is_shown_as_nan(tmp_path):
     write_run(tmp_path, "visual_arousal")
-    for partition in PEOPLE:
-        for name in PEOPLE[partition]:
-            write_table(tmp_path, "visual_arousal", partition, name, np.full((FRAMES, 1), np.nan, "float32"), smooth_noise(3)[:, None])
+    for partition in SUBJECTS:
+        for name in SUBJECTS[partition]:
+            gold = np.full((FRAMES, 1), np.nan, "float32")
+            write_table(tmp_path, "visual_arousal", partition, name, gold, smooth_noise(3)[:, None])
     done = plot(tmp_path)
     assert done["ccc"][["ccc_raw", "ccc_postprocessed"]].isna().all(axis=None)
     assert done["summary"].exists() and len(done["traces"]) == 3
 
 
-# ---- what is printed, and the figures -------------------------------------------------------------------------------
+# ---- what is printed, and the files ---------------------------------------------------------------------------------
 
-def test_the_gap_that_a_student_closed_is_printed_when_both_bounds_are_there(plotted):
+def test_the_gap_that_a_student_closed_is_printed(plotted):
     _, done, printed = plotted
     table = done["ccc"].set_index(["run", "recording"])["ccc_postprocessed"]
-    visual, teacher, student = (table[run, "mean"] for run in ("visual_arousal", "teacher_arousal", "student_arousal_cosine"))
+    visual, teacher, student = (table[run, "mean"] for run in RUNS)
     assert visual < student < teacher
     line = next(line for line in printed.splitlines() if line.startswith("gap closed by student_arousal_cosine"))
     assert line.split()[5] == f"{(student - visual) / (teacher - visual):.0%}"
-    alone = done["ccc"][done["ccc"]["run"] != "teacher_arousal"]
-    assert "gap closed" in plot_ccc.ccc_report(done["ccc"], "arousal") and "gap closed" not in plot_ccc.ccc_report(alone, "arousal")
 
 
-def test_the_printed_constants_are_those_of_the_file_and_a_dash_where_a_step_was_refused(tmp_path, capsys):
+def test_the_variant_of_a_run_is_that_of_its_config(tmp_path, capsys):
+    write_runs(tmp_path)
+    for run, bias in (("visual_arousal", 0.1), ("teacher_arousal", 0), ("student_arousal_cosine", 0.05)):
+        write_run(tmp_path, f"{run}_word", lambda gold, bias=bias: gold + bias, variant="word")
+    plot(tmp_path, "--max-window-s", "0", "--max-delay-s", "0")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("gap closed by")]
+    assert [line.split()[3] for line in lines] == ["student_arousal_cosine", "student_arousal_cosine_word"]
+    assert 0 < int(lines[1].split()[4].rstrip("%")) < 100 and lines[0].split()[4:] != lines[1].split()[4:]
+
+
+@pytest.mark.parametrize("name, settings, words, absent", [
+    ("student_both_pseudo", {"distill": "pseudo", "teachers": "audio+visual"}, "audio and visual", "distilled"),
+    ("student_both_pseudo_word", {}, "pseudo-labels", "distilled"),
+    ("student_both_cosine_original_word", {"distill": "cosine_original"}, "the teacher (cosine_original)", "pseudo"),
+    ("student_both_ccc", {}, "the teacher (ccc)", "pseudo"),
+    ("student_both", {}, "face only", "teacher"),
+    ("visual_both", {"distill": "pseudo"}, "lower bound", "pseudo")])
+def test_what_taught_a_student_is_read_from_its_config_or_else_from_its_name(name, settings, words, absent):
+    about = plot_ccc.Run(name, {}, {}, settings).about
+    assert words in about and absent not in about
+
+
+def test_the_printed_constants_are_those_of_the_file_with_a_dash_for_a_step_not_kept(tmp_path, capsys):
     write_run(tmp_path, "visual_arousal", lambda gold: gold - 0.25)
     row = next(plot(tmp_path)["postprocessing"].itertuples())
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("visual_arousal  arousal"))
@@ -344,91 +328,74 @@ def test_the_printed_constants_are_those_of_the_file_and_a_dash_where_a_step_was
     assert (row.bias, row.train_ccc_postprocessed) == (pytest.approx(0.25, abs=1e-5), pytest.approx(1, abs=1e-5))
 
 
-def test_an_unfinished_run_is_left_out_and_named(tmp_path, call):
-    data = tmp_path
-    (write_run(data, "visual_arousal").parent / "audio_arousal").mkdir()
-    code, out, _ = call("plot_ccc", "--data-dir", data)
-    assert code == 0 and "left out, not finished (no predictions/): audio_arousal" in out
-    assert "audio_arousal" in plot_ccc.caption([], ["audio_arousal"])[-1]
-    assert "audio_arousal" not in (data / "plots/ccc.csv").read_text()
-
-
-def test_runs_of_folds_are_left_out_and_counted_and_shown_where_there_are_no_others(tmp_path, call):
+def test_unfinished_runs_and_runs_of_folds_are_left_out_and_named(tmp_path, call):
     write_run(tmp_path, "audio_arousal_fold1of2")
-    assert "left out" not in call("plot_ccc", "--data-dir", tmp_path)[1]
+    code, out, _ = call("plot_ccc", "--data-dir", tmp_path)
+    assert code == 0 and "Left out" not in out  # there are no other runs
     write_run(tmp_path, "visual_arousal")
-    out = call("plot_ccc", "--data-dir", tmp_path)[1]
-    assert "left out, 1 of folds" in out and "fold1of2" not in (tmp_path / "plots/ccc.csv").read_text()
+    (tmp_path / "runs/teacher_arousal").mkdir()
+    code, out, _ = call("plot_ccc", "--data-dir", tmp_path)
+    assert code == 0 and "folds: 1" in out and "teacher_arousal" in out
+    assert set(pd.read_csv(tmp_path / "plots/ccc.csv")["run"]) == {"visual_arousal"}
 
 
-def test_it_is_said_of_each_run_whether_its_epoch_was_chosen_on_these_recordings(tmp_path, call):
-    keeps = {"visual_arousal": {"keep": "last"}, "teacher_arousal": {"fold": "1/3"}, "audio_arousal": {"of_another_version": 1}}
-    for run, kept in keeps.items():
-        (write_run(tmp_path, run) / "config.json").write_text(json.dumps(kept))
-    assert "The epochs of audio_arousal were chosen on these validation recordings" in call("plot_ccc", "--data-dir", tmp_path)[1]
+def test_it_is_said_which_epochs_were_selected_on_the_recordings_shown(tmp_path, call):
+    write_run(tmp_path, "visual_arousal", keep="last")
+    write_run(tmp_path, "teacher_arousal", fold="1/3")
+    write_run(tmp_path, "audio_arousal", of_another_version=1)  # cannot be read
+    assert "The epochs of audio_arousal were selected" in call("plot_ccc", "--data-dir", tmp_path)[1]
     shutil.rmtree(tmp_path / "runs/audio_arousal")
-    assert plot_ccc.NOT_CHOSEN in call("plot_ccc", "--data-dir", tmp_path)[1]
+    assert NOT_SELECTED in call("plot_ccc", "--data-dir", tmp_path)[1]
 
 
 def test_there_is_a_figure_for_every_run_and_recording_and_one_of_all(plotted):
     data, done, _ = plotted
-    expected = {data / "plots/traces" / run / f"{name}.png" for run in RUNS for name in PEOPLE["val"]}
+    expected = {data / "plots/traces" / run / f"{name}.png" for run in RUNS for name in SUBJECTS["val"]}
     assert set(done["traces"]) == expected == set(data.glob("plots/traces/*/*.png"))
     for path in [done["summary"], *done["traces"]]:
         assert cv2.imread(str(path)).std() > 10, path
 
 
-def test_curves_of_one_recording_share_their_limits_with_all_runs_and_a_wild_one_does_not_flatten_them(tmp_path):
-    write_run(tmp_path, "visual_arousal", lambda gold: gold)
-    runs, *_ = plot_ccc.read_runs(tmp_path / "runs", 25)
-    golds = np.concatenate([*golds_of("val").values()])
-    margin = 0.05 * np.ptp(golds)
-    assert plot_ccc.value_limits(runs, {"visual_arousal": runs[0].val})["arousal"] == pytest.approx(
-        (golds.min() - margin, golds.max() + margin), abs=1e-3)
-    wild = {name: table.assign(arousal_pred=500 * table["arousal_pred"]) for name, table in runs[0].val.items()}
-    assert plot_ccc.value_limits(runs, {"visual_arousal": wild})["arousal"] == pytest.approx((-1.1, 1.1))
+def test_another_call_leaves_no_figure_of_a_recording_that_a_run_no_longer_has(tmp_path, capsys):
+    run = write_run(tmp_path, "mine")  # a name of no stage
+    plot(tmp_path)
+    (run / "predictions/val/dev_2.csv").unlink()
+    done = plot(tmp_path)
+    assert {path.stem for path in done["traces"]} == {"dev_1", "dev_10"}
+    assert set(tmp_path.glob("plots/traces/*/*.png")) == set(done["traces"])
+    assert "1 of recordings that are gone" in capsys.readouterr().out
+    assert not list((tmp_path / "plots").glob("**/.*"))
 
 
-def test_a_run_again_makes_all_anew_and_leaves_no_figure_of_a_run_that_is_gone(tmp_path, capsys):
-    data = tmp_path
-    write_run(data, "visual_arousal")
-    plot(data)
-    write_run(data, "mine")  # a name that no stage has
-    (data / "runs/visual_arousal").rename(data / "away")
-    capsys.readouterr()
-    done = plot(data)
-    assert set(data.glob("plots/traces/*/*.png")) == set(done["traces"])
-    assert not (data / "plots/traces/visual_arousal").exists()
-    assert "3 of runs or recordings that are gone removed" in capsys.readouterr().out
-    assert set(pd.read_csv(data / "plots/ccc.csv")["run"]) == {"mine"}
-    assert not list((data / "plots").glob("**/.*"))
+def test_the_traces_of_another_runs_folder_are_kept(tmp_path):
+    write_run(tmp_path, "visual_arousal")
+    first = plot(tmp_path)["traces"]
+    (tmp_path / "others").mkdir()
+    write_run(tmp_path, "audio_arousal").rename(tmp_path / "others/audio_arousal")
+    second = plot(tmp_path, "--runs-dir", str(tmp_path / "others"))["traces"]
+    assert set(pd.read_csv(tmp_path / "plots/ccc.csv")["run"]) == {"audio_arousal"}
+    plot(tmp_path)
+    assert set(tmp_path.glob("plots/traces/*/*.png")) == {*first, *second} and len(first) == len(second) == 3
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
+TEACHER = "runs/teacher_arousal/predictions"
+
+
 def rewrite(change):
     """Breaks dev_2 of the teacher's run: change takes and gives the text of its CSV."""
     def damage(data):
-        path = data / "runs/teacher_arousal/predictions/val/dev_2.csv"
+        path = data / TEACHER / "val/dev_2.csv"
         path.write_text(change(path.read_text()))
     return damage
 
 
 def without(relative):
     def damage(data):
-        path = data / "runs/teacher_arousal/predictions" / relative
-        if path.is_dir():
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-        else:
-            path.unlink()
+        path = data / TEACHER / relative
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return damage
-
-
-def leak(data):
-    folder = data / "runs/teacher_arousal/predictions"
-    (folder / "train/dev_2.csv").write_text((folder / "val/dev_2.csv").read_text())
 
 
 def cells(text, column, value, line=5):
@@ -439,61 +406,45 @@ def cells(text, column, value, line=5):
 
 
 BROKEN = {
-    "empty": (rewrite(lambda text: ""), "val/dev_2.csv cannot be read"),
-    "header alone": (rewrite(lambda text: text.splitlines()[0] + "\n"), "val/dev_2.csv has no rows"),
-    "not a table": (rewrite(lambda text: "\x00\x89PNG\n,,,\n,,,,,,\n"), "val/dev_2.csv"),
-    "no gold column": (rewrite(lambda text: text.replace("arousal_gold", "gold")), "val/dev_2.csv has no rows of time_s,arousal_gold"),
-    "text in a cell": (rewrite(lambda text: cells(text, 1, "high")), "val/dev_2.csv cannot be read (could not convert string to float: 'high'"),
-    "cut in a row": (rewrite(lambda text: text[:text.rindex(",")]), f"val/dev_2.csv line {FRAMES + 1}: a prediction is missing"),
-    "infinite": (rewrite(lambda text: cells(text, 2, "inf")), "val/dev_2.csv line 5: a prediction is missing or not finite"),
-    "lost line": (rewrite(lambda text: "".join(text.splitlines(True)[:40] + text.splitlines(True)[41:])), "val/dev_2.csv line 41: time_s is 1.6"),
-    "cut between rows": (rewrite(lambda text: "".join(text.splitlines(True)[:-9])), f"val/dev_2.csv has {FRAMES - 9} frames"),
-    "other ratings": (rewrite(lambda text: cells(text, 1, "0.123")), "val/dev_2.csv has other ratings of arousal"),
+    "empty": (rewrite(lambda text: ""), "val/dev_2.csv"),
+    "header alone": (rewrite(lambda text: text.splitlines()[0] + "\n"), "val/dev_2.csv"),
+    "no gold column": (rewrite(lambda text: text.replace("arousal_gold", "gold")), "val/dev_2.csv"),
+    "text in a cell": (rewrite(lambda text: cells(text, 1, "high")), "'high'"),
+    "cut in a row": (rewrite(lambda text: text[:text.rindex(",")]), f"val/dev_2.csv line {FRAMES + 1}"),
+    "infinite": (rewrite(lambda text: cells(text, 2, "inf")), "val/dev_2.csv line 5"),
+    "lost line": (rewrite(lambda text: "".join(text.splitlines(True)[:40] + text.splitlines(True)[41:])),
+                  "val/dev_2.csv line 41"),
+    "cut between rows": (rewrite(lambda text: "".join(text.splitlines(True)[:-9])), f"{FRAMES - 9} frames"),
+    "other ratings": (rewrite(lambda text: cells(text, 1, "0.123")), "ratings of arousal"),
     "recording missing": (without("val/dev_2.csv"), "teacher_arousal/predictions/val/dev_2.csv is missing"),
-    "val missing": (without("val"), "no recordings in"),
+    "val missing": (without("val"), "predictions/val/"),
     "train missing": (without("train"), "predictions/train/"),
-    "a person in both": (leak, "has dev_2 in train/ and in val/"),
-    "other targets": (rewrite(lambda text: text.replace("arousal", "valence")), "predictions of valence, other recordings of arousal"),
+    "a recording in both": (lambda data: shutil.copy(data / TEACHER / "val/dev_2.csv", data / TEACHER / "train"),
+                            "dev_2 in train/"),
+    "other targets": (rewrite(lambda text: text.replace("arousal", "valence")), "predictions of valence"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_predictions_end_in_one_line_that_names_the_file_and_the_way_out(case, data, call):
+def test_broken_predictions_end_in_one_line_that_names_the_file_and_what_to_do(case, data, call):
     damage, message = BROKEN[case]
     damage(data)
-    code, _, err = call("plot_ccc", "--data-dir", data)
-    assert code == 1 and err.count("\n") == 1, err
+    err = one_line(*call("plot_ccc", "--data-dir", data)[::2])
     assert message in err and "run mmpkd.py" in err and str(data / "runs") in err
     assert not (data / "plots").exists()  # said before the work starts
 
 
-def test_runs_of_another_frame_rate_are_told_from_it(data, call):
-    code, _, err = call("plot_ccc", "--data-dir", data, "--frame-rate", "30")
-    assert code == 1 and err.count("\n") == 1 and "--frame-rate" in err and "line 3: time_s is 0.04, not 0.0333333" in err
+def test_runs_of_another_frame_rate_are_refused(data, call):
+    err = one_line(*call("plot_ccc", "--data-dir", data, "--frame-rate", "30")[::2])
+    assert "--frame-rate" in err and "line 3" in err
 
 
-def test_without_a_run_or_a_finished_one_it_says_what_to_run(tmp_path, call):
-    code, _, err = call("plot_ccc", "--data-dir", tmp_path)
-    assert code == 1 and "holds no run: run mmpkd.py first" in err and err.count("\n") == 1
+def test_without_a_finished_run_it_says_what_to_run(tmp_path, call):
+    assert "run mmpkd.py" in one_line(*call("plot_ccc", "--data-dir", tmp_path)[::2])
     (tmp_path / "runs/visual_arousal").mkdir(parents=True)
-    code, _, err = call("plot_ccc", "--data-dir", tmp_path)
-    assert code == 1 and "none of visual_arousal has predictions/" in err and "run mmpkd.py first" in err
+    assert "visual_arousal" in one_line(*call("plot_ccc", "--data-dir", tmp_path)[::2])
 
 
-def test_runs_trained_on_other_people_are_compared_all_the_same(data):
+def test_runs_trained_on_other_subjects_are_still_compared(data):
     without("train/train_2.csv")(data)
     assert len(tables(data)[1]) == 3
-
-
-def test_the_flags_are_those_that_it_reads(call):
-    assert call("plot_ccc", "--epochs", "3")[0] == 2
-    assert call("plot_ccc", "--smoothing", "gaussian")[0] == 2
-
-
-def test_the_faces_of_a_recording_stand_above_its_traces_in_order(tmp_path):
-    for k in range(28):
-        cv2.imwrite(str(tmp_path / f"{k:06d}.jpg"), np.full((32, 32, 3), 8 * k, np.uint8))
-    strip = plot_ccc.face_strip(tmp_path, 28)
-    assert strip.shape == (32, plot_ccc.FACES * 34, 3)
-    assert np.allclose(strip[16, 17::34, 0], 8 * np.arange(1, 28, 2), atol=2)
-    assert plot_ccc.face_strip(tmp_path, 60) is None  # crops of the second half are not there

@@ -1,0 +1,111 @@
+"""figures.py: what each figure is made of."""
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+import figures
+from figures import FACES, curves_figure, draw_curves, face_strip, summary_figure, traces_figure, value_limits
+from plot_ccc import PostProcessing, Run
+from scores import gaps_closed
+from support.errors import UserError
+
+FRAMES = 50
+
+
+def run_of(name, pred=lambda gold: gold, settings=None):
+    """A run with one recording in Val_Set, whose gold standard is a sine."""
+    gold = 0.5 * np.sin(np.arange(FRAMES) / 8)
+    table = pd.DataFrame({"time_s": np.arange(FRAMES) / 25, "arousal_gold": gold, "arousal_pred": pred(gold)})
+    return Run(name, {}, {"dev_1": table}, settings or {})
+
+
+def table_of(runs, value=0.5):
+    """plots/ccc.csv of runs that all have the same CCC."""
+    return pd.DataFrame([{"run": run.name, "target": "arousal", "recording": name, "frames": FRAMES, "ccc_raw": value,
+                          "ccc_postprocessed": value} for run in runs for name in ("dev_1", "mean", "concatenated")])
+
+
+def texts_of(fig):
+    """All texts of a figure, one below the other."""
+    return "\n".join(text.get_text() for text in fig.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+def test_the_faces_of_a_recording_stand_above_its_traces_in_order(tmp_path):
+    for k in range(28):
+        cv2.imwrite(str(tmp_path / f"{k:06d}.jpg"), np.full((32, 32, 3), 8 * k, np.uint8))
+    strip = face_strip(tmp_path, 28)
+    assert strip.shape == (32, FACES * 34, 3)
+    assert np.allclose(strip[16, 17::34, 0], 8 * np.arange(1, 28, 2), atol=2)
+    assert face_strip(tmp_path, 60) is None  # crops of the second half are missing
+
+
+def test_faces_are_shown_in_their_colours_and_a_damaged_one_is_named(tmp_path):
+    for k in range(FACES):
+        cv2.imwrite(str(tmp_path / f"{k:06d}.jpg"), np.full((32, 32, 3), (0, 0, 255), np.uint8))  # BGR: red
+    assert face_strip(tmp_path, FACES)[16, 17].tolist() == pytest.approx([255, 0, 0], abs=3)
+    (tmp_path / "000003.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="000003.jpg.*face_detector.py"):
+        face_strip(tmp_path, FACES)
+
+
+def test_curves_of_one_recording_share_their_limits_with_all_runs_and_a_wild_one_does_not_flatten_them():
+    run, wild = run_of("visual_arousal"), run_of("audio_arousal", lambda gold: 500 * gold)
+    gold = run.val["dev_1"]["arousal_gold"]
+    margin = 0.05 * np.ptp(gold)
+    after = {each.name: each.val for each in (run, wild)}
+    assert value_limits([run], after)["arousal"] == pytest.approx((gold.min() - margin, gold.max() + margin))
+    assert value_limits([run, wild], after)["arousal"] == pytest.approx((-1.1, 1.1))
+
+
+def test_figures_say_how_a_student_was_taught_and_which_runs_are_left_out():
+    student = run_of("student_arousal_pseudo", settings={"distill": "pseudo", "teachers": "audio+visual"})
+    traces = traces_figure(student, "dev_1", student.val["dev_1"], {"arousal": ""}, {"arousal": (-1, 1)}, None)
+    assert student.about in texts_of(traces)
+    runs = [run_of("visual_arousal"), student]
+    text = texts_of(summary_figure(runs, table_of(runs), ["Left out: audio_both."]))
+    assert "pseudo-labels of audio and visual" in text and "audio_both" in text
+
+
+def test_the_band_of_the_gap_is_drawn_for_one_pair_of_bounds_alone():
+    def bands(*names):
+        runs = [run_of(name) for name in names]
+        table = table_of(runs)
+        table["ccc_postprocessed"] += 0.2 * table["run"].str.startswith("teacher")
+        patches = summary_figure(runs, table, []).axes[0].patches
+        return sum(to_hex(patch.get_facecolor()) == "#f3efe2" for patch in patches)
+    assert bands("visual_arousal", "teacher_arousal") == 1
+    assert bands("visual_arousal") == bands("visual_arousal", "teacher_arousal", "teacher_arousal_word") == 0
+
+
+def test_a_student_is_compared_with_the_bounds_of_its_variant_or_else_of_none():
+    plain, word = ("student_both_cosine",), ("student_both_cosine_word", "word")
+    values = {"visual_both": [0.0], "teacher_both": [1.0], plain[0]: [0.5], word[0]: [0.5]}
+    assert gaps_closed(values, *plain) == gaps_closed(values, *word) == ["50%"]
+    values["visual_both_word"] = [0.4]  # one bound alone does not do
+    assert gaps_closed(values, *word) == ["50%"]
+    values["teacher_both_word"] = [0.8]
+    assert gaps_closed(values, *word) == ["25%"] and gaps_closed(values, *plain) == ["50%"]
+    assert gaps_closed(values, "teacher_both_word", "word") == gaps_closed(values, "student_valence_cosine") == []
+
+
+def test_a_caption_names_only_the_steps_that_change_something():
+    assert figures.steps_text(PostProcessing(delay_frames=50), "mean", 25) == "delay 2 s"
+    assert "no step" in figures.steps_text(PostProcessing(), "mean", 25)
+    assert "undefined" in figures.ccc_text(np.nan, np.nan, "")
+
+
+def test_curves_are_drawn_of_a_whole_and_of_an_empty_log(tmp_path):
+    entries = [{"epoch": epoch, "seconds": 1.0, "loss": 1 / epoch, "task": 0.9 / epoch, "beta": 0.5, "gradient": 2.0,
+                "val": {"arousal": {"mean": 0.1 * epoch, "concatenated": 0.2}}, "best": True} for epoch in (1, 2, 3)]
+    losses, cccs, gate, _ = curves_figure(entries, "visual_arousal").axes
+    assert [line.get_label() for line in losses.lines] == ["loss", "task"]
+    assert cccs.lines[0].get_ydata() == pytest.approx([0.1, 0.55, 0.7]) and cccs.lines[1].get_ydata()[0] == 0.1
+    assert list(gate.lines[0].get_ydata()) == [0.5] * 3
+    for log in (entries, []):
+        (tmp_path / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
+        draw_curves(tmp_path)
+        assert cv2.imread(str(tmp_path / "curves.png")).shape == (360, 1200, 3)

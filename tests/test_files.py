@@ -1,0 +1,228 @@
+"""Files and folders that are written whole or not at all, and folders that one process holds against others."""
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import one_line
+
+import config
+from support import files
+from support.errors import UserError, run_script
+from support.files import claimed, growing_folder, whole_file, whole_folder, write_bytes
+
+ROOT = Path(config.__file__).parent
+
+
+def full():
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # of a write: it does not know its file
+
+
+def test_a_file_too_large_for_the_disk_leaves_the_old_one(tmp_path, capsys):
+    resource = pytest.importorskip("resource")
+    path, (soft, hard) = tmp_path / "result.txt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    path.write_text("old")
+
+    def main(argv):
+        with whole_file(path) as part:
+            part.write_text("x" * 100_000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the kernel refuses, as it does when a disk is full
+    try:
+        code = run_script(main, "step.py")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(path) in one_line(code, capsys.readouterr().err)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+# ---- whole files ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), SystemExit()])
+def test_a_file_that_was_not_finished_is_not_there(error, tmp_path):
+    with pytest.raises(type(error)), whole_file(tmp_path / "new" / "a.txt") as part:
+        part.write_text("half")
+        raise error
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), SystemExit()])
+def test_a_folder_that_was_not_finished_is_not_there(error, tmp_path):
+    with pytest.raises(type(error)), whole_folder(tmp_path / "a") as part:
+        (part / "0.txt").write_text("half")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with whole_file(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_whole_files_can_be_read_by_others_as_the_umask_says(tmp_path):
+    mask = os.umask(0o022)
+    try:
+        with whole_file(tmp_path / "a.txt") as part:
+            part.write_text("new")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from support.files import whole_file, whole_folder
+folder = pathlib.Path(sys.argv[1])
+with whole_folder(folder / "crops") as part, whole_file(folder / "a.txt") as text:
+    (part / "0.txt").write_text("half")
+    text.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_looks_done_and_the_next_goes_on(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["a.txt"]
+    with whole_folder(tmp_path / "crops") as part:
+        assert list(part.iterdir()) == []  # nothing of the killed run gets in
+    assert not (tmp_path / ".crops.part").exists()
+
+
+# ---- folders that grow ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(), ValueError(), OSError(errno.ENOSPC, "full")])
+def test_a_folder_that_was_stopped_half_way_is_gone_on_with(error, tmp_path):
+    with pytest.raises(type(error)), growing_folder(tmp_path / "crops", [3, "a"]) as part:
+        (part / "0.txt").write_text("whole")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == [".crops.part"]
+    with growing_folder(tmp_path / "crops", [3, "a"]) as part:
+        assert (part / "0.txt").read_text() == "whole"
+        (part / "1.txt").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["crops"]
+    assert sorted(path.name for path in (tmp_path / "crops").iterdir()) == ["0.txt", "1.txt"]  # no note is left in it
+
+
+def test_the_half_of_something_else_is_thrown_away(tmp_path):
+    with pytest.raises(KeyboardInterrupt), growing_folder(tmp_path / "crops", {"size": 3}) as part:
+        (part / "0.txt").write_text("old")
+        raise KeyboardInterrupt
+    with growing_folder(tmp_path / "crops", {"size": 4}):
+        pass
+    assert list((tmp_path / "crops").iterdir()) == []
+
+
+def test_a_half_without_its_note_is_thrown_away(tmp_path):
+    (tmp_path / ".crops.part").mkdir()
+    (tmp_path / ".crops.part" / "0.txt").write_text("of a run killed before it could say what of")
+    with growing_folder(tmp_path / "crops", 1):
+        pass
+    assert list((tmp_path / "crops").iterdir()) == []
+
+
+def test_an_error_of_the_user_throws_the_half_away(tmp_path):
+    with pytest.raises(UserError), growing_folder(tmp_path / "crops", 1) as part:
+        (part / "0.txt").write_text("half")
+        raise UserError("the video is damaged")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("other", [None, "a.npy"])
+def test_a_folder_that_another_process_fills_is_left_alone(other, tmp_path):
+    pytest.importorskip("fcntl")
+    with growing_folder(tmp_path / "crops", 1) as part:
+        (part / "a.npy").write_text("half")
+        with pytest.raises(UserError, match="crops is being made by another process: wait for it, or stop it"):
+            with growing_folder(tmp_path / "crops", 2, only=other):
+                pytest.fail("two at once")
+        assert (part / "a.npy").read_text() == "half"
+    assert (tmp_path / "crops" / "a.npy").read_text() == "half"
+
+
+def test_those_who_ask_whether_a_folder_is_claimed_are_not_taken_for_one_who_claims_it(tmp_path):
+    pytest.importorskip("fcntl")
+    asker = files._claim(tmp_path, tmp_path, shared=True)  # another process, asking at this very moment
+    assert not files.is_claimed(tmp_path)
+    os.close(asker)
+    with claimed(tmp_path, "trained"):
+        assert files.is_claimed(tmp_path)
+    assert not files.is_claimed(tmp_path) and not files.is_claimed(tmp_path / "none")
+
+
+def test_who_waits_for_a_claimed_folder_gets_it_when_it_is_free(tmp_path):
+    pytest.importorskip("fcntl")
+    order = []
+
+    def wait_for_it():
+        with claimed(tmp_path, "drawn", wait=True):
+            order.append("second")
+
+    other = threading.Thread(target=wait_for_it)
+    with claimed(tmp_path, "drawn"):
+        other.start()
+        other.join(0.3)
+        order.append("first")
+    other.join(10)
+    assert order == ["first", "second"]
+
+
+def test_a_folder_made_by_another_process_meanwhile_is_kept(tmp_path):
+    (tmp_path / "crops").mkdir()
+    with pytest.raises(UserError, match="just been made by another process"), growing_folder(tmp_path / "crops", 1):
+        pytest.fail("made twice")
+    assert [path.name for path in tmp_path.iterdir()] == ["crops"]
+
+
+def test_a_file_that_grows_becomes_whole_at_once(tmp_path):
+    path = tmp_path / "train_1.npy"
+    with pytest.raises(KeyboardInterrupt), growing_folder(path, 1, only="train_1.npy") as part:
+        (part / "train_1.npy").write_text("half")
+        raise KeyboardInterrupt
+    assert not path.exists()
+    with growing_folder(path, 1, only="train_1.npy") as part, open(part / "train_1.npy", "a") as file:
+        file.write(" and half")
+    assert path.read_text() == "half and half" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_folder_and_keeps_its_half(tmp_path, capsys):
+    def main(argv):
+        with growing_folder(tmp_path / "crops", 1) as part:
+            (part / "0.txt").write_text("whole")
+            raise full()
+    assert run_script(main, "step.py") == 1
+    assert capsys.readouterr().err == f"step.py: error: No space left on device: {tmp_path / 'crops'}\n"
+    assert (tmp_path / ".crops.part" / "0.txt").exists()
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7, 100])
+def test_bytes_that_a_disk_takes_in_parts_are_written_whole(at_once, tmp_path, monkeypatch):
+    write, numbers = os.write, np.arange(4, dtype="<i2")
+    monkeypatch.setattr(os, "writev", lambda file, parts: write(file, b"".join(parts)[:at_once]))
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:at_once]))
+    (tmp_path / "a").write_bytes(b"older and longer" * 3)
+    write_bytes(str(tmp_path / "a"), b"01234", numbers, b"")
+    assert (tmp_path / "a").read_bytes() == b"01234" + numbers.tobytes()
+    monkeypatch.delattr(os, "writev")  # as on Windows
+    write_bytes(str(tmp_path / "a"), b"", numbers)
+    assert (tmp_path / "a").read_bytes() == numbers.tobytes()
+
+
+def test_bytes_that_a_disk_has_no_room_for_name_their_file(tmp_path, monkeypatch):
+    def write(file, data):
+        raise full()
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "writev", lambda file, parts: 3)
+    with pytest.raises(OSError, match="No space") as error:
+        write_bytes(str(tmp_path / "b"), b"0123456789")
+    assert error.value.filename == str(tmp_path / "b")

@@ -1,0 +1,142 @@
+"""The recordings of a corpus on disk, and the settings that a folder was made with."""
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config import Config
+from support.errors import UserError
+from support.files import whole_file
+from support.recordings import (
+    find_recordings,
+    if_newer,
+    keep_settings,
+    known_frames,
+    natural_key,
+    shard_of,
+    valid_labels,
+)
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    return folder
+
+
+# ---- which recordings there are -------------------------------------------------------------------------------------
+
+def test_the_first_folder_wins_and_hidden_files_are_no_recordings(tmp_path):
+    touch(tmp_path, "audio/a.wav", "videos/a.mp4", "videos/b.c.mp4", "videos/.b.mp4.part", "videos/settings.json")
+    found = find_recordings([tmp_path / "audio", tmp_path / "videos"], (), "")
+    assert found == {"a": tmp_path / "audio" / "a.wav", "b.c": tmp_path / "videos" / "b.c.mp4"}
+
+
+def test_recordings_come_in_natural_order(tmp_path):
+    touch(tmp_path, *(f"{name}.csv" for name in ("train_10", "train_2", "train_1", "dev_3")))
+    assert list(find_recordings([tmp_path], (), "")) == ["dev_3", "train_1", "train_2", "train_10"]
+    assert list(find_recordings([tmp_path], ("train_10", "dev_3"), "")) == ["dev_3", "train_10"]
+
+
+@given(st.lists(st.text(max_size=8)))
+def test_every_set_of_ids_has_a_natural_order(ids):
+    sorted(ids, key=natural_key)
+
+
+def test_what_is_missing_is_named_with_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="videos/: put them there"):
+        find_recordings([tmp_path / "videos"], (), "put them there")
+    with pytest.raises(UserError, match="'b'.*a"):
+        find_recordings([touch(tmp_path, "a.csv")], ("b",), "")
+
+
+def test_two_files_of_one_id_are_an_error(tmp_path):
+    with pytest.raises(UserError, match="same id"):
+        find_recordings([touch(tmp_path, "a.csv", "a.txt")], (), "")
+
+
+@pytest.mark.parametrize("name", ["mean", "concatenated"])
+def test_an_id_that_is_a_row_of_the_score_tables_is_an_error(name, tmp_path):
+    with pytest.raises(UserError, match=name):
+        find_recordings([touch(tmp_path, f"{name}.csv")], (), "")
+
+
+@given(st.integers(0, 20), st.integers(1, 8))
+def test_every_recording_is_in_one_shard_and_they_differ_by_one_at_most(count, n):
+    recordings = {f"train_{number}": number for number in range(count)}
+    shards = [shard_of(recordings, f"{i}/{n}") for i in range(1, n + 1)]
+    assert sorted(number for shard in shards for number in shard.values()) == list(range(count))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    assert shard_of(recordings, "") == recordings
+
+
+# ---- what is known of a recording -----------------------------------------------------------------------------------
+
+def test_frames_are_counted_in_crops_then_in_annotations(tmp_path):
+    folders = [25, tmp_path / "crops", tmp_path / "videos", tmp_path / "Annotations"]
+    assert known_frames("a[1]", *folders) == (None, None) == known_frames("a[1]", *folders[:3])
+    for table, lines in (("Annotations/Unlabelled_Set/a[1].csv", 5), ("crops/a[1]/faces.csv", 4)):
+        touch(tmp_path, table)
+        (tmp_path / table).write_text("header\n" + "line\n" * (lines - 1))
+        assert known_frames("a[1]", *folders) == (lines - 1, tmp_path / table)
+
+
+def test_ratings_are_valid_from_minus_one_to_one():
+    labels = np.array([-1.0001, -1, 0, 1, 1.0001, -5, np.nan, np.inf, -np.inf])
+    assert valid_labels(labels).tolist() == [False, True, True, True, False, False, False, False, False]
+
+
+# ---- the settings that a folder was made with -----------------------------------------------------------------------
+
+def test_a_folder_is_made_with_one_set_of_settings(tmp_path):
+    keep_settings(tmp_path / "crops", Config(face_size=64), "face_size frame_rate")
+    keep_settings(tmp_path / "crops", Config(face_size=32), "face_size frame_rate")  # nothing was made with 64
+    (tmp_path / "crops" / "train_1").mkdir()
+    keep_settings(tmp_path / "crops", Config(face_size=32, seed=3), "face_size frame_rate")
+    with pytest.raises(UserError, match="face_size 32.*64.*delete"):
+        keep_settings(tmp_path / "crops", Config(face_size=64), "face_size frame_rate")
+
+
+def test_a_folder_that_another_process_fills_keeps_its_settings(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    keep_settings(tmp_path / "crops", Config(face_size=64), "face_size")
+    (tmp_path / "crops" / ".train_1.part").mkdir()
+    claim = os.open(tmp_path / "crops" / ".train_1.part", os.O_RDONLY)
+    fcntl.flock(claim, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="face_size 64"):
+        keep_settings(tmp_path / "crops", Config(face_size=32), "face_size")
+    os.close(claim)
+    keep_settings(tmp_path / "crops", Config(face_size=32), "face_size")
+
+
+def test_settings_of_the_folder_that_is_read_are_taken_over(tmp_path):
+    segments, specs = tmp_path / "segments", tmp_path / "specs"
+    keep_settings(segments, Config(), "audio_rate segment_at")
+    keep_settings(specs, Config(), "audio_rate n_mels", made_of=segments)
+    with pytest.raises(UserError, match="segments/.*audio_rate 16000.*8000"):
+        keep_settings(specs, Config(audio_rate=8000), "audio_rate n_mels", made_of=segments)
+    (specs / "train_1").mkdir()
+    keep_settings(segments, Config(segment_at="causal"), "audio_rate segment_at")
+    with pytest.raises(UserError, match="specs/.*segment_at centred.*causal"):
+        keep_settings(specs, Config(), "audio_rate n_mels", made_of=segments)
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "[1]"])
+def test_a_damaged_settings_file_is_an_error(text, tmp_path):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(UserError, match="settings.json is damaged"):
+        keep_settings(tmp_path, Config(), "face_size")
+
+
+def test_a_source_that_has_changed_since_is_named(tmp_path):
+    touch(tmp_path, "a.mp4", "a.csv")
+    for name, time_s in (("a.mp4", 100), ("a.csv", 200)):
+        os.utime(tmp_path / name, (time_s, time_s))
+    assert if_newer(tmp_path / "a.mp4", tmp_path / "a.csv") == ""
+    with whole_file(tmp_path / "a.mp4") as part:
+        Path(part).write_text("another")
+    assert "a.mp4" in if_newer(tmp_path / "a.mp4", tmp_path / "a.csv")
