@@ -1,20 +1,18 @@
 """Step 3: audio segments -> log-mel spectrograms.
 
 Reads   audio_segments/<id>/000000.wav ...
-Writes  specs/<id>/000000.png ...   8-bit grey, n_mels rows (low frequencies first) x time; db_min is black, db_max white
-        or, with --spec-files array, specs/<id>.npy: the same pictures as one array (frames, 1, n_mels, columns) of bytes
+Writes  specs/<id>/000000.png ...   8-bit grey, n_mels rows (low frequencies first) x time; db_min black, db_max white
+        or, with --spec-files array, specs/<id>.npy: the same as one array of bytes (frames, 1, n_mels, columns)
 
-Segments overlap, and so do their spectrograms: a column whose window lies wholly inside its segment depends only on where in
-the recording it is. So the recording is put together again from segments whose overlap is equal, and such a column is
-computed once for all the segments that have one at that sample: segments a whole number of hop_length apart share all of
-them (25 frames/s at 16 kHz: 640 samples, 4 columns), at 30 frames/s every third segment does. Columns whose window reaches
-over an end of the segment hear silence there, as librosa's do, and are computed for every segment. Each column equals that of
-librosa.feature.melspectrogram(y=segment), whatever the settings: where segments share nothing, nothing is saved.
+Every column equals that of librosa.feature.melspectrogram(y=segment), whatever the settings. What makes it fast:
+segments overlap, and a column whose window lies inside its segment depends only on where in the recording it is. So
+overlapping segments are joined to a tape again, and such a column is computed once for all segments that have it. At 25
+frames/s and 16 kHz segments begin 640 samples, or 4 columns, apart and share nearly all columns; at 30 frames/s only
+every third segment can share them. Where a window reaches over an end of the segment it is zero-padded, as in librosa,
+and computed for each segment.
 
     python audio_melspec.py --data-dir data
 """
-import io
-import math
 import os
 import struct
 import zlib
@@ -26,19 +24,19 @@ import soundfile
 
 from audio_extract import wav_header
 from support.errors import UserError, run_script
-from support.files import growing_folder, write_bytes
+from support.files import claimed_part, whole_folder, write_bytes
 from support.recordings import find_recordings, if_newer, keep_settings, shard_of
 from support.settings import parse_config
 from support.workers import for_each
 
-SETTINGS = "audio_rate segment_s n_fft hop_length n_mels db_min db_max spec_files"  # what spectrograms are made with
-BLOCK = 256  # segments put together at a time, fewer where that would be much memory
-BLOCK_BYTES = 2**22  # about: of a block's segments that share nothing, or of its pictures
+SETTINGS = "audio_rate segment_s n_fft hop_length n_mels db_min db_max spec_files"  # those that spectrograms depend on
+BLOCK = 256  # segments that are joined at a time, or fewer:
+BLOCK_BYTES = 2**22  # about the memory for a block's segments if they share nothing, or for its spectrograms
 WORTH_A_WORKER = 20000  # segments: what one process does in the second or two that another takes to start
 
 
-class Look(NamedTuple):
-    """How a spectrogram is made of a segment."""
+class MelSpec(NamedTuple):
+    """How spectrograms are computed from segments."""
     rate: int
     samples: int  # N, of a segment
     n_fft: int
@@ -49,130 +47,48 @@ class Look(NamedTuple):
 
     @property
     def columns(self): return 1 + (self.samples + 2 * (self.n_fft // 2) - self.n_fft) // self.hop_length
-    @property
-    def block(self): return max(1, min(BLOCK, BLOCK_BYTES // max(self.samples, len(self.bands) * self.columns)))
 
 
-# ---- sound to pictures ----------------------------------------------------------------------------------------------
+def mel_spec_of(cfg):
+    from librosa.filters import mel  # here, because it takes long to import and only one process needs it
+    bands = mel(sr=cfg.audio_rate, n_fft=cfg.n_fft, n_mels=cfg.n_mels)
+    samples = round(cfg.segment_s * cfg.audio_rate)
+    return MelSpec(cfg.audio_rate, samples, cfg.n_fft, cfg.hop_length, bands, cfg.db_min, cfg.db_max)
+
+
+# ---- sound to spectrograms ------------------------------------------------------------------------------------------
 # Shapes: K segments of N samples, U columns, M mel bands, F columns of a spectrogram.
 
 def log_mel(frames, bands):
-    """Log-mel power in dB (re 1, as librosa.power_to_db with no top_db) of frames of sound: (U, n_fft) -> (U, M)."""
+    """Log-mel power in dB (re 1, as librosa.power_to_db without top_db) of frames of sound: (U, n_fft) -> (U, M)."""
     n_fft = frames.shape[1]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi / n_fft * np.arange(n_fft))  # Hann's
+    window = 0.5 - 0.5 * np.cos(2 * np.pi / n_fft * np.arange(n_fft))  # Hann
     spectrum = np.fft.rfft(frames * window)  # in double precision, as in librosa
     power = (spectrum.real ** 2 + spectrum.imag ** 2).astype(np.float32)
     mel = np.zeros((len(bands), len(frames)), np.float32)
     for out, band in zip(mel, bands):
-        if len(inside := np.flatnonzero(band)):  # not a matrix product: its last digits depend on the number of threads
-            heard = slice(inside[0], inside[-1] + 1)
-            np.einsum("ij,j->i", power[:, heard], band[heard], out=out)
+        if len(nonzero := np.flatnonzero(band)):  # no matrix product: its last digits depend on the number of threads
+            inside = slice(nonzero[0], nonzero[-1] + 1)
+            np.einsum("ij,j->i", power[:, inside], band[inside], out=out)
     return 10 * np.log10(np.maximum(mel.T, 1e-10))
 
 
 def to_grey(db, db_min, db_max):
-    """8-bit picture of dB values: db_min or less is 0, db_max or more 255; same shape, uint8."""
+    """Grey levels of dB values: 0 for db_min or less, 255 for db_max or more; same shape, uint8."""
     return np.clip(np.rint((db - db_min) * (255 / (db_max - db_min))), 0, 255).astype(np.uint8)
 
 
-def with_silent_ends(tape, at, look):
-    """(K, F) where the window of every column begins in a longer tape, and that tape: it ends with what windows that reach
-    over an end of their segment hear. tape: samples; at: (K,) where in it each segment begins.
-    """
-    half, windows = look.n_fft // 2, np.lib.stride_tricks.sliding_window_view
-    begins = np.arange(look.columns) * look.hop_length - half  # in the segment
-    before, after = begins[begins < 0], begins[begins + look.n_fft > look.samples]
-    head = np.pad(windows(tape, before[-1] + look.n_fft)[at], ((0, 0), (half, 0)))  # n_fft // 2 > 0: there are some
-    places, longer = at[:, None] + begins, [tape, head.ravel()]
-    places[:, :len(before)] = len(tape) + np.arange(len(at))[:, None] * head.shape[1] + half + before
-    if len(after):
-        heard = look.samples - after[0]
-        tail = np.pad(windows(tape, heard)[at + after[0]], ((0, 0), (0, after[-1] + look.n_fft - look.samples)))
-        places[:, -len(after):] = len(tape) + head.size + np.arange(len(at))[:, None] * tail.shape[1] + after - after[0]
-        longer.append(tail.ravel())
-    return places, np.concatenate(longer)
+def join(segments, steps):
+    """The tape, float32 in [-1, 1], that overlapping segments were cut from, and where in it each of them begins, (K,).
 
-
-def spectrograms(tape, at, look):
-    """Spectrograms of the segments that begin at the samples `at` of a tape: (any,) in [-1, 1], (K,) -> (K, M, F) uint8."""
-    places, tape = with_silent_ends(tape, at, look)
-    number = np.zeros(len(tape), np.int32)
-    number[places] = 1
-    begins = np.flatnonzero(number)  # every column once
-    number[begins] = np.arange(len(begins))
-    windows, few = np.lib.stride_tricks.sliding_window_view(tape, look.n_fft), max(1, 2**18 // look.n_fft)  # 2 MB at a time
-    grey = np.empty((len(look.bands), len(begins)), np.uint8)
-    for first in range(0, len(begins), few):
-        db = log_mel(windows[begins[first:first + few]], look.bands)
-        grey[:, first:first + few] = to_grey(db, look.db_min, look.db_max).T
-    return grey[:, number[places]].swapaxes(0, 1)
-
-
-def png(picture):
-    """The bytes of a PNG file of a picture: (rows, columns) uint8.
-
-    Not compressed: that takes longer than all else, saves a third of the bytes and, on a disk of 4 KB blocks, no room (64
-    bands x 101 columns: 6.6 KB against 4.3). And all files of a folder are of one size, so a half-written one is seen.
-    """
-    rows = np.zeros((picture.shape[0], 1 + picture.shape[1]), np.uint8)  # each begins with its filter: none
-    rows[:, 1:] = picture
-    header = struct.pack(">2I5B", picture.shape[1], picture.shape[0], 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
-        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b"")))
-
-
-# ---- segments -------------------------------------------------------------------------------------------------------
-
-def segment_paths(folder):
-    """Paths of a recording's segments, frame 0 first, and when the newest was changed, in ns.
-
-    Raises UserError if one is missing.
-    """
-    there = {file.name: file.stat().st_mtime_ns for file in os.scandir(folder) if file.name.endswith(".wav")}
-    names = [f"{k:06d}.wav" for k in range(max(1, len(there)))]
-    for name in names:
-        if name not in there:
-            raise UserError(f"{folder}/{name} is missing ({len(there)} segments are there): delete {folder}/ and run "
-                            "audio_extract.py")
-    return [f"{folder}/{name}" for name in names], max(there.values())
-
-
-def read_segment(path, rate, samples, header):
-    """(samples,) of a segment file: int16 as it is written by audio_extract.py, with this header; float32 of other WAV files.
-
-    Raises UserError on one that is damaged or of other settings.
-    """
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # a fifth of what opening it with soundfile takes
-    try:
-        data = os.read(file, len(header) + 2 * samples + 1)
-    finally:
-        os.close(file)
-    if len(data) == len(header) + 2 * samples and data.startswith(header):
-        return np.frombuffer(data, "<i2", offset=len(header))
-    try:
-        sound, its_rate = soundfile.read(path, dtype="float32")
-    except soundfile.LibsndfileError:
-        sound, its_rate = np.empty(0), 0
-    if sound.shape != (samples,) or its_rate != rate:
-        raise UserError(f"{path} is not a whole segment of {samples} samples at {rate} Hz: delete {os.path.dirname(path)}/ and "
-                        "run audio_extract.py")
-    return sound
-
-
-def put_together(segments, steps):
-    """The sound that segments were cut from, float32 in [-1, 1], and where in it each begins, (K,).
-
-    segments: iterable of (N,) int16 or float32; steps: (K,) samples from the segment before to each, if that is so: one
-    that does not hold there what the one before does is put behind it, whole.
+    segments: iterable of (N,) int16 or float32; steps: (K,) samples from the start of the previous segment to that of
+    each. A segment that differs from the previous one where they should overlap is appended whole.
     """
     pieces, at, before, end = [], [], np.empty(0, np.int16), 0
     for segment, step in zip(segments, steps):
         shared = len(segment) - step
-        if shared > 0 and before[step:].tobytes() == segment[:shared].tobytes():
-            new = segment[shared:]
-        else:
-            new = segment
+        overlaps = shared > 0 and before[step:].tobytes() == segment[:shared].tobytes()
+        new = segment[shared:] if overlaps else segment
         pieces.append(new if new.dtype == np.float32 else new * np.float32(2**-15))
         end += len(new)
         at.append(end - len(segment))
@@ -180,114 +96,173 @@ def put_together(segments, steps):
     return np.concatenate(pieces), np.array(at)
 
 
-# ---- recordings -----------------------------------------------------------------------------------------------------
+def padded_ends(tape, at, mel_spec):
+    """Where the window of every column starts, (K, F), in a longer tape, and that tape: the given one, followed by
+    zero-padded copies of the first and last n_fft samples of every segment, for windows that reach over its ends.
 
-def reuse_memory():
-    """Has glibc keep what is freed for what is allocated next, if that is no larger than something freed before.
-
-    Else every array of a megabyte comes fresh from the kernel, page by page: half the time of a spectrogram.
+    tape: (any,) samples; at: (K,) where in it the segments begin.
     """
-    np.empty(2**25 - 2**16, np.uint8)  # the largest that counts; not touched, so it takes no memory
+    n_fft, half, last = mel_spec.n_fft, mel_spec.n_fft // 2, mel_spec.samples - mel_spec.n_fft
+    windows = np.lib.stride_tricks.sliding_window_view(tape, n_fft)
+    heads = np.pad(windows[at], ((0, 0), (half, 0)))
+    tails = np.pad(windows[at + last], ((0, 0), (0, half)))
+    start = np.arange(mel_spec.columns) * mel_spec.hop_length - half  # in the segment
+    in_heads = len(tape) + half + np.arange(len(at))[:, None] * heads.shape[1] + start
+    in_tails = in_heads - half + heads.size - last
+    places = np.select([start < 0, start > last], [in_heads, in_tails], at[:, None] + start)
+    return places, np.concatenate([tape, heads.ravel(), tails.ravel()])
 
 
-def block_of(paths, steps, look):
-    """Spectrograms of a block of segments, (K, M, F) uint8.
+def spectrograms(tape, at, mel_spec):
+    """Spectrograms of the segments that begin at samples `at` of a tape: (any,) in [-1, 1], (K,) -> (K, M, F) uint8."""
+    places, tape = padded_ends(tape, at, mel_spec)
+    number = np.zeros(len(tape), np.int32)
+    number[places] = 1
+    distinct = np.flatnonzero(number)  # every column once
+    number[distinct] = np.arange(len(distinct))
+    windows = np.lib.stride_tricks.sliding_window_view(tape, mel_spec.n_fft)
+    some = max(1, 2**18 // mel_spec.n_fft)  # columns at a time: 2 MB in double precision
+    grey = np.empty((len(mel_spec.bands), len(distinct)), np.uint8)
+    for first in range(0, len(distinct), some):
+        db = log_mel(windows[distinct[first:first + some]], mel_spec.bands)
+        grey[:, first:first + some] = to_grey(db, mel_spec.db_min, mel_spec.db_max).T
+    return grey[:, number[places]].swapaxes(0, 1)
 
-    Blocks begin at the same frames wherever the work does: so the last digit of nothing depends on that.
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+def png(grey):
+    """The bytes of a PNG file of grey levels (rows, columns) uint8.
+
+    Not compressed: that would take longer than all the rest and save a third of the bytes, but no room on disks with
+    blocks of 4 KB (64 bands x 101 columns: 6.6 KB against 4.3 KB).
     """
-    header = wav_header(look.samples, look.rate)
-    segments = (read_segment(path, look.rate, look.samples, header) for path in paths)
-    return spectrograms(*put_together(segments, steps), look)
+    rows = np.zeros((grey.shape[0], 1 + grey.shape[1]), np.uint8)  # each begins with the number of its filter: none
+    rows[:, 1:] = grey
+    header = struct.pack(">2I5B", grey.shape[1], grey.shape[0], 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b"")))
 
 
-def draw_pictures(paths, steps, folder, look, made_of, report):
-    """Writes one picture per segment; `folder` appears when all of them are there."""
-    with growing_folder(folder, made_of) as part:
-        # A file grows as it is written: one of the right size, in the half of the same work, is whole.
-        size = len(png(np.zeros((len(look.bands), look.columns), np.uint8)))
-        whole = {file.name for file in os.scandir(part) if file.stat().st_size == size}
-        names = [os.path.basename(path)[:-len(".wav")] + ".png" for path in paths]
-        for first in range(0, len(paths), look.block):
-            some = slice(first, first + look.block)
-            if not whole.issuperset(names[some]):
-                for name, picture in zip(names[some], block_of(paths[some], steps[some], look)):
-                    if name not in whole:
-                        write_bytes(f"{part}/{name}", png(picture))
-            report(len(names[some]))
+def segment_paths(folder):
+    """Paths of a recording's segments, frame 0 first. Raises UserError if one is missing."""
+    found = {name for name in os.listdir(folder) if name.endswith(".wav")}
+    names = [f"{k:06d}.wav" for k in range(max(1, len(found)))]
+    if missing := sorted(set(names) - found):
+        raise UserError(f"{folder}/{missing[0]} is missing ({len(found)} segments are there): delete {folder}/ and run "
+                        "audio_extract.py")
+    return [f"{folder}/{name}" for name in names]
 
 
-def draw_array(paths, steps, file, look, made_of, report):
-    """Writes the pictures of all segments as one array; `file` appears when it is whole."""
-    shape = (len(paths), 1, len(look.bands), look.columns)
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    header = header.getvalue()
-    with growing_folder(file, made_of, only=file.name) as part, open(part / file.name, "ab") as out:
-        # It grows block by block: whole blocks are kept. Not through a memory map: a full disk would kill the process.
-        done = max(0, out.tell() - len(header)) // (math.prod(shape[1:]) * look.block) * look.block
-        out.truncate(len(header) + done * math.prod(shape[1:]) if done else 0)
-        out.write(b"" if done else header)
-        report(done)
-        for first in range(done, len(paths), look.block):
-            some = slice(first, first + look.block)
-            out.write(block_of(paths[some], steps[some], look).tobytes())
-            report(len(paths[some]))
+def read_segment(path, rate, samples, header):
+    """(samples,) of a segment's file: int16 if it is as audio_extract.py writes it, with this header, else float32.
+
+    Raises UserError if it is damaged, or has another length or rate.
+    """
+    with open(path, "rb", buffering=0) as file:  # a fifth of the time of soundfile.read
+        data = file.read(len(header) + 2 * samples + 1)
+    if len(data) == len(header) + 2 * samples and data.startswith(header):
+        return np.frombuffer(data, "<i2", offset=len(header))
+    try:
+        sound, its_rate = soundfile.read(path, dtype="float32")
+    except soundfile.LibsndfileError:
+        sound, its_rate = np.empty(0), 0
+    if sound.shape != (samples,) or its_rate != rate:
+        raise UserError(f"{path} is not a whole segment of {samples} samples at {rate} Hz: delete "
+                        f"{os.path.dirname(path)}/ and run audio_extract.py")
+    return sound
 
 
-def count_pictures(out):
-    """How many spectrograms are in a folder of pictures or a file with an array. Raises UserError if that is damaged."""
+def blocks_of(paths, steps, mel_spec):
+    """Yields the spectrograms of segments block by block, (K, M, F) uint8. steps: as in join."""
+    np.empty(2**25 - 2**16, np.uint8)  # freed at once: glibc then reuses memory up to this size, which halves the time
+    header = wav_header(mel_spec.samples, mel_spec.rate)
+    size = max(1, min(BLOCK, BLOCK_BYTES // max(mel_spec.samples, len(mel_spec.bands) * mel_spec.columns)))
+    for first in range(0, len(paths), size):
+        some = slice(first, first + size)
+        segments = (read_segment(path, mel_spec.rate, mel_spec.samples, header) for path in paths[some])
+        yield spectrograms(*join(segments, steps[some]), mel_spec)
+
+
+def write_pictures(blocks, folder, report):
+    """Writes a PNG file for every spectrogram: all of them or none."""
+    with whole_folder(folder) as part:
+        for k, grey in enumerate(grey for block in blocks for grey in block):
+            write_bytes(f"{part}/{k:06d}.png", png(grey))
+            report(1)
+
+
+def write_array(blocks, shape, path, report):
+    """Writes the spectrograms as one array of that shape: whole or not at all."""
+    with claimed_part(path) as part:
+        with open(part / path.name, "wb") as file:  # not a memory map: with that, a full disk kills the process
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for block in blocks:
+                file.write(block.tobytes())
+                report(len(block))
+        (part / path.name).rename(path)
+
+
+def count_spectrograms(out):
+    """How many spectrograms a folder of PNG files or an array's file holds. Raises UserError if it is damaged."""
     if out.suffix != ".npy":
         return sum(name.endswith(".png") for name in os.listdir(out))
     try:
         return len(np.load(out, mmap_mode="r"))
     except (ValueError, EOFError, TypeError):
-        raise UserError(f"{out} is damaged: delete that file to make it anew") from None
+        raise UserError(f"{out} is damaged: delete that file and run this again") from None
 
+
+# ---- recordings -----------------------------------------------------------------------------------------------------
 
 def out_path(name, cfg):
     return cfg.specs_dir / (name if cfg.spec_files == "pictures" else f"{name}.npy")
 
 
-def make(name, report, folders, cfg, look, frame_rate):
-    """Spectrograms of one recording, unless they are there: a line on it; (spectrograms, whether they were there).
+def make(name, report, folders, cfg, mel_spec, frame_rate):
+    """Makes the spectrograms of a recording, unless they exist: (line to print, (spectrograms, whether they existed)).
 
-    frame_rate: at which the segments were cut, None if that is not known.
+    frame_rate: of the segments, None if unknown.
     """
-    (paths, newest), out = segment_paths(folders[name]), out_path(name, cfg)
-    done = out.exists()
-    if done and (there := count_pictures(out)) != len(paths):
-        raise UserError(f"{out}{'/' * out.is_dir()} holds {there} spectrograms for {len(paths)} segments: delete that "
-                        f"{'folder' if out.is_dir() else 'file'} to make it anew")
-    if not done:
-        step = look.rate / frame_rate if frame_rate else look.samples
-        steps = np.diff(np.rint(np.arange(-1, len(paths)) * step).astype(int))
-        made_of = [str(folders[name]), len(paths), newest, {field: getattr(cfg, field) for field in SETTINGS.split()}]
-        reuse_memory()
-        (draw_pictures if cfg.spec_files == "pictures" else draw_array)(paths, steps, out, look, made_of, report)
-    return f"{name}: {len(paths)} spectrograms" + (f" (done before{if_newer(folders[name], out)})" if done else ""), (len(paths), done)
+    paths, out = segment_paths(folders[name]), out_path(name, cfg)
+    line = f"{name}: {len(paths)} spectrograms"
+    if out.exists():
+        if (there := count_spectrograms(out)) != len(paths):
+            raise UserError(f"{out} holds {there} spectrograms, {len(paths)} were expected, one for every segment: "
+                            f"delete that {'folder' if out.is_dir() else 'file'} and run this again")
+        return f"{line} (done before{if_newer(folders[name], out)})", (len(paths), True)
+    step = mel_spec.rate / frame_rate if frame_rate else mel_spec.samples
+    steps = np.diff(np.rint(np.arange(-1, len(paths)) * step).astype(int))
+    blocks = blocks_of(paths, steps, mel_spec)
+    if cfg.spec_files == "pictures":
+        write_pictures(blocks, out, report)
+    else:
+        write_array(blocks, (len(paths), 1, len(mel_spec.bands), mel_spec.columns), out, report)
+    return line, (len(paths), False)
 
 
-def look_of(cfg):
-    from librosa.filters import mel  # here: it takes longer to import than all else, and only one process needs it
-    bands = mel(sr=cfg.audio_rate, n_fft=cfg.n_fft, n_mels=cfg.n_mels)
-    return Look(cfg.audio_rate, round(cfg.segment_s * cfg.audio_rate), cfg.n_fft, cfg.hop_length, bands, cfg.db_min, cfg.db_max)
+def shard_folders(folders, cfg):
+    """{id: folder} of this job's shard of the recordings that have sound; prints which of them have no segments yet."""
+    sounds = find_recordings([cfg.segments_dir, cfg.audio_dir, cfg.videos_dir], cfg.recordings, "")
+    shard = shard_of(sounds, cfg.shard)  # not of `folders`: they become more while other jobs make segments
+    if missing := [name for name in shard if name not in folders]:
+        print(f"{cfg.segments_dir}/ has no {', '.join(missing)}: left out; run audio_extract.py, then this again")
+    return {name: folders[name] for name in shard if name in folders}
 
 
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
     folders = find_recordings([cfg.segments_dir], cfg.recordings, "run audio_extract.py first")
     settings = keep_settings(cfg.specs_dir, cfg, SETTINGS, made_of=cfg.segments_dir)
-    sounds = find_recordings([cfg.segments_dir, cfg.audio_dir, cfg.videos_dir], cfg.recordings, "")  # as audio_extract.py has them,
-    shard = shard_of(sounds, cfg.shard)  # so that those of a shard are the same, whatever other jobs have cut by now
-    if lacking := [name for name in shard if name not in folders]:
-        print(f"{cfg.segments_dir}/ has no {', '.join(lacking)}: not drawn; run audio_extract.py, then this again")
-    shard = {name: folders[name] for name in shard if name in folders}
+    shard = shard_folders(folders, cfg)
     if not shard:
-        print(f"shard {cfg.shard} holds none of the {len(folders)} recordings: nothing to do")
+        print(f"shard {cfg.shard} has none of the {len(folders)} recordings: nothing to do")
         return {}
     todo = [folder for name, folder in shard.items() if folder.is_dir() and not out_path(name, cfg).exists()]
     sizes = {folder.name: len(os.listdir(folder)) for folder in todo}
-    work = partial(make, folders=shard, cfg=cfg, look=look_of(cfg) if todo else None, frame_rate=settings.get("frame_rate"))
+    mel_spec = mel_spec_of(cfg) if todo else None
+    work = partial(make, folders=shard, cfg=cfg, mel_spec=mel_spec, frame_rate=settings.get("frame_rate"))
     results = for_each(shard, work, sizes, cfg.workers, "spectrograms", WORTH_A_WORKER)
     made = sum(not done for _, done in results.values())
     print(f"{cfg.specs_dir}: {sum(frames for frames, _ in results.values())} spectrograms of {len(results)} recordings"

@@ -14,6 +14,9 @@ Whole = Annotated[int, (0, math.inf, True)]
 Positive = Annotated[float, (0, math.inf, False)]
 NotNegative = Annotated[float, (0, math.inf, True)]
 Share = Annotated[float, (0, 1, True)]
+Stages = Literal["visual", "teacher", "student", "audio", "all"]
+Teachers = Literal["audio+visual", "visual", "joint", "joint+audio+visual"]
+Backbones = Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn", "tiny_cnn"]
 
 
 @dataclass
@@ -71,32 +74,33 @@ class Config:
     seed: Whole = 0  # seed of weights, clips and augmentation; in demo.py also of the drawn subjects
 
     # --- run: mmpkd.py
-    stage: Literal["visual", "teacher", "student", "audio", "all"] = "all"  # what to train; all: visual, teacher, student
+    stage: Stages = "all"  # what to train; all: visual, teacher, what else the student needs, student
     target: Literal["arousal", "valence", "both"] = "arousal"  # the paper trains one model per dimension
-    resume: bool = False  # go on from last.pt where a run was stopped
-    save_minutes: NotNegative = 10.0  # a checkpoint (last.pt) at least that often, beside the one after every epoch; 0: off
+    resume: bool = False  # continue stopped runs from last.pt
+    save_minutes: NotNegative = 10.0  # a checkpoint (last.pt) at least that often, beside that of every epoch; 0: off
     save_steps: Whole = 0  # a checkpoint every so many steps; 0: off
-    tensorboard: bool = False  # event files in the run's folder, too (needs the package tensorboard)
+    tensorboard: bool = False  # also write event files into the run's folder (needs the package tensorboard)
 
     # --- listing: mmpkd.py experiment.py
-    list: bool = False  # print the runs with their state, and exit
+    list: bool = False  # only list the runs that there are, and how far they are
 
     # --- choosing: mmpkd.py
-    fold: str = ""  # i/n: hold out every n-th person of Train_Set from the i-th on, and choose the epoch on them; "": on Val_Set
-    keep: Literal["best", "last"] = "best"  # the network of the epoch with the best CCC there, or of the last: nothing is chosen
+    fold: str = ""  # i/n: hold out every n-th subject of Train_Set from the i-th on, and choose the epoch on them
+    keep: Literal["best", "last"] = "best"  # checkpoint to keep: the one with the best validation CCC (with --fold:
+                                            # held-out CCC), or the last epoch's (no model selection)
 
     # --- networks: mmpkd.py
-    visual_backbone: Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn", "tiny_cnn"] = "vgg19_bn"  # for the faces
+    visual_backbone: Backbones = "vgg19_bn"  # for the faces
     audio_backbone: Literal["resnet18", "small_cnn", "tiny_cnn"] = "resnet18"  # for the spectrograms (teacher, audio)
     visual_weights: str = ""  # "": random; a file (torchvision's or the FER2013 checkpoint); imagenet: download them
     audio_weights: str = ""  # "": random; a file; imagenet: download torchvision's
-    feature_size: Count = 512  # numbers per frame out of a backbone
-    gru_size: Count = 1024  # state of the GRU
+    feature_size: Count = 512  # features per frame out of a backbone
+    gru_size: Count = 1024  # size of the GRU's state
     dropout: Share = 0.2  # on the visual features
-    modality_dropout: Share = 0.0  # share of the clips in which the teacher's face or voice is blanked; 0: off
+    modality_dropout: Share = 0.0  # fraction of the clips in which the teacher's face or voice is blanked; 0: off
     fusion: Literal["concat", "cross_attention"] = "concat"  # of face and voice in the teacher
-    audio_gru: bool = True  # the voice has a memory of its own; --no-audio-gru: the original's, frame by frame
-    linear_heads: bool = False  # the original's: no activations between the layers of the heads, features not normalised
+    audio_gru: bool = True  # a GRU over the audio features; --no-audio-gru: the original's, frame by frame
+    linear_heads: bool = False  # the original's heads: no activations between layers, features not normalised
 
     # --- variants: mmpkd.py
     variant: str = ""  # a word at the end of the run's name, to keep it beside a run of other settings
@@ -108,8 +112,7 @@ class Config:
     unlabelled: Share = 1.0  # fraction of the recordings in Unlabelled_Set that a student uses; 0: none
 
     # --- pseudo-labels: mmpkd.py
-    teachers: Literal["audio+visual", "visual", "joint", "joint+audio+visual"] = "audio+visual"
-        # teacher ensembles: audio-only, visual-only, joint (audio-visual)
+    teachers: Teachers = "audio+visual"  # teacher ensembles: audio-only, visual-only, joint (audio-visual)
     teacher_folds: Annotated[int, (2, math.inf, True)] = 4  # cross-fitting: n networks in an ensemble, each trained
                                                             # without one of n folds of the training subjects
     calibrate: bool = True  # weight the ensembles by stacking; give the labels the ratings' mean and standard deviation
@@ -117,22 +120,23 @@ class Config:
 
     # --- distillation: mmpkd.py
     distill_weight: Share = 0.5  # largest weight of the distillation loss; the task loss has the remaining weight
-    gate: Literal["adaptive", "original", "off"] = "adaptive"
-        # weight of the teacher: by its CCC on the batch | the original code's rule | constant
+    gate: Literal["adaptive", "original", "off"] = "adaptive"  # weight of the teacher: by its CCC on the batch
+                                                              # | the original code's rule | constant
 
     # --- training: mmpkd.py
-    epochs: Count = 10  # passes over the training recordings, each followed by a look at the validation CCC and a checkpoint
-    epoch_steps: Whole = 0  # gradient steps of an epoch; 0: as many as one pass over the rated recordings takes
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of training; auto: bfloat16 on CUDA devices that have it, else float32
+    epochs: Count = 10  # passes over the rated training recordings, each followed by validation and a checkpoint
+    epoch_steps: Whole = 0  # gradient steps of an epoch; 0: those of one pass over the rated recordings
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of training; auto: bfloat16 on CUDA devices that have
+                                                                # it, else float32
     batch_size: Count = 8  # clips per gradient step
     learning_rate: Positive = 1e-4  # initial learning rate, of everything but the backbones
     visual_lr_scale: NotNegative = 0.1  # times learning_rate: the visual backbone's (paper: 1e-5 beside 1e-4)
     audio_lr_scale: NotNegative = 1.0  # times learning_rate: the audio backbone's
-    optimizer: Literal["adam", "sgd"] = "adam"  # the original's code says Adam, its manual SGD (here with momentum 0.9)
+    optimizer: Literal["adam", "sgd"] = "adam"  # the original's code says Adam, its manual SGD (here: momentum 0.9)
     weight_decay: NotNegative = 0.0  # decoupled for adam (AdamW), L2 for sgd
     scheduler: Literal["cosine", "plateau", "none"] = "cosine"  # learning rate over the epochs
     clip_length: Annotated[int, (2, math.inf, True)] = 5  # frames per training clip
-    augment: bool = True  # faces flipped, shifted and lit anew, sound shifted in time, the same over a clip
+    augment: bool = True  # flip, shift and brighten faces, shift sound in time, the same over a clip
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
 

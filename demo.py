@@ -29,6 +29,7 @@ import plot_ccc
 import scores
 from drawn import FRAME_RATE
 from drawn.people import Recording, write_recording
+from study.methods import FACES, NETWORKS, SPECS
 from support.errors import run_script
 from support.recordings import SUMMARIES, keep_settings
 from support.settings import parse_config
@@ -37,12 +38,6 @@ from support.workers import cores, for_each
 QUICK = {"minutes": 0.1, "subjects": 6, "unrated": 4}  # with --quick, where these are not given
 STEP = 5  # every 5th of 25 frames and ratings per second: neighbours are almost the same, and cost five times the work
 RATE = {"frame_rate": FRAME_RATE / STEP}
-# What the paper's defaults are to RECOLA, these are to a corpus of a few minutes and a machine of two cores.
-FACES = {"face_size": 48}
-SPECS = {"n_mels": 32, "hop_length": 320}
-NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feature_size": 64, "gru_size": 64,
-            "clip_length": 100, "batch_size": 4, "learning_rate": 0.001, "visual_lr_scale": 1.0, "weight_decay": 0.05,
-            "dropout": 0.4, "modality_dropout": 0.5}
 # At 5 frames a second. Every run takes the same number of gradient steps and keeps its last epoch: nothing is chosen
 TRAINING = NETWORKS | RATE | {"visual_backbone": "tiny_cnn", "audio_backbone": "tiny_cnn", "clip_length": 30,
                               "batch_size": 8, "keep": "last", "target": "both"}
@@ -108,9 +103,9 @@ def conclusion(table, seed):
     mean, count = means_of(table), len(set(table["recording"]) - set(SUMMARIES))
     gain = mean["student"] - mean["visual"]
     return (f"On {count} subjects never trained on, the mean CCC of arousal and valence is {mean['teacher']:.2f} for\n"
-            f"the teacher, which sees the face and hears the voice, {mean['visual']:.2f} for the visual baseline, which\n"
-            f"sees only the face, and {mean['student']:.2f} for the student, which sees only the face, too, but was also\n"
-            f"trained on what audio and visual teachers predict for unlabelled subjects ({gain:+.2f}).\n"
+            f"the teacher, which sees the face and hears the voice, {mean['visual']:.2f} for the visual baseline,\n"
+            f"which sees only the face, and {mean['student']:.2f} for the student, which sees only the face, too, but\n"
+            f"was also trained on what audio and visual teachers predict for unlabelled subjects ({gain:+.2f}).\n"
             f"This is one seed ({seed}), {count} subjects: an illustration, not a result; docs/study.md has results.")
 
 

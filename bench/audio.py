@@ -120,8 +120,8 @@ def measure(data, people=9, minutes=5.0, rounds=2, workers=0):
     """
     run = lambda module, *words: lambda folder: module.main(["--data-dir", str(folder), "--workers", str(workers), *words])
     each = round(minutes * 60 * CFG.frame_rate)
-    wav_size, picture = round(CFG.segment_s * CFG.audio_rate) * 2 + 44, audio_melspec.look_of(CFG)
-    png_size = len(audio_melspec.png(np.zeros((CFG.n_mels, picture.columns), np.uint8)))
+    wav_size, columns = round(CFG.segment_s * CFG.audio_rate) * 2 + 44, audio_melspec.mel_spec_of(CFG).columns
+    png_size = len(audio_melspec.png(np.zeros((CFG.n_mels, columns), np.uint8)))
     counts = {"ours": each * people, "files alone": each, "original": LIBROSA_SEGMENTS, "librosa": LIBROSA_SEGMENTS}
     found = {}
     for name, rate in (("44.1 kHz", 44100), ("16 kHz", 16000)):

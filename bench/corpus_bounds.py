@@ -30,7 +30,7 @@ import mmpkd
 import scores
 from annotations import annotation_table
 from audio_extract import windows
-from audio_melspec import look_of, put_together, spectrograms
+from audio_melspec import join, mel_spec_of, spectrograms
 from config import Config
 from data import Clips, Recording, picture_shapes
 from demo import FACES, NETWORKS, SPECS
@@ -75,7 +75,7 @@ def specs_of(sound, frames, cfg):
     blocks = iter([np.round(sound * 32767).astype(np.int16)])
     cut = list(windows(blocks, frames, SOUND_RATE / FRAME_RATE, length, length // 2, SOUND_RATE))
     steps = np.full(frames, SOUND_RATE // FRAME_RATE)
-    return spectrograms(*put_together(cut, steps), look_of(cfg))[:, None]
+    return spectrograms(*join(cut, steps), mel_spec_of(cfg))[:, None]
 
 
 def write_pictures(folder, partitions, seconds, cfg):

@@ -1,4 +1,4 @@
-"""That preprocessing can be shared out and killed: the same bytes with several workers, in shards, and after SIGKILL at random moments.
+"""Whether preprocessing makes the same bytes with several workers, in shards, and after SIGKILL at random moments.
 
 Draws people, runs step 1, 2 and 3 on them undisturbed, then again in the other ways, and compares every file that is made.
 
@@ -68,29 +68,32 @@ def verdict(made, wanted):
     return f"{len(made)} files, all the same bytes" if not wrong else f"{len(wrong)} FILES DIFFER, {wrong[0]} first"
 
 
-def killed_again_and_again(script, data, kills, seconds, chance):
-    """Starts a script and kills it, `kills` times while it was at work, each after up to `seconds`; then lets it end."""
+def run_killed(script, data, kills, seconds, chance):
+    """Starts a script and kills it at work, `kills` times, each after up to `seconds`; then runs it to its end.
+
+    A killed run loses the recording that it was in, no other.
+    """
     for _ in tqdm(range(kills), f"killing {script}", disable=None, leave=False):
         while True:
             process = start(script, data)
             time.sleep(chance.uniform(0, seconds))
             if process.poll() is None:
                 break
-            shutil.rmtree(data / STEPS[script])  # it was faster: from the beginning
+            shutil.rmtree(data / STEPS[script])  # it had ended: begin again
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     finish(script, data)
 
 
 def drill(script, data, kills, chance):
-    """Prints whether all ways of running a script make the same files; True if they do."""
+    """Whether all ways of running a script make the same files; prints a line for each way."""
     folder = data / STEPS[script]
     seconds = finish(script, data, "--workers", "1")
     wanted = contents(folder)
     print(f"\n{script}: {len(wanted)} files in {seconds:.0f} s, one worker")
     ways = {"2 workers": lambda: finish(script, data, "--workers", "2"),
             "3 shards": lambda: [finish(script, data, "--shard", f"{i}/3") for i in (2, 3, 1)],
-            f"killed {kills} times": lambda: killed_again_and_again(script, data, kills, seconds, chance)}
+            f"killed {kills} times": lambda: run_killed(script, data, kills, seconds, chance)}
     results = []
     for way, run in ways.items():
         shutil.rmtree(folder)

@@ -33,29 +33,48 @@ def whole_file(path):
 
 @contextlib.contextmanager
 def whole_folder(path):
-    """Path of a temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
-    part = Path(path).with_name(f".{Path(path).name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
-    try:
+    """Path of a temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises UserError if another process is making `path`, or has made it meanwhile.
+    """
+    with claimed_part(path) as part:
         yield part
         part.rename(path)
-    except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
-        _name_file(error, path)
-        raise
+
+
+@contextlib.contextmanager
+def claimed_part(path):
+    """Path of an empty temporary folder to make `path` in, held against other processes; deleted when the block ends.
+
+    Raises UserError if another process is making `path`, or has made it meanwhile.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    with claimed(part, "made", path):
+        try:
+            if path.exists():  # it was not when the caller looked
+                raise _made_meanwhile(path)
+            for old in part.iterdir():  # of a run that was killed
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+            yield part
+        except BaseException as error:
+            _name_file(error, path)
+            raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def write_bytes(path, *parts):
-    """Writes a file, for scripts that write one for every frame: Path.write_bytes with half its overhead.
+    """Writes a file with half the overhead of Path.write_bytes, for scripts that write one for every frame.
 
-    path: a str; parts: bytes or contiguous arrays, one after the other.
+    path: a str; parts: bytes or contiguous arrays, written one after the other. Raises OSError that names the file.
     """
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
     try:
         done = os.writev(file, parts) if hasattr(os, "writev") else 0
-        while done < sum(memoryview(part).nbytes for part in parts):  # a disk that is nearly full takes the beginning
-            done += os.write(file, b"".join(parts)[done:])  # and says so of the rest
+        while done < sum(memoryview(part).nbytes for part in parts):  # a nearly full disk takes the beginning
+            done += os.write(file, b"".join(parts)[done:])  # and raises an error on the rest
     except OSError as error:
         error.filename = path
         raise
@@ -74,75 +93,89 @@ def growing_folder(path, made_of, only=None):
     path = Path(path)
     part, stamp = path.with_name(f".{path.name}.part"), json.dumps(made_of, sort_keys=True, default=str)
     part.mkdir(parents=True, exist_ok=True)
-    claim = _claim(part, path)
-    try:
-        if path.exists():  # by another process, since the caller looked
-            raise UserError(f"{path} has just been made by another process: run the same again")
-        note = part / ".made_of.json"
-        if not note.exists() or note.read_text() != stamp:
-            for old in part.iterdir():
-                old.unlink()
-            with whole_file(note) as file:
-                file.write_text(stamp)
-        yield part
-        for hidden in part.glob(".*"):  # the note, and what is left of files that a killed run was writing
-            hidden.unlink()
-        (part / (only or "")).rename(path)
-        if only:
-            part.rmdir()
-    except BaseException as error:
-        if isinstance(error, UserError):
-            shutil.rmtree(part, ignore_errors=True)
-        _name_file(error, path)
-        raise
-    finally:
-        os.close(claim) if claim else None
+    with claimed(part, "made", path):
+        try:
+            if path.exists():
+                raise _made_meanwhile(path)
+            note = part / ".made_of.json"
+            if not note.exists() or note.read_text() != stamp:
+                for old in part.iterdir():
+                    old.unlink()
+                with whole_file(note) as file:
+                    file.write_text(stamp)
+            yield part
+            for hidden in part.glob(".*"):  # the note, and what is left of files that a killed run was writing
+                hidden.unlink()
+            (part / (only or "")).rename(path)
+            if only:
+                part.rmdir()
+        except BaseException as error:
+            if isinstance(error, UserError):
+                shutil.rmtree(part, ignore_errors=True)
+            _name_file(error, path)
+            raise
 
 
 @contextlib.contextmanager
-def claimed(folder, doing, wait=False):
-    """Holds `folder` against other processes until the block ends. Where one holds it: waits for it, or raises UserError
-    ("<folder> is being <doing> ...")."""
-    claim = _claim(Path(folder), folder, doing, wait)
+def claimed(folder, doing, name=None, wait=False, shared=False):
+    """Holds `folder` against other processes until the block ends; the kernel lets it go if this process is killed.
+
+    If another process holds it: waits for it, or raises UserError ("<name> is being <doing> by another process ...").
+    name: what to call the folder there; shared: only against those that do not share it, so that many can ask at once.
+    """
+    claim = _claim(Path(folder), name or folder, doing, wait, shared)
     try:
         yield
     finally:
-        os.close(claim) if claim else None
+        if claim is not None:
+            os.close(claim)
 
 
 def is_claimed(folder):
     """Whether a process holds the folder."""
     try:
-        claim = _claim(Path(folder), folder, shared=True)
+        with claimed(folder, "used", shared=True):
+            return False
     except UserError:
         return Path(folder).exists()
-    os.close(claim) if claim else None
-    return False
 
 
-def _claim(part, path, doing="made", wait=False, shared=False):
-    """Holds the folder `part` against other processes: a descriptor to close, which the kernel does if we are killed. shared: only
-    against those that want it for themselves, so that many can ask at once."""
+def _claim(folder, name, doing, wait, shared):
+    """Descriptor of a folder that is now held against other processes, None on Windows. Raises as claimed does."""
     if not fcntl:
         return None
     try:
-        claim = os.open(part, os.O_RDONLY)
-    except FileNotFoundError:  # it was renamed since it was made
-        raise UserError(f"{path} has just been made by another process: run the same again") from None
+        claim = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        raise _made_meanwhile(name) from None
     try:
         fcntl.flock(claim, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(claim)
-        raise UserError(f"{path} is being {doing} by another process: wait for it, or stop it") from None
+        raise UserError(f"{name} is being {doing} by another process: wait for it, or stop it") from None
     except OSError:
         pass  # a file system without locks
+    if not _is_at(claim, folder):  # another process renamed or deleted it before we held it
+        os.close(claim)
+        raise _made_meanwhile(name)
     return claim
 
 
+def _is_at(descriptor, path):
+    """Whether the open file or folder is the one that is now at `path`."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
+
+
+def _made_meanwhile(path):
+    return UserError(f"another process was making {path} until now: run the same command again")
+
+
 def _name_file(error, path):
-    """Notes `path` in an OSError that names no file: writing to a full disk says only that it is full."""
+    """Adds `path` to an OSError that names no file, such as that of a write to a full disk."""
     if isinstance(error, OSError) and error.filename is None:
-        with contextlib.suppress(AttributeError):  # PyAV's cannot be told
+        with contextlib.suppress(AttributeError):  # PyAV's errors do not let it be set
             error.filename = str(path)
 
 

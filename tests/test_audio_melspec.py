@@ -13,12 +13,14 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
+from conftest import files_of, one_line
 from matplotlib import pyplot
 
 import audio_extract
 import audio_melspec
 from audio_melspec import to_grey
 from config import Config
+from support.files import claimed_part
 
 RATE = 16000
 CFG = Config()
@@ -45,20 +47,27 @@ def specs(folder, name):
     return np.stack([cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths])
 
 
-# ---- what is in a picture -------------------------------------------------------------------------------------------
+def failure(out):
+    """The line about the one recording that failed."""
+    lines = [line for line in out.splitlines() if "FAILED" in line]
+    assert len(lines) == 1, out
+    return lines[0]
 
-@pytest.mark.parametrize("words", [[], ["--n-mels", "40", "--hop-length", "200", "--n-fft", "1024", "--db-min", "-50", "--db-max", "20"]])
-def test_spectrograms_are_librosas_within_half_a_grey_level(words, tmp_path, call):
-    chirp = 0.5 * np.sin(2 * np.pi * np.cumsum(np.geomspace(60, 7500, RATE)) / RATE)
-    assert call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(0), chirp, noise(1, 1e-3), np.zeros(RATE)]), *words)[0] == 0
-    cfg = audio_melspec.parse_config(words, "audio_melspec.py", "")
-    step_db = (cfg.db_max - cfg.db_min) / 255
-    for k, picture in enumerate(specs(tmp_path, "train_1")):
-        sound, rate = soundfile.read(tmp_path / "audio_segments" / "train_1" / f"{k:06d}.wav", dtype="float32")
-        power = librosa.feature.melspectrogram(y=sound, sr=rate, n_fft=cfg.n_fft, hop_length=cfg.hop_length, n_mels=cfg.n_mels)
-        wanted_db = librosa.power_to_db(power, ref=1.0, top_db=None).clip(cfg.db_min, cfg.db_max)
-        assert np.abs(cfg.db_min + picture * step_db - wanted_db).max() <= step_db / 2 + 1e-3
 
+def there(folder):
+    """What specs/ holds besides hidden files."""
+    return sorted(path.name for path in (folder / "specs").glob("[!.]*"))
+
+
+def by_librosa(path, cfg):
+    """(n_mels, F) grey levels, not rounded, of a segment on its own."""
+    sound, rate = soundfile.read(path, dtype="float32")
+    sizes = {"n_fft": cfg.n_fft, "hop_length": cfg.hop_length, "n_mels": cfg.n_mels}
+    db = librosa.power_to_db(librosa.feature.melspectrogram(y=sound, sr=rate, **sizes), ref=1.0, top_db=None)
+    return ((db - cfg.db_min) / (cfg.db_max - cfg.db_min) * 255).clip(0, 255)
+
+
+# ---- what is in a spectrogram ---------------------------------------------------------------------------------------
 
 def voice_like(seconds, seed=0):
     """Loud and silent, tonal and noisy pieces, some of them clipped: int16."""
@@ -77,19 +86,13 @@ def cut(folder, sound, *words):
     return folder
 
 
-def by_librosa(path, cfg):
-    """(n_mels, F) grey levels, not rounded, of a segment on its own."""
-    sound, rate = soundfile.read(path, dtype="float32")
-    power = librosa.feature.melspectrogram(y=sound, sr=rate, n_fft=cfg.n_fft, hop_length=cfg.hop_length, n_mels=cfg.n_mels)
-    return ((librosa.power_to_db(power, ref=1.0, top_db=None) - cfg.db_min) / (cfg.db_max - cfg.db_min) * 255).clip(0, 255)
-
-
 @pytest.mark.parametrize("cutting,drawing", [
     ([], []), (["--segment-at", "causal"], []), (["--frame-rate", "30"], []), (["--frame-rate", "29.97"], []),
-    (["--frame-rate", "12.5"], []), ([], ["--hop-length", "200"]), ([], ["--hop-length", "127"]),
-    ([], ["--n-fft", "2048", "--n-mels", "128"]), ([], ["--n-fft", "401"]), ([], ["--n-fft", "128", "--hop-length", "320", "--n-mels", "20"]),
+    (["--frame-rate", "12.5"], ["--hop-length", "200"]), ([], ["--hop-length", "127"]),
+    ([], ["--n-fft", "2048", "--n-mels", "128"]), ([], ["--n-fft", "401"]),
+    ([], ["--n-fft", "128", "--hop-length", "320", "--n-mels", "20"]),
     (["--segment-s", "0.05"], ["--n-fft", "800"]), (["--segment-s", "0.05"], ["--n-fft", "799", "--hop-length", "1"]),
-    (["--segment-s", "0.035", "--frame-rate", "25"], ["--db-min", "-100", "--db-max", "40"]),
+    (["--segment-s", "0.035"], ["--db-min", "-100", "--db-max", "40"]),
 ], ids=lambda words: " ".join(words).replace("--", ""))
 def test_every_column_is_librosas_of_the_segment_alone(cutting, drawing, tmp_path, call, monkeypatch):
     monkeypatch.setattr(audio_melspec, "BLOCK", 32)  # more than one of them
@@ -98,7 +101,7 @@ def test_every_column_is_librosas_of_the_segment_alone(cutting, drawing, tmp_pat
     assert call("audio_melspec", "--data-dir", tmp_path, *drawing, *flags)[0] == 0
     cfg = audio_melspec.parse_config(drawing, "audio_melspec.py", "")
     made = specs(tmp_path, "train_1")
-    assert len(made) >= 30 and made.max() > 200 and (made.min() == 0)
+    assert len(made) >= 30 and made.max() > 200 and made.min() == 0
     for k, picture in enumerate(made):
         wanted = by_librosa(tmp_path / "audio_segments" / "train_1" / f"{k:06d}.wav", cfg)
         assert np.abs(picture - wanted).max() <= 0.51, k  # half of it is rounding
@@ -119,7 +122,7 @@ def test_a_column_that_segments_share_is_computed_once(tmp_path, monkeypatch):
     # 25: four new columns and four at the ends of each of 100 segments, and all 97 inner ones of the first
     assert counts["25"] == 100 * 4 + 97 + 99 * 4
     assert counts["30"] == 120 * 4 + 3 * 97 + 117 * 10  # three grids, 10 columns from each segment to the next but two
-    assert counts["29.97"] > 120 * 50  # hardly anything is shared: as many as they need
+    assert counts["29.97"] > 120 * 50  # hardly any columns are shared
 
 
 @pytest.mark.parametrize("replace", [
@@ -129,8 +132,8 @@ def test_a_column_that_segments_share_is_computed_once(tmp_path, monkeypatch):
     lambda path: soundfile.write(path, np.concatenate([soundfile.read(path)[0][:-1], [0.25]]), RATE, subtype="PCM_16"),
     lambda path: soundfile.write(path, soundfile.read(path)[0], RATE, subtype="PCM_24"),
 ], ids=["other sound", "floating point", "quieter", "one sample", "other file"])
-@pytest.mark.parametrize("ks", [[0], [7], [7, 8], [24]])
-def test_segments_that_were_replaced_are_drawn_as_they_are(replace, ks, tmp_path, call):
+@pytest.mark.parametrize("ks", [[0], [7, 8], [24]])
+def test_a_segment_that_was_replaced_gets_its_own_spectrogram(replace, ks, tmp_path, call):
     cut(tmp_path, (noise(2) * 32767).astype(np.int16))
     paths = sorted((tmp_path / "audio_segments" / "train_1").iterdir())
     for k in ks:
@@ -140,66 +143,45 @@ def test_segments_that_were_replaced_are_drawn_as_they_are(replace, ks, tmp_path
         assert np.abs(picture - by_librosa(path, CFG)).max() <= 0.51
 
 
-def test_a_png_holds_its_picture(tmp_path):
+def test_a_png_holds_its_grey_levels(tmp_path):
     for shape in ((1, 1), (64, 101), (300, 500)):  # more than 65,535 bytes too
         picture = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-        (tmp_path / "a.png").write_bytes(audio_melspec.png(picture))
+        (tmp_path / "a.png").write_bytes(data := audio_melspec.png(picture))
+        assert data[24:26] == bytes([8, 0])  # 8 bits, colour type grey
         np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED), picture)
         np.testing.assert_array_equal(np.rint(pyplot.imread(tmp_path / "a.png") * 255), picture)
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
     monkeypatch.setattr(audio_melspec, "BLOCK", 16)
-    look = audio_melspec.look_of(CFG)
+    mel_spec = audio_melspec.mel_spec_of(CFG)
 
     def peak(seconds):
         (tmp_path / str(seconds)).mkdir()
         cut(tmp_path / str(seconds), voice_like(seconds), "--workers", "1")
-        paths, _ = audio_melspec.segment_paths(tmp_path / str(seconds) / "audio_segments" / "train_1")
+        paths = audio_melspec.segment_paths(tmp_path / str(seconds) / "audio_segments" / "train_1")
         tracemalloc.start()
-        audio_melspec.draw_array(paths, np.full(len(paths), 640), tmp_path / f"{seconds}.npy", look, [], lambda n: None)
+        blocks = audio_melspec.blocks_of(paths, np.full(len(paths), 640), mel_spec)
+        audio_melspec.write_array(blocks, (len(paths), 1, 64, 101), tmp_path / f"{seconds}.npy", lambda n: None)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
-    assert peak(12) < peak(4) * 1.1 + 100_000  # names of 200 more segments; their pictures are 1,300,000 bytes
-
-
-def test_spectrograms_are_what_the_formula_says(tmp_path, call):
-    """Hann window, power of the Fourier transform, mel filters, decibels: step by step, in double precision."""
-    sound = noise(2)
-    call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[sound]))
-    heard = soundfile.read(tmp_path / "audio_segments" / "train_1" / "000000.wav")[0]
-    padded, window = np.pad(heard, CFG.n_fft // 2), np.sin(np.pi * np.arange(CFG.n_fft) / CFG.n_fft) ** 2
-    columns = [np.abs(np.fft.rfft(window * padded[start:start + CFG.n_fft])) ** 2 for start in range(0, RATE + 1, CFG.hop_length)]
-    mel = librosa.filters.mel(sr=RATE, n_fft=CFG.n_fft, n_mels=CFG.n_mels)
-    wanted_db = 10 * np.log10(np.maximum(mel @ np.array(columns).T, 1e-10))
-    assert np.abs(CFG.db_min + specs(tmp_path, "train_1")[0] * STEP_DB - wanted_db).max() <= STEP_DB / 2 + 1e-3
+    assert peak(12) < peak(4) * 1.1 + 100_000  # names of 200 more segments; their spectrograms have 1,300,000 bytes
 
 
 def test_louder_sound_is_brighter_by_its_decibels(tmp_path, call):
     quiet = noise(3, 0.05)
     call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[quiet, 2 * quiet, 4 * quiet]))
     first, second, third = specs(tmp_path, "train_1").astype(int)
-    assert first.min() > 0 and third.max() < 255  # nothing is cut off, so all of the difference is seen
+    assert first.min() > 0 and third.max() < 255  # nothing is clipped
     six_db = 20 * np.log10(2) / STEP_DB  # 14.0 grey levels
     for brighter in (second - first, third - second):
         assert np.abs(brighter - six_db).max() <= 1.01 and abs(brighter.mean() - six_db) < 0.05
 
 
-def test_the_range_of_decibels_is_the_same_for_all(tmp_path, call):
-    quiet = noise(4, 1e-3)
-    call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[quiet, noise(5, 0.3)], train_2=[quiet]))
-    np.testing.assert_array_equal(specs(tmp_path, "train_1")[0], specs(tmp_path, "train_2")[0])
-
-
 def test_black_is_db_min_and_white_db_max():
     db = np.array([-300, CFG.db_min, CFG.db_min + STEP_DB * 0.4, CFG.db_min + STEP_DB * 0.6, CFG.db_max, 300])
     assert to_grey(db, CFG.db_min, CFG.db_max).tolist() == [0, 0, 0, 1, 255, 255]
-
-
-def test_silence_is_black(tmp_path, call):
-    call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[np.zeros(RATE)]))
-    assert not specs(tmp_path, "train_1").any()
 
 
 def test_low_frequencies_come_first_and_time_runs_to_the_right(tmp_path, call):
@@ -211,14 +193,6 @@ def test_low_frequencies_come_first_and_time_runs_to_the_right(tmp_path, call):
         assert abs(picture[:, column].argmax() - np.abs(centres - frequency).argmin()) <= 1
 
 
-def test_pictures_are_grey_png_of_8_bits_with_a_row_for_every_band(tmp_path, call):
-    call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(6)]), "--n-mels", "40")
-    header = (tmp_path / "specs" / "train_1" / "000000.png").read_bytes()[:26]
-    assert header[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height = int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
-    assert (width, height, header[24], header[25]) == (1 + RATE // CFG.hop_length, 40, 8, 0)  # 8 bits, colour type grey
-
-
 # ---- a good run -----------------------------------------------------------------------------------------------------
 
 def test_help_works(call):
@@ -228,198 +202,126 @@ def test_help_works(call):
 
 
 def test_as_many_spectrograms_as_segments_in_their_order(tmp_path, call):
-    tones = [0.3 * np.sin(2 * np.pi * (200 + 50 * k) * np.arange(RATE) / RATE) for k in range(70)]  # more than a batch
-    code, out, _ = call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=tones, train_10=tones[:2], train_2=tones[:3]))
-    assert code == 0 and "75 spectrograms of 3 recordings" in out
+    tones = [0.3 * np.sin(2 * np.pi * (200 + 50 * k) * np.arange(RATE) / RATE) for k in range(70)]
+    segmented(tmp_path, train_1=tones, train_10=tones[:2], train_2=tones[:3])
+    code, out, _ = call("audio_melspec", "--data-dir", tmp_path)
+    assert code == 0 and "75 spectrograms" in out
     assert [line.split(":")[0] for line in out.splitlines()[:-1]] == ["train_1", "train_2", "train_10"]
     brightest = specs(tmp_path, "train_1").sum(2).argmax(1)
     assert len(brightest) == 70 and (np.diff(brightest) >= 0).all() and brightest[-1] > brightest[0] + 20
 
 
-def test_a_second_run_does_nothing_and_says_so(tmp_path, call):
-    segmented(tmp_path, train_1=[noise(7)] * 2, train_2=[noise(8)])
-    call("audio_melspec", "--data-dir", tmp_path)
-    made = tmp_path / "specs" / "train_1" / "000000.png"
-    os.utime(made, (1, 1))
-    code, out, _ = call("audio_melspec", "--data-dir", tmp_path)
-    assert code == 0 and "nothing to do, all were done before" in out and out.count("(done before)") == 2
-    assert made.stat().st_mtime == 1
-
-
-def test_only_the_recordings_asked_for_are_done(tmp_path, call):
-    call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(9)], train_2=[noise(9)]), "--recordings", "train_2")
-    assert not (tmp_path / "specs" / "train_1").exists() and len(specs(tmp_path, "train_2")) == 1
-
-
-def test_from_sound_to_spectrograms_one_for_every_frame(tmp_path, call):
-    (tmp_path / "audio").mkdir()
-    soundfile.write(tmp_path / "audio" / "train_1.wav", noise(10, samples=RATE * 2), RATE)
-    assert call("audio_extract", "--data-dir", tmp_path)[0] == call("audio_melspec", "--data-dir", tmp_path)[0] == 0
-    made = specs(tmp_path, "train_1")
-    assert len(made) == 50
-    assert all((one != other).any() for one, other in zip(made, made[1:]))  # never one block shared by frames
-    moved = made[20:30, :, 4:-8].astype(int) - made[21:31, :, :-12]  # a frame is four columns: 40 ms
-    assert np.abs(moved[..., 4:-4]).max() <= 1
-
-
 # ---- settings -------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("words", [["--n-mels", "32"], ["--hop-length", "80"], ["--n-fft", "400"], ["--db-min", "-60"], ["--db-max", "0"]])
+@pytest.mark.parametrize("words", [
+    ["--n-mels", "32"], ["--hop-length", "80"], ["--n-fft", "400"], ["--db-min", "-60"], ["--db-max", "0"],
+])
 def test_changed_settings_are_refused_and_what_was_made_stays(words, tmp_path, call):
     call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(11)]))
     before = specs(tmp_path, "train_1")
     code, out, err = call("audio_melspec", "--data-dir", tmp_path, *words)
-    assert code == 1 and out == "" and words[0][2:].replace("-", "_") in err and "delete" in err and err.count("\n") == 1
+    assert out == "" and words[0][2:].replace("-", "_") in one_line(code, err)
     np.testing.assert_array_equal(specs(tmp_path, "train_1"), before)
 
 
 def test_segments_of_other_settings_are_refused_before_anything_is_read(tmp_path, call):
-    (segmented(tmp_path, train_1=[noise(12)]) / "audio_segments" / "settings.json").write_text(json.dumps({"audio_rate": 16000, "segment_s": 1.0}))
+    note = segmented(tmp_path, train_1=[noise(12)]) / "audio_segments" / "settings.json"
+    note.write_text(json.dumps({"audio_rate": 16000, "segment_s": 1.0}))
     code, out, err = call("audio_melspec", "--data-dir", tmp_path, "--audio-rate", "8000")
-    assert code == 1 and out == "" and "audio_segments/ was made with audio_rate 16000, now it is 8000" in err
+    assert out == "" and "audio_rate" in one_line(code, err)
     assert not (tmp_path / "specs").exists()
     assert call("audio_melspec", "--data-dir", tmp_path)[0] == 0
 
 
-def test_spectrograms_of_segments_that_were_made_anew_otherwise_are_refused(tmp_path, call):
+def test_spectrograms_of_segments_that_were_made_again_with_other_settings_are_refused(tmp_path, call):
     (tmp_path / "audio").mkdir()
     soundfile.write(tmp_path / "audio" / "train_1.wav", noise(13), RATE)
     assert call("audio_extract", "--data-dir", tmp_path)[0] == call("audio_melspec", "--data-dir", tmp_path)[0] == 0
     shutil.rmtree(tmp_path / "audio_segments")
     assert call("audio_extract", "--data-dir", tmp_path, "--segment-at", "causal")[0] == 0
     code, _, err = call("audio_melspec", "--data-dir", tmp_path)
-    assert code == 1 and "specs/ was made with segment_at centred, now it is causal" in err
+    assert "segment_at" in one_line(code, err)
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("damage", [
     lambda path: path.write_bytes(b""), lambda path: os.truncate(path, 1000), lambda path: path.write_text("hello"),
-    lambda path: soundfile.write(path, noise(0), 8000), lambda path: soundfile.write(path, noise(0, samples=RATE - 1), RATE),
+    lambda path: soundfile.write(path, noise(0), 8000),
+    lambda path: soundfile.write(path, noise(0, samples=RATE - 1), RATE),
     lambda path: soundfile.write(path, np.zeros((RATE, 2)), RATE), lambda path: path.unlink(),
 ], ids=["empty", "truncated", "text", "other rate", "other length", "stereo", "missing"])
-@pytest.mark.parametrize("k", [0, 1])
-def test_a_damaged_or_missing_segment_is_named_and_the_others_are_done(damage, k, tmp_path, call):
-    path = segmented(tmp_path, train_1=[noise(14)] * 3, train_2=[noise(15)]) / "audio_segments" / "train_1" / f"{k:06d}.wav"
-    damage(path)
+def test_a_damaged_or_missing_segment_is_named_and_the_others_are_done(damage, tmp_path, call):
+    segmented(tmp_path, train_1=[noise(14)] * 3, train_2=[noise(15)])
+    damage(path := tmp_path / "audio_segments" / "train_1" / "000001.wav")
     code, out, err = call("audio_melspec", "--data-dir", tmp_path)
-    failed = [line for line in out.splitlines() if "FAILED" in line]
-    assert code == 1 and len(failed) == 1 and failed[0].startswith(f"train_1: FAILED: {path} ") and "run audio_extract.py" in failed[0]
-    assert "1 of 2 recordings failed (train_1)" in err and err.count("\n") == 1
-    assert sorted(found.name for found in (tmp_path / "specs").iterdir()) == ["settings.json", "train_2"]
+    assert "train_1" in one_line(code, err) and str(path) in failure(out) and "audio_extract.py" in failure(out)
+    assert there(tmp_path) == ["settings.json", "train_2"]
 
 
 def test_a_recording_of_no_segments_is_an_error(tmp_path, call):
     segmented(tmp_path, train_1=[], train_2=[noise(16)])
     code, out, _ = call("audio_melspec", "--data-dir", tmp_path)
-    assert code == 1 and "train_1: FAILED" in out and "000000.wav is missing" in out and len(specs(tmp_path, "train_2")) == 1
+    assert code == 1 and "000000.wav is missing" in failure(out) and len(specs(tmp_path, "train_2")) == 1
 
 
 def test_a_number_of_spectrograms_that_is_not_the_number_of_segments_is_an_error(tmp_path, call):
     call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(17)] * 3))
     (tmp_path / "specs" / "train_1" / "000001.png").unlink()
     code, out, _ = call("audio_melspec", "--data-dir", tmp_path)
-    assert code == 1 and "holds 2 spectrograms for 3 segments: delete that folder" in out
+    assert code == 1 and "2 spectrograms, 3 were expected" in failure(out)
 
 
 def test_a_missing_step_names_the_script_to_run(tmp_path, call):
     code, out, err = call("audio_melspec", "--data-dir", tmp_path)
-    assert code == 1 and out == "" and err.count("\n") == 1
-    assert f"no recordings in {tmp_path / 'audio_segments'}/: run audio_extract.py first" in err
+    assert out == "" and "audio_extract.py" in one_line(code, err)
     assert list(tmp_path.iterdir()) == []
 
 
 # ---- stopped half-way -----------------------------------------------------------------------------------------------
 
-def files(folder):
-    """Relative path -> bytes of everything under a folder, hidden or not."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 KILLED = """
 import os, signal, sys
 import audio_melspec
 audio_melspec.BLOCK = 4
-write, count, last = audio_melspec.write_bytes, [0], int(sys.argv[1])
-blocks = [0]
-def write_bytes(path, *parts):
-    count[0] += 1
-    if count[0] == last:
-        data = b"".join(parts)
-        write(path, data[:len(data) // 2])
+left, spectrograms = int(sys.argv[1]), audio_melspec.spectrograms
+def killed_later(*args):
+    global left
+    if not left:
         os.kill(os.getpid(), signal.SIGKILL)
-    write(path, *parts)
-class File:
-    def __init__(self, file):
-        self.file = file
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-    def __enter__(self):
-        return self
-    def __exit__(self, *error):
-        self.file.close()
-    def write(self, data):
-        blocks[0] += len(data) > 1000
-        if blocks[0] == last:
-            self.file.write(data[:len(data) // 2])
-            self.file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.file.write(data)
-audio_melspec.write_bytes = write_bytes
-audio_melspec.open = lambda *words: File(open(*words))
+    left -= 1
+    return spectrograms(*args)
+audio_melspec.spectrograms = killed_later
 audio_melspec.main(sys.argv[2:])
 """
 
 
-def killed_at(write, *words):
-    """A run that is killed in the middle of its `write`-th picture, or of its `write`-th block of an array; blocks of 4."""
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(write), *map(str, words)], cwd=os.path.dirname(audio_melspec.__file__),
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def killed_after(blocks, *words):
+    """A run that is killed when it has made so many blocks of 4 spectrograms."""
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(blocks), *map(str, words)], stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL, cwd=os.path.dirname(audio_melspec.__file__))
     assert ended.returncode == -signal.SIGKILL
 
 
-def test_a_killed_run_leaves_nothing_that_looks_done_and_the_next_goes_on_where_it_was(tmp_path, call, monkeypatch):
-    monkeypatch.setattr(audio_melspec, "BLOCK", 4)
-    segmented(tmp_path, train_1=[noise(18)] * 3, train_2=[noise(19)] * 10)
-    killed_at(3 + 6, "--data-dir", tmp_path)
-    assert [path.name for path in sorted((tmp_path / "specs").glob("[!.]*"))] == ["settings.json", "train_1"]
-    half = tmp_path / "specs" / ".train_2.part"
-    assert len(list(half.glob("*.png"))) == 6 and (half / "000005.png").stat().st_size < (half / "000004.png").stat().st_size
-    for path in half.glob("*.png"):
-        os.utime(path, (1, 1))
-    code, out, _ = call("audio_melspec", "--data-dir", tmp_path)
-    assert code == 0 and out.count("(done before)") == 1 and len(specs(tmp_path, "train_2")) == 10
-    assert not list((tmp_path / "specs").glob(".*"))
-    kept = [path.stat().st_mtime == 1 for path in sorted((tmp_path / "specs" / "train_2").iterdir())]
-    assert kept == [True] * 5 + [False] * 5  # what was whole was not made again
-
-
 @pytest.mark.parametrize("spec_files", ["pictures", "array"])
-def test_runs_killed_at_any_moment_end_in_the_same_bytes(spec_files, tmp_path, call, monkeypatch):
-    monkeypatch.setattr(audio_melspec, "BLOCK", 4)
-    words = ["--segment-s", "0.2", "--spec-files", spec_files]
-    cut(tmp_path, voice_like(1), "--segment-s", "0.2")
-    shutil.copytree(tmp_path, tmp_path / "once")
-    assert call("audio_melspec", "--data-dir", tmp_path / "once", *words)[0] == 0
-    for write in (2, 5, 1) if spec_files == "pictures" else (2, 4, 1):
-        killed_at(write, "--data-dir", tmp_path, *words)
-        assert [path.name for path in (tmp_path / "specs").glob("[!.]*")] == ["settings.json"]
-    assert call("audio_melspec", "--data-dir", tmp_path, *words)[0] == 0
-    assert files(tmp_path / "specs") == files(tmp_path / "once" / "specs")
+def test_a_recording_in_which_a_run_was_killed_is_not_there_and_the_next_run_makes_it_whole(spec_files, tmp_path, call):
+    words, once = ["--spec-files", spec_files], tmp_path / "once"
+    segmented(tmp_path, train_1=[noise(18)] * 3, train_2=[noise(k) for k in range(10)])
+    shutil.copytree(tmp_path / "audio_segments", once / "audio_segments")
+    assert call("audio_melspec", "--data-dir", once, *words)[0] == 0
+    killed_after(1 + 2, "--data-dir", tmp_path, *words)
+    assert there(tmp_path) == ["settings.json", "train_1" + ".npy" * (spec_files == "array")]
+    part, = (tmp_path / "specs").glob(".*.part")
+    assert list(part.iterdir())  # it was at work
+    code, out, _ = call("audio_melspec", "--data-dir", tmp_path, *words)
+    assert code == 0 and out.count("(done before)") == 1
+    assert files_of(tmp_path / "specs") == files_of(once / "specs")
 
 
-def test_the_half_of_other_segments_is_thrown_away(tmp_path, call):
-    segmented(tmp_path, train_1=[noise(22)] * 10)
-    killed_at(9, "--data-dir", tmp_path)
-    path = tmp_path / "audio_segments" / "train_1" / "000000.wav"
-    soundfile.write(path, noise(23), RATE, subtype="PCM_16")
-    assert call("audio_melspec", "--data-dir", tmp_path)[0] == 0
-    assert np.abs(specs(tmp_path, "train_1")[0] - by_librosa(path, CFG)).max() <= 0.51
-
-
-@pytest.mark.parametrize("error,code", [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1)],
-                         ids=["ctrl-c", "full disk"])
-def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_goes_on(error, code, tmp_path, call, monkeypatch):
+@pytest.mark.parametrize("error,code", [
+    (KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1),
+], ids=["ctrl-c", "full disk"])
+def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_is_whole(error, code, tmp_path, call, monkeypatch):
     segmented(tmp_path, train_1=[noise(20)] * 3, train_2=[noise(21)] * 3)
     whole, written = audio_melspec.write_bytes, iter(range(100))
 
@@ -429,9 +331,9 @@ def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_goes_on(error, 
         whole(path, *parts)
     monkeypatch.setattr(audio_melspec, "write_bytes", write_bytes)
     ended, _, err = call("audio_melspec", "--data-dir", tmp_path)
-    assert ended == code and err.count("\n") == 1
-    assert code == 130 or err == f"audio_melspec.py: error: No space left on device: {tmp_path / 'specs' / 'train_2'}\n"
-    assert sorted(path.name for path in (tmp_path / "specs").glob("[!.]*")) == ["settings.json", "train_1"]
+    assert code == 130 or str(tmp_path / "specs" / "train_2") in err
+    one_line(ended, err, code)
+    assert sorted(path.name for path in (tmp_path / "specs").iterdir()) == ["settings.json", "train_1"]
     assert len(specs(tmp_path, "train_1")) == 3
     monkeypatch.setattr(audio_melspec, "write_bytes", whole)
     assert call("audio_melspec", "--data-dir", tmp_path)[0] == 0
@@ -439,7 +341,7 @@ def test_ctrl_c_and_a_full_disk_end_in_one_line_and_the_next_run_goes_on(error, 
 
 
 @pytest.mark.parametrize("spec_files", ["pictures", "array"])
-def test_a_disk_that_takes_no_more_is_an_error_of_the_user(spec_files, tmp_path, call):
+def test_a_disk_that_takes_no_more_is_an_error_without_a_traceback(spec_files, tmp_path, call):
     resource = pytest.importorskip("resource")
     segmented(tmp_path, train_1=[noise(24)] * 3)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -448,8 +350,8 @@ def test_a_disk_that_takes_no_more_is_an_error_of_the_user(spec_files, tmp_path,
         code, out, err = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", spec_files)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert code == 1 and "File too large" in out + err and str(tmp_path / "specs") in out + err
-    assert [path.name for path in (tmp_path / "specs").glob("[!.]*")] == ["settings.json"]
+    assert str(tmp_path / "specs") in one_line(code, err) + out
+    assert [path.name for path in (tmp_path / "specs").iterdir()] == ["settings.json"]
     assert call("audio_melspec", "--data-dir", tmp_path, "--spec-files", spec_files)[0] == 0
 
 
@@ -463,42 +365,38 @@ def test_workers_and_shards_write_the_same_bytes_as_one_run(spec_files, tmp_path
         for words in runs:
             code, out, err = call("audio_melspec", "--data-dir", tmp_path / way, "--spec-files", spec_files, *words)
             assert code == 0 and err == ""
-    assert "train_2" not in out and "spectrograms of 2 recordings" in out  # the first shard, which came last
-    one = files(tmp_path / "one" / "specs")
+    assert "train_2" not in out and "2 recordings" in out  # the first shard, which came last
+    one = files_of(tmp_path / "one" / "specs")
     assert len(one) == 1 + (9 if spec_files == "pictures" else 3)
-    assert files(tmp_path / "two" / "specs") == files(tmp_path / "shards" / "specs") == one
+    assert files_of(tmp_path / "two" / "specs") == files_of(tmp_path / "shards" / "specs") == one
 
 
-def test_a_shard_is_of_the_recordings_that_there_are_and_not_of_those_that_others_have_cut_by_now(tmp_path, call):
+def test_a_shard_is_the_same_however_many_segments_other_jobs_have_made(tmp_path, call):
     folder = segmented(tmp_path, a=[noise(1)], c=[noise(2)])
     (folder / "audio").mkdir()
     for name in "abcd":
         soundfile.write(folder / "audio" / f"{name}.wav", noise(3), RATE)
     out = call("audio_melspec", "--data-dir", folder, "--shard", "1/2")[1]
-    assert {path.name for path in (folder / "specs").glob("[!.]*")} == {"a", "c", "settings.json"} and "has no" not in out
+    assert there(folder) == ["a", "c", "settings.json"] and "has no" not in out
     segmented(tmp_path, b=[noise(4)])
     out = call("audio_melspec", "--data-dir", folder, "--shard", "2/2")[1]
-    assert (folder / "specs" / "b").exists() and "audio_segments/ has no d: not drawn; run audio_extract.py, then this again" in out
+    assert (folder / "specs" / "b").exists() and "has no d" in out
 
 
 def test_an_empty_shard_says_so_and_is_no_error(tmp_path, call):
     code, out, err = call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(28)]), "--shard", "2/2")
-    assert (code, err) == (0, "") and "shard 2/2 holds none of the 1 recordings" in out
+    assert (code, err) == (0, "") and "shard 2/2" in out
     assert not (tmp_path / "specs" / "train_1").exists()
 
 
 @pytest.mark.parametrize("spec_files,made", [("pictures", "train_1"), ("array", "train_1.npy")])
-def test_a_recording_that_another_process_is_at_is_said_and_the_others_are_done(spec_files, made, tmp_path, call):
-    fcntl = pytest.importorskip("fcntl")
+def test_a_recording_that_another_process_makes_is_left_to_it(spec_files, made, tmp_path, call):
+    pytest.importorskip("fcntl")
     segmented(tmp_path, train_1=[noise(29)], train_2=[noise(30)])
-    half = tmp_path / "specs" / f".{made}.part"
-    half.mkdir(parents=True)
-    held = os.open(half, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    code, out, err = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", spec_files)
-    os.close(held)
-    assert code == 1 and f"train_1: FAILED: {tmp_path / 'specs' / made} is being made by another process" in out and err.count("\n") == 1
-    assert half.exists() and (tmp_path / "specs" / made.replace("1", "2")).exists()
+    with claimed_part(tmp_path / "specs" / made) as part:
+        code, out, err = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", spec_files)
+        assert "train_1" in one_line(code, err) and "another process" in failure(out)
+        assert part.exists() and (tmp_path / "specs" / made.replace("1", "2")).exists()
 
 
 # ---- one array instead of pictures ----------------------------------------------------------------------------------
@@ -509,13 +407,14 @@ def test_the_array_holds_the_pictures(tmp_path, call, monkeypatch):
     shutil.copytree(tmp_path, tmp_path / "pictures")
     assert call("audio_melspec", "--data-dir", tmp_path / "pictures")[0] == 0
     code, out, err = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", "array")
-    assert (code, err) == (0, "") and "50 spectrograms of 1 recordings" in out
+    assert (code, err) == (0, "") and "50 spectrograms" in out
     assert sorted(path.name for path in (tmp_path / "specs").iterdir()) == ["settings.json", "train_1.npy"]
     array = np.load(tmp_path / "specs" / "train_1.npy", mmap_mode="r")
     assert array.shape == (50, 1, 64, 101) and array.dtype == np.uint8
     np.testing.assert_array_equal(array[:, 0], specs(tmp_path / "pictures", "train_1"))
+    os.utime(tmp_path / "specs" / "train_1.npy", (1, 1))
     code, out, _ = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", "array")
-    assert code == 0 and "nothing to do" in out
+    assert code == 0 and "nothing to do" in out and (tmp_path / "specs" / "train_1.npy").stat().st_mtime == 1
 
 
 @pytest.mark.parametrize("first,second", [("pictures", "array"), ("array", "pictures")])
@@ -523,23 +422,26 @@ def test_a_folder_holds_pictures_or_arrays_and_never_both(first, second, tmp_pat
     segmented(tmp_path, train_1=[noise(31)], train_2=[noise(32)])
     call("audio_melspec", "--data-dir", tmp_path, "--spec-files", first, "--recordings", "train_1")
     code, out, err = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", second)
-    assert code == 1 and out == "" and f"specs/ was made with spec_files {first}, now it is {second}" in err and err.count("\n") == 1
+    assert out == "" and "spec_files" in one_line(code, err)
 
 
 def test_folders_from_before_there_were_arrays_hold_pictures(tmp_path, call):
     call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(33)]))
     note = tmp_path / "specs" / "settings.json"
-    note.write_text(json.dumps({name: value for name, value in json.loads(note.read_text()).items() if name != "spec_files"}))
+    settings = json.loads(note.read_text())
+    del settings["spec_files"]
+    note.write_text(json.dumps(settings))
     assert call("audio_melspec", "--data-dir", tmp_path, "--spec-files", "array")[0] == 1
     assert call("audio_melspec", "--data-dir", tmp_path)[0] == 0
 
 
-@pytest.mark.parametrize("damage,message", [
-    (lambda path: os.truncate(path, path.stat().st_size - 1), "is damaged: delete that file"), (lambda path: path.write_bytes(b""), "is damaged"),
-    (lambda path: np.save(path, np.zeros((2, 1, 64, 101), np.uint8)), "holds 2 spectrograms for 3 segments: delete that file"),
+@pytest.mark.parametrize("damage,keyword", [
+    (lambda path: os.truncate(path, path.stat().st_size - 1), "damaged"),
+    (lambda path: path.write_bytes(b""), "damaged"),
+    (lambda path: np.save(path, np.zeros((2, 1, 64, 101), np.uint8)), "2 spectrograms, 3 were expected"),
 ], ids=["truncated", "empty", "short"])
-def test_an_array_that_is_not_of_these_segments_is_an_error(damage, message, tmp_path, call):
+def test_an_array_that_is_not_of_these_segments_is_an_error(damage, keyword, tmp_path, call):
     call("audio_melspec", "--data-dir", segmented(tmp_path, train_1=[noise(34)] * 3), "--spec-files", "array")
     damage(tmp_path / "specs" / "train_1.npy")
     code, out, _ = call("audio_melspec", "--data-dir", tmp_path, "--spec-files", "array")
-    assert code == 1 and f"train_1: FAILED: {tmp_path / 'specs' / 'train_1.npy'} {message}" in out
+    assert code == 1 and str(tmp_path / "specs" / "train_1.npy") in failure(out) and keyword in failure(out)

@@ -14,7 +14,7 @@ from conftest import one_line
 import config
 from support import files
 from support.errors import UserError, run_script
-from support.files import claimed, growing_folder, whole_file, whole_folder, write_bytes
+from support.files import claimed, claimed_part, growing_folder, whole_file, whole_folder, write_bytes
 
 ROOT = Path(config.__file__).parent
 
@@ -82,13 +82,14 @@ import os, pathlib, signal, sys
 from support.files import whole_file, whole_folder
 folder = pathlib.Path(sys.argv[1])
 with whole_folder(folder / "crops") as part, whole_file(folder / "a.txt") as text:
-    (part / "0.txt").write_text("half")
+    (part / "train").mkdir()
+    (part / "train" / "0.txt").write_text("half")
     text.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_killed_writer_leaves_nothing_that_looks_done_and_the_next_goes_on(tmp_path):
+def test_a_killed_writer_leaves_nothing_that_looks_done_and_the_next_begins_again(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
@@ -97,6 +98,129 @@ def test_a_killed_writer_leaves_nothing_that_looks_done_and_the_next_goes_on(tmp
     with whole_folder(tmp_path / "crops") as part:
         assert list(part.iterdir()) == []  # nothing of the killed run gets in
     assert not (tmp_path / ".crops.part").exists()
+
+
+# ---- folders that one process holds against others ------------------------------------------------------------------
+
+@pytest.mark.parametrize("other", [whole_folder, claimed_part])
+def test_what_another_process_is_making_is_left_alone(other, tmp_path):
+    pytest.importorskip("fcntl")
+    with whole_folder(tmp_path / "crops") as part:
+        (part / "0.txt").write_text("half")
+        with pytest.raises(UserError, match="crops is being made by another process: wait for it, or stop it"):
+            with other(tmp_path / "crops"):
+                pytest.fail("two at once")
+        assert (part / "0.txt").read_text() == "half"
+    assert (tmp_path / "crops" / "0.txt").read_text() == "half" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_made_by_another_process_meanwhile_is_kept(tmp_path):
+    (tmp_path / "crops").mkdir()
+    with pytest.raises(UserError, match="another process"), whole_folder(tmp_path / "crops"):
+        pytest.fail("made twice")
+    assert [path.name for path in tmp_path.iterdir()] == ["crops"]
+
+
+def test_a_folder_that_another_process_replaces_before_it_is_held_is_left_alone(tmp_path, monkeypatch):
+    fcntl, part = pytest.importorskip("fcntl"), tmp_path / ".crops.part"
+
+    def replaced_first(descriptor, operation):
+        part.rename(tmp_path / "crops")
+        part.mkdir()
+        (part / "0.txt").write_text("of a third process")
+    monkeypatch.setattr(fcntl, "flock", replaced_first)
+    with pytest.raises(UserError, match="another process"), whole_folder(tmp_path / "crops"):
+        pytest.fail("not held")
+    assert (part / "0.txt").exists()
+
+
+MAKER = """
+import pathlib, sys
+from support.errors import UserError
+from support.files import whole_folder
+try:
+    with whole_folder(sys.argv[1]) as part:
+        for number in range(300):
+            (part / f"{number}.txt").write_text("whole")
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_of_several_processes_that_make_one_folder_one_does_and_the_others_say_so(tmp_path):
+    pytest.importorskip("fcntl")
+    command = [sys.executable, "-c", MAKER, str(tmp_path / "crops")]
+    makers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [maker.communicate()[1] for maker in makers]
+    assert sorted(maker.returncode for maker in makers) == [0, 1, 1, 1]
+    assert all("another process" in error and "Traceback" not in error for error in errors if error)
+    assert [path.name for path in tmp_path.iterdir()] == ["crops"] and len(list((tmp_path / "crops").iterdir())) == 300
+
+
+def test_those_who_ask_whether_a_folder_is_claimed_are_not_taken_for_one_who_claims_it(tmp_path):
+    pytest.importorskip("fcntl")
+    with claimed(tmp_path, "used", shared=True):  # by another process that asks at this very moment
+        assert not files.is_claimed(tmp_path)
+    with claimed(tmp_path, "trained"):
+        assert files.is_claimed(tmp_path)
+    assert not files.is_claimed(tmp_path) and not files.is_claimed(tmp_path / "none")
+
+
+def test_who_waits_for_a_claimed_folder_gets_it_when_it_is_free(tmp_path):
+    pytest.importorskip("fcntl")
+    order = []
+
+    def wait_for_it():
+        with claimed(tmp_path, "drawn", wait=True):
+            order.append("second")
+
+    other = threading.Thread(target=wait_for_it)
+    with claimed(tmp_path, "drawn"):
+        other.start()
+        other.join(0.3)
+        order.append("first")
+    other.join(300)
+    assert order == ["first", "second"]
+
+
+def test_a_file_made_in_a_part_appears_when_it_is_renamed_and_its_part_vanishes(tmp_path):
+    with claimed_part(tmp_path / "a.npy") as part:
+        (part / "a.npy").write_text("whole")
+        assert [path.name for path in tmp_path.iterdir()] == [".a.npy.part"]
+        (part / "a.npy").rename(tmp_path / "a.npy")
+    assert (tmp_path / "a.npy").read_text() == "whole" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("writer", [whole_file, whole_folder])
+def test_a_full_disk_names_what_was_being_made_and_leaves_nothing(writer, tmp_path):
+    with pytest.raises(OSError) as error, writer(tmp_path / "result.csv"):
+        raise full()
+    assert error.value.filename == str(tmp_path / "result.csv") and list(tmp_path.iterdir()) == []
+
+
+# ---- bytes ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("at_once", [1, 3, 7, 100])
+def test_bytes_that_a_disk_takes_in_parts_are_written_whole(at_once, tmp_path, monkeypatch):
+    write, numbers = os.write, np.arange(4, dtype="<i2")
+    monkeypatch.setattr(os, "writev", lambda file, parts: write(file, b"".join(parts)[:at_once]))
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:at_once]))
+    (tmp_path / "a").write_bytes(b"older and longer" * 3)
+    write_bytes(str(tmp_path / "a"), b"01234", numbers, b"")
+    assert (tmp_path / "a").read_bytes() == b"01234" + numbers.tobytes()
+    monkeypatch.delattr(os, "writev")  # as on Windows
+    write_bytes(str(tmp_path / "a"), b"", numbers)
+    assert (tmp_path / "a").read_bytes() == numbers.tobytes()
+
+
+def test_bytes_that_a_disk_has_no_room_for_name_their_file(tmp_path, monkeypatch):
+    def write(file, data):
+        raise full()
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "writev", lambda file, parts: 3)
+    with pytest.raises(OSError, match="No space") as error:
+        write_bytes(str(tmp_path / "b"), b"0123456789")
+    assert error.value.filename == str(tmp_path / "b")
 
 
 # ---- folders that grow ----------------------------------------------------------------------------------------------
@@ -138,52 +262,6 @@ def test_an_error_of_the_user_throws_the_half_away(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("other", [None, "a.npy"])
-def test_a_folder_that_another_process_fills_is_left_alone(other, tmp_path):
-    pytest.importorskip("fcntl")
-    with growing_folder(tmp_path / "crops", 1) as part:
-        (part / "a.npy").write_text("half")
-        with pytest.raises(UserError, match="crops is being made by another process: wait for it, or stop it"):
-            with growing_folder(tmp_path / "crops", 2, only=other):
-                pytest.fail("two at once")
-        assert (part / "a.npy").read_text() == "half"
-    assert (tmp_path / "crops" / "a.npy").read_text() == "half"
-
-
-def test_those_who_ask_whether_a_folder_is_claimed_are_not_taken_for_one_who_claims_it(tmp_path):
-    pytest.importorskip("fcntl")
-    asker = files._claim(tmp_path, tmp_path, shared=True)  # another process, asking at this very moment
-    assert not files.is_claimed(tmp_path)
-    os.close(asker)
-    with claimed(tmp_path, "trained"):
-        assert files.is_claimed(tmp_path)
-    assert not files.is_claimed(tmp_path) and not files.is_claimed(tmp_path / "none")
-
-
-def test_who_waits_for_a_claimed_folder_gets_it_when_it_is_free(tmp_path):
-    pytest.importorskip("fcntl")
-    order = []
-
-    def wait_for_it():
-        with claimed(tmp_path, "drawn", wait=True):
-            order.append("second")
-
-    other = threading.Thread(target=wait_for_it)
-    with claimed(tmp_path, "drawn"):
-        other.start()
-        other.join(0.3)
-        order.append("first")
-    other.join(10)
-    assert order == ["first", "second"]
-
-
-def test_a_folder_made_by_another_process_meanwhile_is_kept(tmp_path):
-    (tmp_path / "crops").mkdir()
-    with pytest.raises(UserError, match="just been made by another process"), growing_folder(tmp_path / "crops", 1):
-        pytest.fail("made twice")
-    assert [path.name for path in tmp_path.iterdir()] == ["crops"]
-
-
 def test_a_file_that_grows_becomes_whole_at_once(tmp_path):
     path = tmp_path / "train_1.npy"
     with pytest.raises(KeyboardInterrupt), growing_folder(path, 1, only="train_1.npy") as part:
@@ -203,26 +281,3 @@ def test_a_full_disk_names_the_folder_and_keeps_its_half(tmp_path, capsys):
     assert run_script(main, "step.py") == 1
     assert capsys.readouterr().err == f"step.py: error: No space left on device: {tmp_path / 'crops'}\n"
     assert (tmp_path / ".crops.part" / "0.txt").exists()
-
-
-@pytest.mark.parametrize("at_once", [1, 3, 7, 100])
-def test_bytes_that_a_disk_takes_in_parts_are_written_whole(at_once, tmp_path, monkeypatch):
-    write, numbers = os.write, np.arange(4, dtype="<i2")
-    monkeypatch.setattr(os, "writev", lambda file, parts: write(file, b"".join(parts)[:at_once]))
-    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:at_once]))
-    (tmp_path / "a").write_bytes(b"older and longer" * 3)
-    write_bytes(str(tmp_path / "a"), b"01234", numbers, b"")
-    assert (tmp_path / "a").read_bytes() == b"01234" + numbers.tobytes()
-    monkeypatch.delattr(os, "writev")  # as on Windows
-    write_bytes(str(tmp_path / "a"), b"", numbers)
-    assert (tmp_path / "a").read_bytes() == numbers.tobytes()
-
-
-def test_bytes_that_a_disk_has_no_room_for_name_their_file(tmp_path, monkeypatch):
-    def write(file, data):
-        raise full()
-    monkeypatch.setattr(os, "write", write)
-    monkeypatch.setattr(os, "writev", lambda file, parts: 3)
-    with pytest.raises(OSError, match="No space") as error:
-        write_bytes(str(tmp_path / "b"), b"0123456789")
-    assert error.value.filename == str(tmp_path / "b")
