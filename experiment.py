@@ -1,6 +1,6 @@
 """The study: does privileged audio help a visual-only student? Every method, control and bound in one command.
 
-Reads   nothing: the subjects are drawn (drawn_people.py), and go through every script as a corpus does
+Reads   nothing: the subjects are drawn (drawn/), and go through every script as a corpus does
 Writes  data_study/<corpus>/                   a corpus of drawn subjects, as demo.py makes one
         data_study/<corpus>/views/<view>/      who of them is rated, unlabelled, reported; runs/seed<k>/ of every method
         docs/results.csv                       a row per run, target and subject (--choose: choice.csv)
@@ -47,8 +47,8 @@ import mmpkd
 import runs
 from config import Config
 from demo import call
-from drawn_people import FRAME_RATE, SOUND_RATE, write_video
-from drawn_people import Recording as Drawn
+from drawn.people import FRAME_RATE, SOUND_RATE, write_video
+from drawn.people import Recording as Drawn
 from runs import read_log
 from scores import read_predictions, score
 from study.methods import FACES, METHODS, MUCH, NETWORKS, OLD, QUICK, QUICK_METHODS, SETTINGS, SPECS, TAG

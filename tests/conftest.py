@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import drawn_people
+import drawn.people
 import mmpkd
 from config import Config
 from data import Batch, Recording
@@ -32,7 +32,7 @@ def raw_corpus(tmp_path_factory):
     """Data folder with videos, sound and ratings as a corpus ships them. Read only."""
     folder = tmp_path_factory.mktemp("raw") / "data"
     for number, name in enumerate(PEOPLE):
-        drawn_people.write_recording(folder, name, drawn_people.Recording.draw((7, number), FRAMES))
+        drawn.people.write_recording(folder, name, drawn.people.Recording.draw((7, number), FRAMES))
     return folder
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from videos import CARD, card, look_at, sitter, write_pictures
 
 import face_detector
-from drawn_people import Recording, write_video
+from drawn.people import Recording, write_video
 from face_detector import steady
 from faces import TEMPLATE, FaceFinder, alignment
 

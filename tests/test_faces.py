@@ -8,7 +8,7 @@ import torch
 from facenet_pytorch import MTCNN
 from videos import look_at, shown, sitter
 
-from drawn_people import Recording
+from drawn.people import Recording
 from face_detector import shots
 from faces import TEMPLATE, Face, FaceFinder, Follower, Tracker, alignment, crop_face, one_thread
 from support.media import read_frames

@@ -10,7 +10,7 @@ import soundfile
 from PIL import Image
 from videos import CARD, bars, card, numbers_in, on_show, write_pictures
 
-from drawn_people import FRAME_RATE, SOUND_RATE, Recording, write_video
+from drawn.people import FRAME_RATE, SOUND_RATE, Recording, write_video
 from support.errors import UserError
 from support.media import Picture, about_frames, frame_count, open_media, picture_clock, read_frames
 

@@ -8,7 +8,21 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
-from conftest import CPU, FRAMES, SHAPES, STAGES, TINY, easy_batch, easy_set, files_of, log_of, one_line, run_of, same, tiny_config
+from conftest import (
+    CPU,
+    FRAMES,
+    SHAPES,
+    STAGES,
+    TINY,
+    easy_batch,
+    easy_set,
+    files_of,
+    log_of,
+    one_line,
+    run_of,
+    same,
+    tiny_config,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -16,7 +16,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, SHAPES, STAGES, TINY, easy_batch, easy_set, files_of, log_of, one_line, run_of, same, tiny_config
+from conftest import (
+    CPU,
+    SHAPES,
+    STAGES,
+    TINY,
+    easy_batch,
+    easy_set,
+    files_of,
+    log_of,
+    one_line,
+    run_of,
+    same,
+    tiny_config,
+)
 from torch import nn
 
 import mmpkd
@@ -27,7 +40,16 @@ from data import Clips, ahead, on_device
 from models_kd import build_model
 from runs import read_log
 from support.errors import UserError
-from training import Training, choose_precision, draw_curves, load_checkpoint, make_optimizer, save_checkpoint, train_epoch, train_step
+from training import (
+    Training,
+    choose_precision,
+    draw_curves,
+    load_checkpoint,
+    make_optimizer,
+    save_checkpoint,
+    train_epoch,
+    train_step,
+)
 
 torch.set_num_threads(1)
 
