@@ -137,7 +137,8 @@ def test_weights_that_a_stage_does_not_read_are_not_missed(made):
 def test_finished_runs_are_not_checked_again(trained):
     shutil.rmtree(trained / "specs")
     shutil.rmtree(trained / "Cropped_Aligned")
-    cfg = tiny_config(data_dir=str(trained), target="both", epochs=2, epoch_steps=2, learning_rate=0.001, stage="teacher")
+    cfg = tiny_config(data_dir=str(trained), target="both", epochs=2, epoch_steps=2, learning_rate=0.001,
+                      stage="teacher")
     checks.check_before([cfg])
 
 
