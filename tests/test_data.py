@@ -440,7 +440,8 @@ def test_an_epoch_resumed_at_any_step_goes_on_with_the_same_batches(share, unlab
 def test_the_shares_of_two_processes_are_the_batch():
     clips = Clips([easy_recording("a", 60, 0), easy_recording("b", 33, 1)], 4, 5, ("frames",), 3)
     for batch, one, other in zip(clips.batches(1), clips.batches(1, 0, (0, 2)), clips.batches(1, 0, (1, 2))):
-        assert torch.equal(batch.frames, torch.cat([one.frames, other.frames])) and batch.clips == one.clips + other.clips
+        assert torch.equal(batch.frames, torch.cat([one.frames, other.frames]))
+        assert batch.clips == one.clips + other.clips
 
 
 def test_a_teachers_outputs_come_with_their_frames():
@@ -470,18 +471,17 @@ def test_the_sets_of_a_run_are_its_partitions_its_fold_and_a_fraction_of_the_unl
     for name in ("x_1", "x_2"):
         add_unlabelled(made, name)
 
-    def sets(unlabelled=True, **changes):
-        loaded = data.load_sets(tiny_config(data_dir=str(made), **changes), ("specs",), ("frames",), unlabelled)
+    def sets(student=True, **changes):
+        loaded = data.load_sets(tiny_config(data_dir=str(made), **changes), ("specs",), ("frames",), student)
         return loaded, {name: [one.name for one in recordings] for name, recordings in loaded.items()}
 
     loaded, names = sets()
     assert names == {"train": ["train_1", "train_2"], "val": ["dev_1"], "unlabelled": ["x_1", "x_2"]}
     assert list(loaded["val"][0].arrays) == ["frames"] and list(loaded["train"][0].arrays) == ["specs"]
     assert np.isnan(loaded["unlabelled"][0].gold).all() and len(loaded["unlabelled"][0]) == FRAMES
-    names = sets(unlabelled=False, fold="2/2")[1]
+    names = sets(student=False, fold="2/2")[1]
     assert names == {"train": ["train_1"], "held_out": ["train_2"], "val": ["dev_1"], "unlabelled": []}
-    assert sets(unlabelled=0.5)[1]["unlabelled"] == ["x_1", "x_2"], "cfg.unlabelled says how many"
-    assert data.load_sets(tiny_config(data_dir=str(made), unlabelled=0.5), (), (), True)["unlabelled"][0].name == "x_1"
+    assert sets(unlabelled=0.5)[1]["unlabelled"] == ["x_1"] and sets(unlabelled=0.0)[1]["unlabelled"] == []
 
 
 def test_folds_are_in_natural_order_of_the_subjects(tmp_path):
