@@ -35,6 +35,17 @@ CPU = torch.device("cpu")
 DEADLINE_S = 300  # of everything that a test waits for
 
 
+draw_curves = training.RunFiles.draw
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves():
+    """Runs draw no curves: that takes several times as long as a tiny run itself. draw_curves is what they would do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.RunFiles, "draw", lambda self, last=False: (self.folder / "curves.png").touch())
+        yield
+
+
 @pytest.fixture(scope="session")
 def raw_corpus(tmp_path_factory):
     """Data folder with videos, sound and ratings as a corpus ships them. Read only."""

@@ -1,4 +1,5 @@
 """support/devices.py: several processes that train one network make what one process makes of the whole batch."""
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,23 @@ def test_two_processes_train_what_one_does_and_one_can_resume_from_two(pseudo, c
             assert value == pytest.approx(one["val"][target], abs=2e-3)
     code, out, err = call("mmpkd", *words, "--epochs", 3, "--resume")
     assert code == 0 and "epoch 3, step 1" in out, err
+
+
+@pytest.mark.xfail(strict=True, reason="every process deletes labels/, also those that the first has written")
+def test_a_process_that_is_not_the_first_deletes_no_labels(pseudo, monkeypatch):
+    """As if it came to the run's folder when the first one had made the labels."""
+    def interrupted(sets, shapes):
+        raise KeyboardInterrupt
+
+    cfg = tiny_config(data_dir=str(pseudo), target="both", stage="student", distill="pseudo", variant="late")
+    folder = pseudo / "runs" / "student_both_pseudo_late"
+    (folder / "labels").mkdir(parents=True)
+    monkeypatch.setattr(mmpkd, "world", lambda: (1, 2))
+    monkeypatch.setattr(mmpkd, "wait_for_others", lambda: None)
+    monkeypatch.setattr(mmpkd, "first_goes_first", contextlib.nullcontext)
+    with contextlib.suppress(KeyboardInterrupt):
+        mmpkd.training_call(cfg, CPU, interrupted)
+    assert (folder / "labels").exists()
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(made, call, monkeypatch):

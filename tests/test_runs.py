@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY, add_unlabelled, log_of, one_line, run_of, stopped_run, table_of, tiny_config
+from conftest import TINY, add_unlabelled, files_of, log_of, one_line, run_of, stopped_run, table_of, tiny_config
 
 import runs
 from models_kd import MODELS
@@ -164,6 +164,16 @@ def test_a_variant_keeps_both_runs_and_uses_the_plain_teacher_while_its_settings
     assert weights == [0.5, 0.1]
     line = one_line(*call("mmpkd", *words, "fast", "--stage", "student", "--learning-rate", "0.01")[::2], 2)
     assert "teacher_both_fast" in line
+
+
+def test_all_stages_of_a_variant_leave_the_plain_runs_as_they_are(trained, call):
+    before = files_of(trained / "runs")
+    code, _, err = call("mmpkd", "--data-dir", trained, *TINY, "--target", "both", "--variant", "fast",
+                        "--learning-rate", "0.01", "--epochs", 1)
+    assert code == 0 and {path.name for path in (trained / "runs").glob("*fast")} == {
+        "visual_both_fast", "teacher_both_fast", "student_both_cosine_fast"}, err
+    after = files_of(trained / "runs")
+    assert all(after[path] == content for path, content in before.items())
 
 
 def test_what_a_variant_cannot_share_it_trains_itself(pseudo):

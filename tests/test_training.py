@@ -15,6 +15,7 @@ from conftest import (
     SHAPES,
     STAGES,
     TINY,
+    draw_curves,
     easy_batch,
     easy_recording,
     files_of,
@@ -30,6 +31,7 @@ from conftest import (
 )
 from torch import nn
 
+import figures
 import mmpkd
 import scores
 from config import Config
@@ -38,6 +40,7 @@ from models_kd import build_model
 from runs import INPUTS
 from support.errors import UserError
 from training import (
+    RunFiles,
     Training,
     choose_precision,
     load_checkpoint,
@@ -402,9 +405,15 @@ def test_crops_of_another_size_are_refused_on_resuming(made, call):
 
 # ---- what is shown --------------------------------------------------------------------------------------------------
 
-def test_curves_are_drawn(trained_corpus):
-    image = cv2.imread(str(run_of(trained_corpus, "student") / "curves.png"))
+def test_curves_are_drawn_from_time_to_time_and_at_the_end(trained, call, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(RunFiles, "draw", draw_curves)
+    monkeypatch.setattr("figures.draw_curves", lambda folder, draw=figures.draw_curves: drawn.append(draw(folder)))
+    words = ["--data-dir", trained, *TINY, "--target", "both", "--stage", "student", "--distill", "sp", "--epochs", 4]
+    assert call("mmpkd", *words)[0] == 0
+    image = cv2.imread(str(run_of(trained, "student", distill="sp") / "curves.png"))
     assert image.shape[0] > 200 and len(np.unique(image.reshape(-1, 3), axis=0)) > 50
+    assert 2 <= len(drawn) <= 5
 
 
 def test_event_files_are_written_when_asked_for(made, call):
