@@ -112,8 +112,8 @@ def check_origin(cfg):
     try:
         before = dict(json.loads((folder / "people.json").read_text()))
         teachers = [origin.pop("taught_by", "") for origin in (before, now)]
-        differ = {name: set(ids) ^ set(before.get(name, ids)) for name, ids in now.items()}
-    except (OSError, ValueError, TypeError):
+        differ = {name: set(ids) ^ set(before[name]) for name, ids in now.items()}
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder / 'people.json'} cannot be read: {AGAIN.format(folder)}") from None
     if all(teachers) and teachers[0] != teachers[1]:
         raise UserError(f"{folder}/ holds a student whose teachers (or visual baseline) have been trained again since: "

@@ -68,7 +68,6 @@ def test_two_processes_train_what_one_does_and_one_can_resume_from_two(pseudo, c
     assert code == 0 and "epoch 3, step 1" in out, err
 
 
-@pytest.mark.xfail(strict=True, reason="every process deletes labels/, also those that the first has written")
 def test_a_process_that_is_not_the_first_deletes_no_labels(pseudo, monkeypatch):
     """As if it came to the run's folder when the first one had made the labels."""
     def interrupted(sets, shapes):

@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
-from conftest import CPU, FRAMES, TINY, UNRATED, files_of, one_line, run_of, same, stop_at, tiny_config
+from conftest import CPU, FRAMES, TINY, UNRATED, files_of, one_line, run_of, same, stop_at
 
 import data
 import mmpkd
 import pseudo_labels
 from data import Recording
-from pseudo_labels import calibrate, confirmed, correlation, excess_correlation, fill_gaps, out_of_fold, stack
+from pseudo_labels import calibrate, confirmed, correlation, excess_correlation, out_of_fold, stack, with_labels
 from runs import teacher_runs
 from support.errors import UserError
+from support.settings import parse_config
 from training import load_checkpoint
 
 torch.set_num_threads(1)
@@ -42,7 +43,8 @@ def drawn(rated, unlabelled, scales, draw, frames=200):
 
 def test_a_rated_subject_is_labelled_by_the_network_that_was_not_trained_on_it(pseudo_corpus):
     """Against what the runs of the folds wrote themselves."""
-    cfg = tiny_config(data_dir=str(pseudo_corpus), target="both", stage="student", distill="pseudo")
+    words = ["--data-dir", str(pseudo_corpus), *map(str, WORDS), "--distill", "pseudo"]
+    cfg = parse_config(words, mmpkd.__file__, "")
     inputs = ("frames", "specs")
     recordings = [one for folder in ("Train_Set", "Unlabelled_Set")
                   for one in data.load_recordings(cfg, folder, inputs)]
@@ -205,24 +207,25 @@ def test_constant_predictions_become_the_mean_of_the_ratings():
 def test_labels_fill_gaps_and_leave_ratings_as_they_are():
     gold = np.array([[0.1, math.nan], [math.nan, math.nan], [0.3, -0.4]], np.float32)
     recording = Recording("x", gold.copy(), {})
-    fill_gaps([recording], {"x": np.array([[9, 1], [2, 3], [9, 9]], float)})
-    np.testing.assert_array_equal(recording.gold, np.array([[0.1, 1], [2, 3], [0.3, -0.4]], np.float32))
-    assert recording.gold.dtype == np.float32
+    (filled,) = with_labels([recording], {"x": np.array([[9, 1], [2, 3], [9, 9]], float)})
+    np.testing.assert_array_equal(filled.gold, np.array([[0.1, 1], [2, 3], [0.3, -0.4]], np.float32))
+    assert filled.gold.dtype == np.float32
+    np.testing.assert_array_equal(recording.gold, gold, "the gold standard that predictions are written beside")
 
 
 def test_labels_are_read_back_exactly(tmp_path):
     labels = {name: np.random.default_rng(0).normal(0, 1, (90, 2)) for name in ("a", "b")}
-    pseudo_labels.write_labels(tmp_path, labels, ["arousal", "valence"], 25, {"taught_by": "x"})
+    pseudo_labels.write_labels(tmp_path, labels, {"arousal": {}}, ["arousal", "valence"], 25)
     recordings = [Recording(name, np.zeros((90, 2), np.float32), {}) for name in labels]
     back = pseudo_labels.read_labels(tmp_path, recordings, ["arousal", "valence"])
     assert all(np.array_equal(back[name], labels[name].astype(np.float32)) for name in labels)
-    assert pseudo_labels.read_about(tmp_path) == {"taught_by": "x"}
+    assert pseudo_labels.read_report(tmp_path) == {"arousal": {}}
     np.testing.assert_allclose(pd.read_csv(tmp_path / "labels" / "a.csv")["time_s"], np.arange(90) / 25)
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "column", "text"])
 def test_damaged_labels_are_one_line(tmp_path, damage):
-    pseudo_labels.write_labels(tmp_path, {"a": np.zeros((9, 1))}, ["arousal"], 25, {})
+    pseudo_labels.write_labels(tmp_path, {"a": np.zeros((9, 1))}, {}, ["arousal"], 25)
     path = tmp_path / "labels" / "a.csv"
     {"missing": path.unlink, "short": lambda: path.write_text("time_s,arousal\n0,1\n"),
      "column": lambda: path.write_text("time_s,valence\n" + "0,1\n" * 9),
@@ -244,7 +247,7 @@ def test_the_report_names_each_target_its_test_and_its_weights():
 def test_the_labels_of_a_run_follow_from_the_predictions_of_the_folds(pseudo_corpus):
     """Stacked and calibrated from the fold runs' own files."""
     run = run_of(pseudo_corpus, "student", distill="pseudo")
-    about = json.loads((run / "labels" / "teachers.json").read_text())
+    report = json.loads((run / "labels" / "teachers.json").read_text())
     assert {path.stem for path in (run / "labels").glob("*.csv")} == {"train_1", "train_2", *UNRATED}
     preds = {}
     for stage in ("audio", "visual"):
@@ -254,7 +257,7 @@ def test_the_labels_of_a_run_follow_from_the_predictions_of_the_folds(pseudo_cor
             name: (read[0][of] + read[1][of]) / 2 for name, of in UNRATED.items()}
     gold = pd.concat([pd.read_csv(path) for path in (pseudo_corpus / "Annotations" / "Train_Set").glob("*.csv")])
     for target in ("arousal", "valence"):
-        weights = about["targets"][target]["weights"]
+        weights = report[target]["weights"]
         assert sum(weights.values()) == pytest.approx(1)
         moves = {name: sum(weights[stage] * preds[stage][name][f"{target}_pred"] for stage in weights)
                  for name in preds["audio"]}
@@ -277,7 +280,7 @@ def test_audio_teachers_that_are_not_confirmed_change_nothing_to_the_bit(pseudo,
         code, _, err = call("mmpkd", "--data-dir", pseudo, *WORDS, "--variant", name, *words)
         assert code == 0, err
     both, visual = (pseudo / "runs" / f"student_both_pseudo_{name}" for name in ("both", "visual"))
-    weights = json.loads((both / "labels" / "teachers.json").read_text())["targets"]["arousal"]["weights"]
+    weights = json.loads((both / "labels" / "teachers.json").read_text())["arousal"]["weights"]
     assert weights["audio"] == shares / 2
     models = [load_checkpoint(run / "last.pt")["model"] for run in (both, visual)]
     assert same(*models) == (not passed)
@@ -287,7 +290,7 @@ def test_audio_teachers_that_are_not_confirmed_change_nothing_to_the_bit(pseudo,
 def test_without_calibration_and_test_the_labels_are_the_plain_mean(pseudo, call):
     words = ["--data-dir", pseudo, *WORDS, "--no-calibrate", "--no-confirm-audio", "--variant", "mean"]
     code, _, err = call("mmpkd", *words)
-    report = pseudo_labels.read_about(pseudo / "runs" / "student_both_pseudo_mean")["targets"]
+    report = pseudo_labels.read_report(pseudo / "runs" / "student_both_pseudo_mean")
     assert code == 0 and all(about == {"weights": {"audio": 0.5, "visual": 0.5}} for about in report.values()), err
 
 
@@ -306,8 +309,21 @@ def test_a_resumed_student_uses_its_labels_and_refuses_teachers_that_were_traine
     assert same(load_checkpoint(run / "last.pt"), before), "resumed, the student is another one"
     fold = pseudo / "runs" / "audio_both_fold1of2" / "best.pt"
     torch.save(load_checkpoint(fold) | {"epoch": 99}, fold)
-    line = one_line(*call("mmpkd", "--data-dir", pseudo, *WORDS, "--epochs", 3, "--resume")[::2])
-    assert "teachers" in line and str(run) in line
+    for words in ([], ["--resume"]):  # a finished student, too
+        line = one_line(*call("mmpkd", "--data-dir", pseudo, *WORDS, *words)[::2])
+        assert "teachers" in line and str(run) in line
+
+
+def test_predictions_are_written_beside_the_gold_standard_and_not_beside_labels(pseudo, call):
+    path = pseudo / "Annotations" / "Train_Set" / "train_1.csv"
+    table = pd.read_csv(path, dtype=str)
+    table.loc[:9, "valence"] = "-5"
+    table.to_csv(path, index=False)
+    shutil.rmtree(pseudo / "runs")
+    code, _, err = call("mmpkd", "--data-dir", pseudo, *WORDS, "--stage", "all")
+    assert code == 0, err
+    written = pd.read_csv(run_of(pseudo, "student", distill="pseudo") / "predictions" / "train" / "train_1.csv")
+    assert written["valence_gold"].isna().sum() == 10
 
 
 def test_labels_of_a_run_that_never_began_are_made_again(pseudo, call):
@@ -316,7 +332,7 @@ def test_labels_of_a_run_that_never_began_are_made_again(pseudo, call):
     before = files_of(run / "labels")
     (run / "last.pt").unlink()
     shutil.rmtree(run / "predictions")
-    (run / "labels" / "teachers.json").write_text('{"taught_by": "others"}')
+    (run / "labels" / "teachers.json").write_text("{}")
     with contextlib.redirect_stdout(io.StringIO()):
         code, _, err = call("mmpkd", "--data-dir", pseudo, *WORDS)
     assert code == 0 and files_of(run / "labels") == before, err
@@ -327,7 +343,7 @@ def test_students_train_on_the_labels_where_ratings_are_missing(pseudo, call, mo
     monkeypatch.setattr(data, "Clips", lambda recordings, *words, Clips=data.Clips: seen.update(
         {one.name: one.gold for one in [*recordings, *words[-1]]}) or Clips(recordings, *words))
     shutil.rmtree(run_of(pseudo, "student", distill="pseudo"))
-    assert call("mmpkd", "--data-dir", pseudo, *WORDS, "--epochs", 1, "--variant", "")[0] == 0
+    assert call("mmpkd", "--data-dir", pseudo, *WORDS)[0] == 0
     labels = run_of(pseudo, "student", distill="pseudo") / "labels"
     for name, gold in seen.items():
         rated = name.startswith("train")

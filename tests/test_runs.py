@@ -83,12 +83,13 @@ def test_stage_all_refuses_a_changed_student_before_it_trains_a_teacher(trained,
 def begun(folder, **changes):
     """A run's folder as a killed process leaves it: (cfg, folder)."""
     cfg = tiny_config(data_dir=str(folder), stage="visual", **changes)
-    (folder / "Annotations" / "Train_Set").mkdir(parents=True)
-    (folder / "Annotations" / "Train_Set" / "train_1.csv").touch()
+    for name in ("Train_Set/train_1", "Val_Set/dev_1"):
+        (folder / "Annotations" / f"{name}.csv").parent.mkdir(parents=True)
+        (folder / "Annotations" / f"{name}.csv").touch()
     run = run_folder(cfg)
     run.mkdir(parents=True)
     save_settings(cfg, run / "config.json")
-    (run / "people.json").write_text(json.dumps(runs.subjects_of(cfg)))
+    (run / "people.json").write_text(json.dumps(runs.origin_of(cfg)))
     return cfg, run
 
 
@@ -101,7 +102,9 @@ def test_a_run_is_new_stopped_or_finished(tmp_path):
         state_of_run(cfg)
     assert state_of_run(resuming) == "stopped"
     (run / "predictions").mkdir()
-    assert state_of_run(cfg) == state_of_run(resuming) == state_of_run(dataclasses.replace(cfg, epochs=3)) == "finished"
+    assert state_of_run(cfg) == state_of_run(resuming) == "finished"
+    with pytest.raises(UserError, match="4 epochs, 3"):
+        state_of_run(dataclasses.replace(cfg, epochs=3))
     with pytest.raises(UserError, match="4 epochs, 6"):
         state_of_run(dataclasses.replace(cfg, epochs=6))
     assert state_of_run(dataclasses.replace(resuming, epochs=6)) == "stopped"
@@ -147,10 +150,10 @@ def test_unlabelled_subjects_are_those_of_a_student_alone(trained):
     cfg = tiny_config(data_dir=str(trained), target="both")
     add_unlabelled(trained)
     for stage in ("visual", "teacher"):
-        runs.check_subjects(dataclasses.replace(cfg, stage=stage))
+        runs.check_origin(dataclasses.replace(cfg, stage=stage))
     with pytest.raises(UserError, match="x_1"):
-        runs.check_subjects(dataclasses.replace(cfg, stage="student"))
-    runs.check_subjects(dataclasses.replace(cfg, stage="student", unlabelled=0.0))
+        runs.check_origin(dataclasses.replace(cfg, stage="student"))
+    runs.check_origin(dataclasses.replace(cfg, stage="student", unlabelled=0.0))
 
 
 # ---- variants -------------------------------------------------------------------------------------------------------
