@@ -1,28 +1,24 @@
-"""The whole road on a corpus that anyone can make: draws people, runs every script on them, ends with the comparison.
+"""The whole road on a corpus that anyone can make: draws subjects, runs every script on them, ends with the comparison.
 
 Reads   nothing
-Writes  the data folder, first as a corpus ships: videos/, audio/, ratings_gold_standard/ with train_1 ..., dev_1 ..., unrated_1 ...
-        then what the scripts make of it: Annotations/ Cropped_Aligned/ audio_segments/ specs/ runs/ plots/
+Writes  the data folder, first as a corpus ships: videos/, audio/, ratings_gold_standard/ of train_1 ... (rated, to
+        train on), dev_1 ... (rated, to report on), unrated_1 ... (unlabelled); then what the scripts make of it:
+        Annotations/ Cropped_Aligned/ audio_segments/ specs/ runs/ plots/
 
-    python demo.py              under 10 minutes on 2 cores
+    python demo.py              under 6 minutes on 2 cores
     python demo.py --quick      under 2 minutes: shows that everything runs; its networks are hardly trained
 
-A second run goes on where the first was stopped, and does nothing twice. Faces and voices are drawn by code
-(drawn_people.py): they are of nobody.
+A second run resumes the first, and does nothing twice. Faces and voices are drawn by code (drawn/): they are nobody's.
 """
 import itertools
 import math
-import multiprocessing
-import os
 import shlex
-import signal
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import cv2
-from tqdm import tqdm
 
 import annotations
 import audio_extract
@@ -31,20 +27,27 @@ import face_detector_frameRetention
 import mmpkd
 import plot_ccc
 import scores
-from config import Config
-from drawn_people import FRAME_RATE, Recording, write_recording
+from drawn import FRAME_RATE
+from drawn.people import Recording, write_recording
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import run_script
 from support.recordings import SUMMARIES, keep_settings
 from support.settings import parse_config
+from support.workers import cores, for_each
 
-QUICK = {"minutes": 0.2, "subjects": 6, "unrated": 3}  # with --quick, where these are not given
-EPOCHS = {True: 3, False: 12}  # quick or not
+QUICK = {"minutes": 0.1, "subjects": 6, "unrated": 4}  # with --quick, where these are not given
+STEP = 5  # every 5th of 25 frames and ratings per second: neighbours are almost the same, and cost five times the work
+RATE = {"frame_rate": FRAME_RATE / STEP}
+# At 5 frames a second. Every run takes the same number of gradient steps and keeps its last epoch: nothing is chosen
+TRAINING = NETWORKS | RATE | {"visual_backbone": "tiny_cnn", "audio_backbone": "tiny_cnn", "clip_length": 30,
+                              "batch_size": 8, "keep": "last", "target": "both"}
+EPOCHS = {True: {"epochs": 2, "epoch_steps": 10}, False: {"epochs": 6, "epoch_steps": 50}}  # quick or not
+FOLDS = 2  # of the teacher ensembles
 
 
 def names_of(subjects, unrated=0):
-    """Ids of the drawn people, a third of those that are rated held out: train_1 ..., dev_1 ..., unrated_1 ..."""
-    held_out = max(1, subjects // 3)
+    """Ids of the drawn subjects, half of the rated ones held out: train_1 ..., dev_1 ..., unrated_1 ..."""
+    held_out = subjects // 2
     counts = {"train": subjects - held_out, "dev": held_out, "unrated": unrated}
     return [f"{word}_{n + 1}" for word, count in counts.items() for n in range(count)]
 
@@ -54,27 +57,23 @@ def last_file(cfg, name):
     return cfg.audio_dir / f"{name}.wav" if name.startswith("unrated") else cfg.ratings_dir / f"{name}.csv"
 
 
-def draw(numbered_name, data_dir, seed, frames):
-    """Draws one recording."""
-    number, name = numbered_name
-    write_recording(data_dir, name, Recording.draw((seed, number), frames), not name.startswith("unrated"))
-
-
-def _begin_worker():
+def draw(name, report, numbers, data_dir, seed, frames):
+    """Draws one recording, for for_each."""
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair: what is being drawn is finished
+    recording = Recording.draw((seed, numbers[name]), frames)
+    write_recording(data_dir, name, recording, not name.startswith("unrated"), STEP, quick=True)
+    report(frames // STEP)
+    return f"{name}: {frames // STEP} frames drawn", frames // STEP
 
 
 def draw_corpus(cfg, names):
     """The corpus as it ships, drawn on all cores; what is there is left."""
-    frames = math.ceil(cfg.minutes * 60 * FRAME_RATE)
-    missing = [(number, name) for number, name in enumerate(names) if not last_file(cfg, name).exists()]
-    if missing:
-        work = partial(draw, data_dir=cfg.data_dir, seed=cfg.seed, frames=frames)
-        # a fork of a process in which torch has threads can hang
-        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), _begin_worker) as pool:
-            list(tqdm(pool.map(work, missing), "drawing people", len(missing), unit=" people", disable=None, leave=False))
-    print(f"{cfg.data_dir}: {len(names)} people, {len(missing)} drawn now, {frames} frames each ({frames / FRAME_RATE:.0f} s)")
+    frames = math.ceil(cfg.minutes * 60 * FRAME_RATE / STEP) * STEP
+    missing = [name for name in names if not last_file(cfg, name).exists()]
+    numbers = {name: number for number, name in enumerate(names)}
+    work = partial(draw, numbers=numbers, data_dir=cfg.data_dir, seed=cfg.seed, frames=frames)
+    for_each(missing, work, dict.fromkeys(missing, frames // STEP), workers=0, worth=500)  # some 3 seconds
+    print(f"{cfg.data_dir}: {len(names)} subjects, {len(missing)} drawn now, {frames / FRAME_RATE:.0f} s each")
 
 
 def flags(settings):
@@ -93,34 +92,42 @@ def call(script, **settings):
     return result
 
 
-def conclusion(table):
-    """One sentence on what ccc.csv, as a table, shows."""
-    means = table[(table["target"] == "arousal") & (table["recording"] == "mean")].set_index("run")["ccc_raw"]
-    visual, teacher, student = (means[[run for run in means.index if run.startswith(stage)][0]] for stage in scores.ROLES)
-    count = len(set(table["recording"]) - set(SUMMARIES))
-    people = f"{count} {'person' if count == 1 else 'people'}"
-    return (f"They show that on arousal, for {people} never trained on, the teacher that sees and hears reaches a mean CCC of "
-            f"{teacher:.2f} and the network that only sees {visual:.2f}; the student, which only sees but was taught by networks that hear and "
-            f"networks that see, reaches {student:.2f} (gap closed: {scores.gap_closed(visual, teacher, student)}). One seed and {people}: a look, "
-            "not a result.")
+def means_of(table):
+    """{stage: mean CCC} of ccc.csv as a table: raw, mean of recordings, then mean of both targets."""
+    means = table[table["recording"] == "mean"].groupby("run")["ccc_raw"].mean()
+    return {stage: float(means[[run for run in means.index if run.startswith(stage)][0]]) for stage in scores.ROLES}
+
+
+def conclusion(table, seed):
+    """Two sentences on what ccc.csv, as a table, shows."""
+    mean, count = means_of(table), len(set(table["recording"]) - set(SUMMARIES))
+    gain = mean["student"] - mean["visual"]
+    return (f"On {count} subjects never trained on, the mean CCC of arousal and valence is {mean['teacher']:.2f} for\n"
+            f"the teacher, which sees the face and hears the voice, {mean['visual']:.2f} for the visual baseline,\n"
+            f"which sees only the face, and {mean['student']:.2f} for the student, which sees only the face, too, but\n"
+            f"was also trained on what audio and visual teachers predict for unlabelled subjects ({gain:+.2f}).\n"
+            f"This is one seed ({seed}), {count} subjects: an illustration, not a result; docs/study.md has results.")
 
 
 def main(argv=None):
     given = parse_config(argv, __file__, __doc__, data_dir="data_demo")
     cfg = parse_config(argv, __file__, __doc__, data_dir="data_demo", **(QUICK if given.quick else {}))
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # redirected into a file, it shows the progress as well
     keep_settings(cfg.data_dir, cfg, "quick minutes subjects unrated seed")
     began, data = time.perf_counter(), {"data_dir": cfg.data_dir}
     names = names_of(cfg.subjects, cfg.unrated)
     draw_corpus(cfg, names)
-    call(annotations, **data)
-    call(face_detector_frameRetention, **data, **FACES)
-    call(audio_extract, **data)
+    call(annotations, **data, **RATE)
+    call(face_detector_frameRetention, **data, **RATE, **FACES, workers=1 if cfg.quick else cores())
+    call(audio_extract, **data, **RATE)
     call(audio_melspec, **data, **SPECS)
-    folds = min(Config().teacher_folds, sum(name.startswith("train") for name in names))
-    call(mmpkd, **data, **NETWORKS, target="both", epochs=EPOCHS[cfg.quick], teacher_folds=folds, seed=cfg.seed, resume=True)
-    plots = call(plot_ccc, **data)
-    print(f"\nPlots: {plots['summary']} (the runs side by side) and {Path(plots['traces'][0]).parent.parent}/ (each person over time)")
-    print(conclusion(plots["ccc"]))
+    call(mmpkd, **data, **TRAINING, **EPOCHS[cfg.quick], teacher_folds=FOLDS, seed=cfg.seed, resume=True)
+    plots = call(plot_ccc, **data, **RATE)
+    traces = Path(plots["traces"][0]).parent.parent
+    print(f"\nFigures: {plots['summary']} (the runs side by side), {traces}/ (every subject over time)\n")
+    print(conclusion(plots["ccc"], cfg.seed) + "\n")
+    print("Next, your own data: README.md, 'Your own RECOLA copy, step by step'.")
     print(f"Done in {(time.perf_counter() - began) / 60:.1f} minutes.")
     return plots["ccc"]
 

@@ -1,8 +1,8 @@
 """Finds, follows and aligns a face: MTCNN where it is new, only its output network where it was a moment ago.
 
-Of each picture of a video the face of one person is wanted, the *subject*: at first the largest face, then the same one
-again. FaceFinder finds all faces in a picture, Follower chooses the subject's, Tracker saves most of the searches while
-the head is still, and crop_face cuts the face out, upright.
+A recording is of one person, the *subject*: the largest face at first, and then the same person's. FaceFinder finds all
+faces in a picture, Follower chooses the subject's, Tracker saves most of the searches while the head is still, and
+crop_face cuts the face out, upright.
 
 Boxes are x1, y1, x2, y2, landmarks (5, 2), both in pixels of the video. A picture is a Picture of support/media.py.
 """
@@ -17,7 +17,7 @@ import numpy as np
 # corner of the mouth. ArcFace's template (Deng et al., 2019), given there in pixels of a 112 px crop.
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
                      [41.5493, 92.3655], [70.7299, 92.2041]]) / 112
-PLACES = TEMPLATE @ (1, 1j)
+PLACES = TEMPLATE @ (1, 1j)  # the same as complex numbers
 
 
 class Face(NamedTuple):
@@ -301,7 +301,7 @@ class Tracker:
         return None if self.motion is not None and _moved(ahead, face) > JUMP * pictures else face
 
     def _search(self, picture, time_s):
-        if self.face:  # other faces, not searched for meanwhile, must not be mistaken for it
+        if self.face:  # other faces, not searched for until now, must not be mistaken for it
             seen = self.find(self.last[0].rgb)[0]
             if not (_widths_apart(seen, self.face.box) <= STRIDE_WIDTHS).any():  # MTCNN misses the tracked face
                 seen = np.concatenate([self.face.box[None], seen])

@@ -47,22 +47,12 @@ import pseudo_labels
 from checks import check_before, describe_way, methods_of
 from losses import DISTILL, ccc_loss
 from models_kd import HINT, forward
-from scores import (
-    ROLES,
-    comparison,
-    how_chosen,
-    outputs,
-    predictions,
-    read_predictions,
-    score,
-    write_predictions,
-)
+from scores import ROLES, comparison, how_chosen, outputs, predictions, read_predictions, score, write_predictions
 from support.devices import first_goes_first, joined, wait_for_others, whole_batch, world
 from training import describe_model, load_model, start_run
 from training import train as train_epochs
 
 # ---- task loss ------------------------------------------------------------------------------------------------------
-
 
 def task_loss(output, gold):
     """1 - CCC of each target over all frames of a batch: Output, (B, T, K) -> (K,)."""

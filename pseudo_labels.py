@@ -154,8 +154,9 @@ def describe(report):
     for target, about in report.items():
         if test := about.get("audio"):
             verdict = "confirmed" if test["passed"] else "not confirmed, not used"
-            lines.append(f"{target}: audio teachers {verdict} (correlation with the same subject exceeds that with others "
-                         f"by {test['excess']:+.2f}, standard error {test['error']:.2f}, {test['recordings']} recordings)")
+            lines.append(f"{target}: audio teachers {verdict} (correlation with the same subject exceeds that with "
+                         f"others by {test['excess']:+.2f}, standard error {test['error']:.2f}, {test['recordings']} "
+                         "recordings)")
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in about["weights"].items())
         lines.append(f"{target}: weights of the teacher ensembles: {shares}")
     return "\n".join(lines)

@@ -98,7 +98,7 @@ def draw_voices(data, rate, people, minutes):
     """Writes synthesised voices, mono 16 bit at `rate` Hz, into data/audio."""
     from scipy.signal import resample_poly
 
-    from drawn_people import FRAME_RATE, SOUND_RATE, Recording
+    from drawn.people import FRAME_RATE, SOUND_RATE, Recording
     (data / "audio").mkdir(parents=True)
     for number in range(people):
         sound = Recording.draw((0, number), round(minutes * 60) * FRAME_RATE).sound

@@ -34,8 +34,8 @@ from audio_melspec import join, mel_spec_of, spectrograms
 from config import Config
 from data import Clips, Recording, image_shapes
 from demo import FACES, NETWORKS, SPECS
-from drawn_people import FRAME_RATE, SOUND_RATE, World
-from drawn_people import Recording as Drawn
+from drawn.people import FRAME_RATE, SOUND_RATE, World
+from drawn.people import Recording as Drawn
 from faces import crop_face
 from mmpkd import task_objective
 from models_kd import build_model

@@ -30,7 +30,7 @@ from facenet_pytorch import MTCNN
 
 import face_detector
 from config import Config
-from drawn_people import FRAME_RATE, Recording, write_video
+from drawn.people import FRAME_RATE, Recording, write_video
 from face_detector import shots, steadied
 from faces import FaceFinder, Follower, Tracker, alignment, one_thread
 from support.errors import run_script

@@ -28,7 +28,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from drawn_people import FRAME_RATE, SOUND_RATE, Recording, write_video
+from drawn.people import FRAME_RATE, SOUND_RATE, Recording, write_video
 from support.errors import UserError, run_script
 
 STEPS = {"face_detector.py": "Cropped_Aligned", "audio_extract.py": "audio_segments", "audio_melspec.py": "specs"}

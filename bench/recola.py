@@ -27,7 +27,7 @@ def measure_faces(folder, clip):
     import crops  # here, because every worker of the scripts for sound imports this file, and needs no torch
     import cv2
 
-    from drawn_people import FRAME_RATE, Recording, write_video
+    from drawn.people import FRAME_RATE, Recording, write_video
     video = folder / "video.mp4"
     if clip:
         crops.loop_to(60, clip, video)

@@ -33,7 +33,7 @@ import face_detector
 import face_detector_frameRetention
 import mmpkd
 from config import Config
-from drawn_people import FRAME_RATE, Recording, write_recording
+from drawn.people import FRAME_RATE, Recording, write_recording
 from support import recordings
 
 SECONDS = 4  # of each drawn person

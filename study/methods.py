@@ -3,7 +3,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from drawn_people import World
+from drawn.people import World
 
 # What the paper's defaults are to RECOLA, these are to a corpus of a few minutes and a machine of two cores.
 FACES = {"face_size": 48}

@@ -76,8 +76,8 @@ class _Sum(torch.autograd.Function):
 def whole_batch(tensor):
     """The rows of all processes' equal shares of a batch, in order, with gradients: (B / n, ...) -> (B, ...).
 
-    CCC is a statistic of the whole batch: every process computes the loss of all of it. As DistributedDataParallel takes the
-    mean of their gradients, which _Sum adds up, each weight gets the gradient that one process would give it.
+    CCC is a statistic of the whole batch: every process computes the loss of all of it. As DistributedDataParallel
+    takes the mean of their gradients, which _Sum adds up, each weight gets the gradient that one process would give it.
     """
     rank, size = world()
     if size == 1:
@@ -96,7 +96,8 @@ def from_first(value, device):
 
 
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm whose statistics are those of all processes' equal shares: nn.SyncBatchNorm does that on GPUs alone."""
+    """Batch norm whose statistics are those of all processes' equal shares: nn.SyncBatchNorm does that on GPUs
+    alone."""
 
     def _check_input_dim(self, pictures):
         pass
@@ -116,7 +117,8 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
-        return (centred * (var + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)).to(given)
+        normed = centred * (var + self.eps).rsqrt().view(shape)
+        return (normed * self.weight.view(shape) + self.bias.view(shape)).to(given)
 
 
 def share_statistics(model):

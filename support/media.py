@@ -256,7 +256,8 @@ def read_sound(path, rate, start_s=None):
         return
     with open_media(path) as container:
         if not container.streams.audio:
-            raise UserError(f"{path} has no sound track: put this recording's sound into audio/ as {path.stem}.wav")
+            raise UserError(f"{path} has no sound track: put the sound of this recording into audio/ as "
+                            f"{path.stem}.wav")
         done = 0
         for frame in _resampled(container, rate):
             block = frame.to_ndarray()[0]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotations import held_out, match_frames, partition_of, read_gold
-from drawn_people import SOUND_RATE, write_video
+from drawn.people import SOUND_RATE, write_video
 from support.errors import UserError
 
 

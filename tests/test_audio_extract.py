@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import audio_extract
 from audio_extract import windows
-from drawn_people import write_video
+from drawn.people import write_video
 from support.files import whole_folder
 
 RATE = 16000

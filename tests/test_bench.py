@@ -11,7 +11,7 @@ import torch
 import mmpkd
 from config import Config
 from demo import FACES, NETWORKS, SPECS
-from drawn_people import World
+from drawn.people import World
 
 BENCH = Path(mmpkd.__file__).parent / "bench"
 CFG = Config(**FACES, **SPECS, **NETWORKS, target="arousal", device="cpu")

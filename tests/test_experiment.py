@@ -16,8 +16,8 @@ from conftest import one_line
 
 import experiment
 import runs
-from drawn_people import Recording as Drawn
-from drawn_people import World
+from drawn.people import Recording as Drawn
+from drawn.people import World
 from experiment import Job
 from study.methods import METHODS, SETTINGS, VOICE
 from study.results import COLUMNS

@@ -8,7 +8,7 @@ import torch
 from facenet_pytorch import MTCNN
 from videos import look_at, shown, sitter
 
-from drawn_people import Recording
+from drawn.people import Recording
 from face_detector import shots
 from faces import TEMPLATE, Face, FaceFinder, Follower, Tracker, alignment, crop_face, one_thread
 from support.media import read_frames
@@ -291,7 +291,7 @@ def test_a_subject_who_comes_back_fast_is_not_taken_for_another_person(find, tmp
     assert 20 < np.count_nonzero(~full) < 60 and np.mean(has_face(seen) == full) >= 0.99
 
 
-@pytest.mark.parametrize("turn, seed", [(0.5, 0), (1.57, 1)])  # radians: as far as drawn people turn, and to the profile
+@pytest.mark.parametrize("turn, seed", [(0.5, 0), (1.57, 1)])  # radians; 1.57: to the profile
 def test_a_head_that_turns_away_and_back_is_followed_or_missing(turn, seed, find, tmp_path):
     drawn = sitter((67, seed), 75)
     drawn.motion.yaw[:] = (-1)**seed * turn * np.interp(np.arange(75), [0, 5, 25, 45, 65], [0, 0, 1, 1, 0])
@@ -373,8 +373,8 @@ def overlap(a, b):
     """Intersection over union of two boxes, counted on a grid of a fifth of a pixel."""
     grid = np.arange(0, 320, 0.2)
     inside = [[(one[i] <= grid) & (grid < one[i + 2]) for i in (0, 1)] for one in (a, b)]
-    shared, areas = np.prod([(inside[0][i] & inside[1][i]).sum() for i in (0, 1)]), [x.sum() * y.sum() for x, y in inside]
-    return shared / (sum(areas) - shared)
+    shared = np.prod([(one & other).sum() for one, other in zip(*inside)])
+    return shared / (sum(x.sum() * y.sum() for x, y in inside) - shared)
 
 
 def eyes_apart(points, reference):
@@ -385,7 +385,7 @@ def eyes_apart(points, reference):
 
 @pytest.fixture(scope="module")
 def beside(find, tmp_path_factory):
-    """A lively drawn person, away for a while: by the tracker on groups and on single pictures, and by all of MTCNN."""
+    """A lively drawn person, away for a while: by the tracker on groups, on single pictures, and by all of MTCNN."""
     folder, drawn = tmp_path_factory.mktemp("beside"), Recording.draw((81, 4), 100)
     drawn.motion.x[40:60] = -300
     ways = [look_at(drawn.frames(), find, folder, every) for every in (EVERY, 1)]

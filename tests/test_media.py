@@ -6,9 +6,11 @@ import av
 import cv2
 import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 from videos import CARD, bars, card, numbers_in, on_show, write_pictures
 
-from drawn_people import SOUND_RATE, write_video
+from drawn.people import FRAME_RATE, SOUND_RATE, Recording, write_video
 from support.errors import UserError
 from support.media import Picture, about_frames, frame_count, open_media, picture_clock, read_frames
 
@@ -101,6 +103,21 @@ def test_pictures_that_cannot_be_decoded_at_the_beginning_are_an_error(tmp_path)
         numbers_in(tmp_path / "from_4.ts")
 
 
+def test_an_mp4_whose_end_is_missing_is_cut_short(tmp_path):
+    """One that says at its beginning where its pictures are."""
+    whole, video = write_pictures(tmp_path / "whole.mp4", [bars(n) for n in range(100)]), tmp_path / "a.mp4"
+    with av.open(str(whole)) as source, av.open(str(video), "w", options={"movflags": "faststart"}) as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    assert numbers_in(video) == list(range(100))
+    video.write_bytes(video.read_bytes()[:video.stat().st_size // 2])
+    with pytest.raises(UserError, match="cut short"):
+        numbers_in(video)
+
+
 def test_a_file_without_pictures_and_one_that_is_empty_are_named(tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="empty.mp4 .*empty"), open_media(tmp_path / "empty.mp4"):
@@ -125,6 +142,34 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 4 * bars(1).nbytes  # 360 pictures more
+
+
+# ---- sound and pictures ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("where, rate", [("track", 25), ("wav", 30)])
+def test_a_flash_and_a_click_are_found_at_the_same_k(where, rate, tmp_path, call):
+    """Through the real scripts, by way of the video's own sound track and of a sound file beside it."""
+    at_s = [0.2, 0.6, 1.0]
+    drawn, sound = Recording.draw((3, 1), 40), np.zeros(int(40 / rate * SOUND_RATE), np.float32)
+    pictures = list(drawn.frames())
+    for flash_s in at_s:
+        n, start = round(flash_s * rate), round(flash_s * SOUND_RATE)
+        pictures[n] = np.clip(pictures[n].astype(int) + 50, 0, 255).astype(np.uint8)
+        sound[start:start + 48] = 0.9 * np.sin(2 * np.pi * 3000 / SOUND_RATE * np.arange(48))  # 3 ms
+    write_video(tmp_path / "videos" / "train_1.mp4", pictures, sound if where == "track" else None, rate)
+    if where == "wav":
+        (tmp_path / "audio").mkdir()
+        soundfile.write(tmp_path / "audio" / "train_1.wav", sound, SOUND_RATE)
+    for script in ("face_detector", "audio_extract", "audio_melspec"):
+        assert call(script, "--data-dir", tmp_path)[0] == 0
+
+    def images(folder):
+        paths = sorted((tmp_path / folder / "train_1").glob("0*g"))
+        return [np.asarray(Image.open(path)).astype(float) for path in paths]
+    light, specs = [crop.mean() for crop in images("Cropped_Aligned")], images("specs")
+    middle = [spec[:, spec.shape[1] // 2].mean() - np.median(spec.mean(0)) for spec in specs]  # the frame's own moment
+    assert len(light) == len(specs) == np.ceil(40 / rate * 25)
+    assert sorted(np.argsort(light)[-3:]) == sorted(np.argsort(middle)[-3:]) == [round(s * FRAME_RATE) for s in at_s]
 
 
 # ---- orientation ----------------------------------------------------------------------------------------------------

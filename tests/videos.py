@@ -5,7 +5,7 @@ import av
 import cv2
 import numpy as np
 
-from drawn_people import Recording, write_video
+from drawn.people import Recording, write_video
 from face_detector import shots, steadied
 from faces import Tracker, one_thread
 from support.media import Picture, read_frames

@@ -1,4 +1,5 @@
-"""The drawn people: who they are, what shows of what they feel, and how it is rated. Each claim is measured on what comes out."""
+"""The drawn subjects: what shows of what they feel, and how it is rated. Each claim is measured on what comes out."""
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,40 +14,20 @@ import torch
 from scipy.signal import find_peaks
 from torchmetrics.functional.regression import concordance_corrcoef
 
-import drawn_people
-from drawn_people import (
-    ACTIONS,
-    FRAME_RATE,
-    HEIGHT,
-    SOUND_RATE,
-    WIDTH,
-    Look,
-    Manner,
-    Motion,
-    Painter,
-    Recording,
-    Voice,
-    World,
-    act,
-    feel,
-    move,
-    rate,
-    room,
-    sheet,
-    speak,
-    synthesise,
-    write_recording,
-    write_video,
-)
+from drawn import FRAME_RATE, HEIGHT, WIDTH, motion, people
+from drawn.faces import Look, Painter, room
+from drawn.motion import ACTIONS, Manner, Motion, act, move
+from drawn.people import Recording, World, feel, rate, sheet, write_recording, write_video
+from drawn.voices import SOUND_RATE, Voice, speak, synthesise
 from faces import FaceFinder
 
 WORLD = World()
 
 
 def same(one, other):
-    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("actions", "sound", "feelings", "gold")) and all(
-        np.array_equal(a, b) for a, b in zip(vars(one.motion).values(), vars(other.motion).values())) and all(
-        np.array_equal(a, b) for a, b in zip(one.frames(), other.frames()))
+    arrays = [(getattr(one, name), getattr(other, name)) for name in ("actions", "sound", "feelings", "gold")]
+    motions = zip(vars(one.motion).values(), vars(other.motion).values())
+    return all(np.array_equal(a, b) for a, b in [*arrays, *motions, *zip(one.frames(), other.frames())])
 
 
 # ---- people ---------------------------------------------------------------------------------------------------------
@@ -63,7 +44,7 @@ def test_the_same_seed_writes_the_same_files(tmp_path):
     for folder in ("a", "b"):
         write_recording(tmp_path / folder, "train_1", Recording.draw((1, 2), 12))
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    assert [str(path) for path in files] == ["audio/train_1.wav", "ratings_gold_standard/train_1.csv", "videos/train_1.mp4"]
+    assert [str(path.parent) for path in files] == ["audio", "ratings_gold_standard", "videos"]
     assert all((tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes() for path in files)
 
 
@@ -72,7 +53,7 @@ def test_people_differ_in_looks():
     for name in ("beard", "glasses", "long_hair"):
         assert 0.1 < np.mean([getattr(look, name) for look in looks]) < 0.9
     assert not any(look.beard and look.long_hair for look in looks)
-    for name in ("width", "jaw", "scale", "eye_x", "brow_y", "brow_h", "mouth_w", "hairline", "nose_w"):  # head shape, brows ...
+    for name in ("width", "jaw", "scale", "eye_x", "brow_y", "brow_h", "mouth_w", "hairline", "nose_w"):
         values = [getattr(look, name) for look in looks]
         assert np.ptp(values) > 0.1 * np.mean(values)
     for name in ("skin", "hair", "shirt", "iris"):
@@ -96,7 +77,7 @@ def test_voices_differ_in_pitch_and_timbre():
 def test_people_differ_in_how_they_show_what_they_feel():
     manners = [Manner.draw(np.random.default_rng(seed), WORLD) for seed in range(200)]
     shown = np.array([manner.shown for manner in manners])
-    assert np.allclose(shown.mean(0), drawn_people.SHOWN, atol=0.15) and (shown.std(0) > 0.05).all()
+    assert np.allclose(shown.mean(0), motion.SHOWN, atol=0.15) and (shown.std(0) > 0.05).all()
     assert np.allclose(np.std([manner.rest for manner in manners], axis=0), WORLD.rest_spread, rtol=0.25)
 
 
@@ -119,8 +100,9 @@ def still():
     return painter, picture
 
 
-@pytest.mark.parametrize("action, low, high", [("smile", 0.2, 0.9), ("jaw_drop", 0.3, 0.9), ("brow_raise", -0.6, 0), ("brow_lower", -0.6, 0.2),
-                                               ("lid_raise", -0.4, 0.1), ("cheek_raise", -0.3, 0.2)])
+@pytest.mark.parametrize("action, low, high", [
+    ("smile", 0.2, 0.9), ("jaw_drop", 0.3, 0.9), ("brow_raise", -0.6, 0), ("brow_lower", -0.6, 0.2),
+    ("lid_raise", -0.4, 0.1), ("cheek_raise", -0.3, 0.2)])
 def test_every_action_is_seen_where_it_belongs(action, low, high, still):
     painter, picture = still
     changed = np.abs(picture(action, 1) - picture(action, 0)).max(-1) > 12
@@ -131,7 +113,10 @@ def test_every_action_is_seen_where_it_belongs(action, low, high, still):
 
 
 def test_eyes_blink_light_changes_and_the_head_moves():
-    motions = [move(np.random.default_rng(seed), Manner.draw(np.random.default_rng(seed), WORLD), np.zeros(1500), WORLD) for seed in range(20)]
+    motions = []
+    for seed in range(20):
+        manner = Manner.draw(np.random.default_rng(seed), WORLD)
+        motions.append(move(np.random.default_rng(seed), manner, np.zeros(1500), WORLD))
     blinks = np.mean([(np.diff((motion.lids > 0.9).astype(int)) == 1).sum() for motion in motions]) / 60
     assert 0.7 * WORLD.blinks_per_s < blinks < 1.3 * WORLD.blinks_per_s
     for name, least in (("yaw", 0.05), ("pitch", 0.03), ("roll", 0.02), ("y", 2), ("light", 0.03), ("gaze_x", 0.1)):
@@ -176,12 +161,13 @@ def test_feelings_show_in_the_face_in_part_and_mixed_with_identity():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         feelings, manner = feel(rng, 1500, WORLD), Manner.draw(rng, WORLD)
-        actions = act(rng, manner, feelings, np.zeros(1500), WORLD) + 1e-6 * rng.standard_normal((6, 1500))  # a jaw may never drop
+        actions = act(rng, manner, feelings, np.zeros(1500), WORLD)
+        actions += 1e-6 * rng.standard_normal((6, 1500))  # a jaw may never drop
         pooled.append(np.vstack([actions, feelings]))
         own.append(np.corrcoef(pooled[-1])[:6, 6:])
     pooled, own = np.corrcoef(np.hstack(pooled))[:6, 6:], np.array(own)
-    for action, feeling, sign in (("smile", 1, 1), ("cheek_raise", 1, 1), ("brow_lower", 1, -1), ("brow_raise", 0, 1), ("lid_raise", 0, 1),
-                                  ("jaw_drop", 0, 1)):
+    for action, feeling, sign in (("smile", 1, 1), ("cheek_raise", 1, 1), ("brow_lower", 1, -1), ("brow_raise", 0, 1),
+                                  ("lid_raise", 0, 1), ("jaw_drop", 0, 1)):
         row = ACTIONS.index(action)
         assert 0.1 < sign * pooled[row, feeling] < 0.9
         assert own[:, row, feeling].std() > 0.03  # everyone's own manner
@@ -199,11 +185,13 @@ def voice_of(arousal, valence, seed, seconds=16):
     loud = librosa.amplitude_to_db(librosa.feature.rms(y=sound, frame_length=512, hop_length=80)[0], top_db=None)
     smooth = np.convolve(loud, np.hanning(13) / np.hanning(13).sum(), "same")  # 200 values a second
     talking = smooth > np.quantile(smooth, 0.95) - 20
-    vowels = np.median(np.abs(librosa.stft(sound, n_fft=512, hop_length=80)[:, talking]) ** 2, axis=1)  # consonants are fewer
+    power = np.abs(librosa.stft(sound, n_fft=512, hop_length=80)[:, talking]) ** 2
+    vowels = np.median(power, axis=1)  # consonants are fewer
     pitch = librosa.yin(sound, fmin=60, fmax=500, sr=SOUND_RATE, frame_length=1024, hop_length=160)
     talking_now = talking[::2][:len(pitch)]
     semitones = 12 * np.log2(pitch[:len(talking_now)][talking_now])
-    return {"loudness": np.median(loud[talking]), "pitch": np.median(semitones), "melody": np.subtract(*np.quantile(semitones, [0.8, 0.2])),
+    return {"loudness": np.median(loud[talking]), "pitch": np.median(semitones),
+            "melody": np.subtract(*np.quantile(semitones, [0.8, 0.2])),
             "brightness": 10 * np.log10(vowels[32:64].sum() / vowels[:32].sum()), "talking": talking.mean(),
             "rate": len(find_peaks(smooth, prominence=3)[0]) / max(talking.mean(), 0.05)}
 
@@ -211,10 +199,12 @@ def voice_of(arousal, valence, seed, seconds=16):
 @pytest.fixture(scope="module")
 def aroused_voices():
     """What changes from low to high arousal in the sound of 8 voices."""
-    return [{name: high - low for (name, high), low in zip(voice_of(1.2, 0, seed).items(), voice_of(-1.2, 0, seed).values())} for seed in range(8)]
+    pairs = [(voice_of(1.2, 0, seed), voice_of(-1.2, 0, seed)) for seed in range(8)]
+    return [{name: high[name] - low[name] for name in high} for high, low in pairs]
 
 
-@pytest.mark.parametrize("heard, least", [("loudness", 2), ("pitch", 1), ("brightness", 1), ("talking", 0.02), ("rate", 0.1)])
+@pytest.mark.parametrize("heard, least", [
+    ("loudness", 2), ("pitch", 1), ("brightness", 1), ("talking", 0.02), ("rate", 0.1)])
 def test_arousal_is_heard(heard, least, aroused_voices):
     """Louder, higher, brighter, with fewer pauses, faster."""
     changes = np.array([one[heard] for one in aroused_voices])
@@ -255,7 +245,8 @@ def test_feelings_have_mean_0_and_spread_1(rated):
 @pytest.mark.parametrize("target", [0, 1])
 def test_ratings_are_the_feelings_some_time_later(target, rated):
     lags = np.arange(0, 4 * FRAME_RATE)
-    curve = np.mean([[np.corrcoef(feelings[target][:7500 - lag], gold[lag:, target])[0, 1] for lag in lags] for feelings, gold in rated], axis=0)
+    curve = np.mean([[np.corrcoef(feelings[target][:7500 - lag], gold[lag:, target])[0, 1] for lag in lags]
+                     for feelings, gold in rated], axis=0)
     assert abs(lags[curve.argmax()] / FRAME_RATE - WORLD.delay_s) < 0.2
     assert 0.75 < curve.max() < 0.99  # with errors of their own
 
@@ -269,7 +260,8 @@ def test_ratings_lie_where_recolas_do(rated):
 
 def test_ratings_change_as_fast_as_recolas(rated):
     """RECOLA's gold standard scores .75 and .77 against itself 60 frames later."""
-    scores = [[float(concordance_corrcoef(torch.tensor(gold[:-60, c]), torch.tensor(gold[60:, c]))) for c in (0, 1)] for _, gold in rated]
+    scores = [[float(concordance_corrcoef(torch.tensor(gold[:-60, c]), torch.tensor(gold[60:, c]))) for c in (0, 1)]
+              for _, gold in rated]
     assert np.abs(np.mean(scores, axis=0) - 0.76).max() < 0.12
 
 
@@ -284,6 +276,17 @@ def test_ratings_of_a_recording_follow_the_feelings_drawn_in_it():
     assert np.mean([np.abs(np.diff(one.gold[:10], axis=0)).max() for one in people]) < 0.05  # no jump into it
 
 
+@pytest.mark.parametrize("look", [dict(glasses=True), dict(beard=True, long_hair=False), dict(long_hair=True)])
+def test_frames_painted_together_are_those_painted_one_by_one(look):
+    rng = np.random.default_rng(3)
+    one, looks = Recording.draw((3, 1), 30), Look.draw(rng)
+    painter = Painter(rng, dataclasses.replace(looks, **look))
+    together = list(painter.frames(one.actions, one.motion, range(0, 30, 5)))
+    assert len(together) == 6
+    for frame, k in zip(together, range(0, 30, 5)):
+        assert np.array_equal(frame, painter.paint(one.actions, one.motion, k))
+
+
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 def test_a_recording_is_written_as_a_corpus_ships(tmp_path):
@@ -292,11 +295,25 @@ def test_a_recording_is_written_as_a_corpus_ships(tmp_path):
     with av.open(str(tmp_path / "videos" / "train_1.mp4")) as video:
         pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
         assert video.streams.video[0].average_rate == FRAME_RATE and video.streams.audio
-    assert len(pictures) == 30 and np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(pictures, drawn.frames())]) < 4
+    assert len(pictures) == 30
+    assert np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(pictures, drawn.frames())]) < 4
     sound, its_rate = soundfile.read(tmp_path / "audio" / "train_1.wav")
     assert its_rate == SOUND_RATE and np.abs(sound - drawn.sound).max() < 1e-4
     rows = (tmp_path / "ratings_gold_standard" / "train_1.csv").read_text().splitlines()
     assert np.abs(np.array([row.split(";") for row in rows], float) - drawn.gold).max() < 1e-4 and len(rows) == 31
+
+
+def test_every_fifth_frame_and_rating_can_be_written_alone(tmp_path):
+    drawn = Recording.draw((1, 1), 30)
+    write_recording(tmp_path, "train_1", drawn, step=5, quick=True)
+    with av.open(str(tmp_path / "videos" / "train_1.mp4")) as video:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        assert video.streams.video[0].average_rate == FRAME_RATE / 5 and video.streams.audio
+    assert len(pictures) == 6
+    for picture, frame in zip(pictures, list(drawn.frames())[::5]):
+        assert np.abs(picture.astype(int) - frame).mean() < 4
+    rows = (tmp_path / "ratings_gold_standard" / "train_1.csv").read_text().splitlines()
+    assert np.abs(np.array([row.split(";") for row in rows], float) - drawn.gold[::5]).max() < 1e-4
 
 
 def test_the_same_pictures_make_the_same_video(tmp_path):
@@ -323,6 +340,7 @@ def test_a_sheet_shows_people_in_rows():
 
 
 def test_run_without_a_file_name_says_how():
-    script = Path(drawn_people.__file__)
-    done = subprocess.run([sys.executable, script.name], cwd=script.parent, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 1 and "python drawn_people.py people.png" in done.stderr
+    folder = Path(people.__file__).parent.parent
+    command = [sys.executable, "-m", "drawn.people"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 1 and "python -m drawn.people" in done.stderr
