@@ -57,11 +57,6 @@ def test_ccc_equals_torchmetrics_up_to_its_sample_moments():
         assert float(ccc(pred, gold)) == pytest.approx(float(concordance_corrcoef(pred, gold)), abs=0.5 / n)
 
 
-def test_ccc_has_population_moments():
-    # cov = 1/4, both variances 1/4, means 1 apart: 2 / 4 / (1/4 + 1/4 + 1); sample moments would give 1/2
-    assert float(ccc(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))) == pytest.approx(1 / 3)
-
-
 @pytest.mark.parametrize("scale, shift", [(1, 0), (0.1, -0.3), (-1, 0)])
 def test_ccc_of_a_straight_line_is_its_closed_form(scale, shift):
     gold = torch.linspace(-1, 1, 101, dtype=torch.float64)
@@ -81,9 +76,6 @@ def test_gradient_at_a_constant_prediction_is_finite_and_points_at_the_gold():
     gold = torch.linspace(-1, 1, 20)
     (1 - ccc(pred, gold)).backward()
     assert torch.isfinite(pred.grad).all() and float((pred.grad * gold).sum()) < 0
-    constant = torch.zeros(20, requires_grad=True)
-    ccc(constant, torch.zeros(20)).backward()
-    assert torch.isfinite(constant.grad).all()
 
 
 def test_ccc_in_single_precision_survives_large_means():
@@ -121,22 +113,15 @@ def test_ccc_loss_leaves_out_frames_without_a_valid_rating():
         assert float(loss[k]) == pytest.approx(1 - naive, abs=1e-5)
 
 
-def test_a_masked_frame_gets_no_gradient():
-    pred = torch.randn(10, 1, requires_grad=True)
-    gold = torch.randn(10, 1)
-    gold[4] = math.nan
-    ccc_loss(pred, gold).sum().backward()
-    assert torch.isfinite(pred.grad).all() and pred.grad[4] == 0 and (pred.grad[[0, 1, 2, 3, 5]] != 0).all()
-
-
-@pytest.mark.parametrize("valid", [0, 1])
-def test_a_target_without_two_valid_ratings_has_no_loss_and_no_gradient(valid):
+@pytest.mark.parametrize("valid", [0, 1, 9])
+def test_frames_without_a_rating_get_no_gradient_and_a_target_needs_two_with_one(valid):
     pred = torch.randn(10, 2, requires_grad=True)
     gold = torch.randn(10, 2)
     gold[valid:, 1] = math.nan
     loss = ccc_loss(pred, gold)
     loss.sum().backward()
-    assert loss.shape == (2,) and loss[1] == 0 and (pred.grad[:, 1] == 0).all() and torch.isfinite(loss).all()
+    assert loss.shape == (2,) and torch.isfinite(loss).all() and (loss[1] == 0) == (valid < 2)
+    assert pred.grad.isfinite().all() and not pred.grad[valid:, 1].any() and pred.grad[:, 1].any() == (valid > 1)
 
 
 # ---- distillation ---------------------------------------------------------------------------------------------------
@@ -244,12 +229,6 @@ def test_rkd_gives_no_gradient_to_frames_that_differ_by_rounding_alone():
     assert float(loss.detach()) > 0 and not student.grad.any()
 
 
-def test_rkd_in_single_precision_survives_features_far_from_zero():
-    student, teacher = features(40)
-    far = rkd(student.float() + 1000, teacher.float() - 1000)
-    assert float(far) == pytest.approx(float(rkd(student, teacher)), rel=1e-3)
-
-
 # ---- ot -------------------------------------------------------------------------------------------------------------
 
 def naive_descriptions(student, teacher):
@@ -292,12 +271,6 @@ def test_ot_is_the_debiased_sinkhorn_divergence_that_pot_finds(n, sizes, noise):
     student, teacher = clips(n, noise, *sizes)
     expected = pot_divergence(student.double(), teacher.double())
     assert expected > 1e-5 and float(ot(student, teacher)) == pytest.approx(expected, abs=1e-4, rel=1e-4)
-
-
-def test_ot_of_unrelated_features_is_what_pot_finds():
-    student, teacher = (x.float() for x in features(128, 4, 40))
-    expected = pot_divergence(student.double(), teacher.double())
-    assert float(ot(student, teacher)) == pytest.approx(expected, abs=1e-4, rel=1e-4)
 
 
 def test_ot_uses_128_evenly_spaced_frames_of_more():
@@ -406,14 +379,8 @@ def test_every_loss_of_the_table_keeps_its_contract(name):
         loss.backward()
         assert loss.shape == () and loss > 0 and torch.isfinite(student.grad).all() and student.grad.any()
         assert 0 <= float(DISTILL[name].compare(student, student.detach().clone()).detach()) < 1e-6
-
-
-@pytest.mark.parametrize("name", DISTILL)
-def test_no_loss_is_below_zero_however_close_the_student_comes(name):
-    torch.manual_seed(12)
-    for closeness in (1e-7, 1e-5, 1e-3) * 2:
-        teacher = torch.randn(60, 8)
-        assert 0 <= float(DISTILL[name].compare(teacher + closeness * torch.randn(60, 8), teacher)) < 1e-2
+        close = student.detach() + 1e-6 * torch.randn(n, 8)
+        assert 0 <= float(DISTILL[name].compare(student, close).detach()) < 1e-2  # rounding does not make it negative
 
 
 @pytest.mark.parametrize("name", DISTILL)
@@ -432,24 +399,15 @@ def test_duplicate_constant_and_zero_features_give_bounded_losses_and_gradients(
     torch.manual_seed(7)
     varied, row = torch.randn(40, 8), torch.randn(1, 8)
     twice = varied[:10].repeat_interleave(4, dim=0)
-    constant = row.repeat(40, 1)
+    constant, one_zero = row.repeat(40, 1), varied * (torch.arange(40) != 4)[:, None]
     for student, teacher in [(twice, varied), (varied, twice), (twice, twice.flip(0)), (twice[:2], varied[:2]),
-                             (constant, varied), (varied, constant), (constant, constant), (row, -row)]:
+                             (constant, varied), (varied, constant), (constant, constant), (row, -row),
+                             *[(one_zero, varied.flip(0))] * (name in RELATIONAL)]:
         student = student.clone().requires_grad_()
         loss = DISTILL[name].compare(student, teacher)
         loss.backward()
         assert 0 <= float(loss.detach()) < 100 and float(student.grad.norm()) < 100
     assert 0 <= DISTILL[name].compare(torch.zeros(20, 8), torch.zeros(20, 8)) <= 1
-
-
-@pytest.mark.parametrize("name", sorted(RELATIONAL))
-def test_a_frame_of_zeros_takes_no_gradient_from_the_others(name):
-    torch.manual_seed(8)
-    student = torch.randn(30, 8)
-    student[4] = 0
-    student.requires_grad_()
-    DISTILL[name].compare(student, torch.randn(30, 8)).backward()
-    assert float(student.grad.norm()) < 100 and (student.grad.abs().sum(1) > 0).sum() >= 29
 
 
 @pytest.mark.parametrize("name", DISTILL)
@@ -488,14 +446,3 @@ def test_a_setting_that_cannot_be_used_is_refused_in_one_line_that_names_the_fau
     with pytest.raises(ValueError) as error:
         parse_distill(text)
     assert keyword in str(error.value) and repr(text) in str(error.value) and "\n" not in str(error.value)
-
-
-@settings(max_examples=300)
-@given(st.lists(st.sampled_from([*DISTILL, *"+:1-e \n", "0.5", "nan", "cosin"]), max_size=8).map("".join))
-def test_any_text_gives_weights_or_an_error_of_one_line(text):
-    try:
-        weights = parse_distill(text)
-    except ValueError as error:
-        assert "\n" not in str(error) and repr(text) in str(error)
-    else:
-        assert weights and set(weights) <= set(DISTILL) and all(0 < weight < math.inf for weight in weights.values())
