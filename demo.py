@@ -127,7 +127,7 @@ def main(argv=None):
     traces = Path(plots["traces"][0]).parent.parent
     print(f"\nFigures: {plots['summary']} (the runs side by side), {traces}/ (every subject over time)\n")
     print(conclusion(plots["ccc"], cfg.seed) + "\n")
-    print("Next, your own data: README.md, 'Your own RECOLA copy, step by step'.")
+    print("Next, your own data: README.md, 'RECOLA in five commands', for any corpus of videos, sound and ratings.")
     print(f"Done in {(time.perf_counter() - began) / 60:.1f} minutes.")
     return plots["ccc"]
 
