@@ -25,18 +25,15 @@ import multiprocessing.connection
 import os
 import shutil
 import signal
-import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 import soundfile
-import torch
 from tqdm import tqdm
 
 import annotations
@@ -57,7 +54,7 @@ from support.errors import SettingsError, UserError, run_script, torch_device
 from support.files import claimed, whole_file, whole_folder
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS, UNLABELLED, keep_settings, shard_of
 from support.settings import parse_config, read_settings
-from support.workers import die_with_parent
+from support.workers import begin_worker
 
 RATE = 5  # ratings, faces and spectrograms per second: frames at 25 are near-duplicates, and cost five times the work
 SECONDS = 30  # of each subject
@@ -111,11 +108,8 @@ def draw_subject(folder, world, seed, numbered_name):
 
 
 def _begin_worker():
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    os.environ["TQDM_DISABLE"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops its workers with SIGTERM
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    os.environ["TQDM_DISABLE"] = "1"  # one progress bar, that of all runs
+    begin_worker()
 
 
 # ---- views: which subjects are rated, unlabelled, reported ----------------------------------------------------------
