@@ -4,17 +4,17 @@ A mistake costs a second here, and hours later on.
 """
 import importlib.util
 
-from data import check_files, check_sets, folds
+from data import check_files, check_sets, folds, split_fold
 from losses import parse_distill
 from models_kd import check_weights
-from runs import INPUTS, PSEUDO, check_trained, needed_by, read_in_training, settings_of, state_of_run, unlabelled_files
+from runs import INPUTS, PSEUDO, check_trained, needed_by, read_in_training, run_folder, settings_of, state_of_run
 from support.errors import SettingsError, UserError
-from support.recordings import PARTITIONS, UNLABELLED
+from support.recordings import PARTITIONS, UNLABELLED, unlabelled_files
 
 
 def describe_way(cfg):
     """How the student will be taught, in one line."""
-    count = len(unlabelled_files(cfg))
+    count = len(unlabelled_files(cfg.annotations_dir, cfg.unlabelled))
     if cfg.distill == PSEUDO:
         kinds = " and ".join(cfg.teachers.split("+"))
         return (f"student: trained on ratings and on pseudo-labels for {count} unlabelled recordings, from {kinds} "
@@ -38,17 +38,28 @@ def check_before(runs):
             check_student(cfg)
         if cfg.tensorboard and not importlib.util.find_spec("tensorboard"):
             raise SettingsError("tensorboard: the package is not installed: pip install tensorboard, or leave it out")
-    todo = [cfg for cfg in runs if state_of_run(cfg) != "finished"]
-    for cfg in todo:
         check_fold(cfg)
+    states = [state_of_run(cfg) for cfg in runs]
+    todo = [cfg for cfg, state in zip(runs, states) if state != "finished"]
+    for cfg, state in zip(runs, states):
         if cfg.stage == "student":
-            check_trained([one for one in needed_by(cfg) if one not in runs])
+            check_teachers(cfg, state, runs, todo)
+    for cfg in todo:
         for kind in ("visual", "audio"):
-            file = getattr(cfg, f"{kind}_weights")
-            if file not in ("", "imagenet") and f"{kind}_weights" in settings_of(cfg):
-                check_weights(getattr(cfg, f"{kind}_backbone"), file)
+            if f"{kind}_weights" in settings_of(cfg):
+                check_weights(getattr(cfg, f"{kind}_backbone"), getattr(cfg, f"{kind}_weights"))
     if todo:
         check_partitions(todo)
+
+
+def check_teachers(cfg, state, runs, todo):
+    """Raises an error if a student lacks teachers that this call does not train, or if it trains them after the
+    student."""
+    needed = needed_by(cfg)
+    if state != "finished":
+        check_trained([one for one in needed if one not in runs])
+    if state != "new" and any(one in todo for one in needed):
+        raise UserError(f"{run_folder(cfg)}/ holds a student whose teachers are to be trained now: delete the folder")
 
 
 def check_partitions(runs):
@@ -58,18 +69,22 @@ def check_partitions(runs):
     sets = {name: check_files(runs[0], inputs[name], folder) for name, folder in PARTITIONS.items()}
     students = any(cfg.stage == "student" and cfg.unlabelled for cfg in runs)
     sets["unlabelled"] = check_files(runs[0], inputs["train"], UNLABELLED) if students else []
-    check_sets(sets, runs[0])
+    for cfg in runs:
+        check_sets(split_fold(sets, cfg), cfg)
 
 
 def check_student(cfg):
     """Raises SettingsError for settings with which a student cannot be trained, or would equal its visual baseline."""
-    equal = "the student would equal the visual baseline"
-    if cfg.distill == PSEUDO and not unlabelled_files(cfg):
-        raise SettingsError(f"distill: pseudo without recordings in {cfg.annotations_dir / UNLABELLED}/: {equal}; "
-                            "add some (annotations.py), or use another --distill")
+    equal, files = "the student would equal the visual baseline", unlabelled_files(cfg.annotations_dir, cfg.unlabelled)
+    if files and cfg.batch_size < 2:
+        raise SettingsError("batch_size: 1 leaves no room for an unlabelled clip beside a rated one: 2 or more was "
+                            "expected, or --unlabelled 0")
+    if cfg.distill == PSEUDO and not files:
+        raise SettingsError(f"distill: pseudo without recordings in {cfg.annotations_dir / UNLABELLED}/ (or with "
+                            f"--unlabelled 0): {equal}; add some (annotations.py), or use another --distill")
     if cfg.distill == PSEUDO and cfg.fold:
         raise SettingsError("fold: not with pseudo-labels: the teachers of the other folds are trained on the "
-                            "subjects that --fold holds out")
+                            "subjects that --fold holds out; use --distill cosine")
     if cfg.distill == PSEUDO:
         return
     methods_of(cfg)

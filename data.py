@@ -25,7 +25,14 @@ from tqdm import tqdm
 
 from support.errors import SettingsError, UserError
 from support.files import whole_file
-from support.recordings import PARTITIONS, UNLABELLED, find_recordings, refuse_summary, valid_labels
+from support.recordings import (
+    PARTITIONS,
+    UNLABELLED,
+    find_recordings,
+    refuse_summary,
+    unlabelled_files,
+    valid_labels,
+)
 from support.settings import part_of
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
@@ -60,20 +67,32 @@ def load_sets(cfg, inputs, val_inputs, unlabelled=False):
     """The recordings of a run: {"train": [Recording], "val": ..., "held_out": of a fold, "unlabelled": ...}.
 
     inputs, val_inputs: what is read for training and for validation ("frames", "specs"); unlabelled: whether the run
-    uses Unlabelled_Set, of which it takes the fraction cfg.unlabelled. Raises UserError if files are missing or
-    unusable.
+    uses Unlabelled_Set. Raises UserError if files are missing or unusable.
     """
     sets = {name: load_recordings(cfg, folder, val_inputs if name == "val" else inputs)
             for name, folder in PARTITIONS.items()}
-    if cfg.fold:
-        i, n = part_of(cfg.fold)
-        fold_of = folds(cfg, n)
-        sets["held_out"] = [recording for recording in sets["train"] if fold_of[recording.name] == i - 1]
-        sets["train"] = [recording for recording in sets["train"] if fold_of[recording.name] != i - 1]
-    others = load_recordings(cfg, UNLABELLED, inputs) if unlabelled else []
-    sets["unlabelled"] = others[:round(cfg.unlabelled * len(others))]
+    sets["unlabelled"] = load_recordings(cfg, UNLABELLED, inputs) if unlabelled else []
+    sets = split_fold(sets, cfg)
     check_sets(sets, cfg)
+    for name, k in itertools.product(PARTITIONS, range(len(cfg.targets))):
+        if unrated := [one.name for one in sets[name] if not is_rated(one, k)]:
+            print(f"{PARTITIONS[name]}: {', '.join(unrated)} has no valid rating of {cfg.targets[k]}: not used for it")
     return sets
+
+
+def split_fold(sets, cfg):
+    """The sets of a run with --fold: subjects of that fold are "held_out" of "train"."""
+    if not cfg.fold:
+        return sets
+    i, n = part_of(cfg.fold)
+    fold_of = folds(cfg, n)
+    return sets | {"held_out": [one for one in sets["train"] if fold_of[one.name] == i - 1],
+                   "train": [one for one in sets["train"] if fold_of[one.name] != i - 1]}
+
+
+def is_rated(recording, k):
+    """Whether a recording has valid ratings of target k: two or more."""
+    return np.isfinite(recording.gold[:, k]).sum() > 1
 
 
 def folds(cfg, count):
@@ -97,13 +116,10 @@ def check_sets(sets, cfg):
         if both := {recording.name for recording in sets[one]} & {recording.name for recording in sets[other]}:
             places = " and in ".join(PARTITIONS.get(name, UNLABELLED) for name in (one, other))
             raise UserError(f"{min(both)} is in {places}: the partitions must not share subjects")
-    for name, k in itertools.product(PARTITIONS, range(len(cfg.targets))):
-        unrated = [recording.name for recording in sets[name] if np.isfinite(recording.gold[:, k]).sum() < 2]
-        if len(unrated) == len(sets[name]):
-            raise UserError(f"{PARTITIONS[name]} has no valid rating of {cfg.targets[k]}: numbers within [-1, 1] were "
-                            "expected")
-        if unrated:
-            print(f"{PARTITIONS[name]}: {', '.join(unrated)} has no valid rating of {cfg.targets[k]}: not used for it")
+    for name, k in itertools.product([name for name in sets if name != "unlabelled"], range(len(cfg.targets))):
+        if not any(is_rated(recording, k) for recording in sets[name]):
+            place = PARTITIONS[name] if not cfg.fold or name == "val" else f"Train_Set ({name} of fold {cfg.fold})"
+            raise UserError(f"{place} has no valid rating of {cfg.targets[k]}: numbers within [-1, 1] were expected")
     for recording in sets["train"] + sets["unlabelled"]:
         if len(recording) < cfg.clip_length:
             raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}")
@@ -112,11 +128,16 @@ def check_sets(sets, cfg):
 # ---- recordings -----------------------------------------------------------------------------------------------------
 
 def annotation_files(cfg, partition):
-    """Annotation CSVs of Train_Set, Val_Set or Unlabelled_Set. Raises UserError if there is none (but
-    Unlabelled_Set)."""
+    """Annotation CSVs of Train_Set or Val_Set, or of Unlabelled_Set the fraction cfg.unlabelled, in order of their
+    names.
+
+    Raises UserError if Train_Set or Val_Set has none.
+    """
+    if partition == UNLABELLED:
+        return unlabelled_files(cfg.annotations_dir, cfg.unlabelled)
     folder = cfg.annotations_dir / partition
     tables = sorted(folder.glob("[!.]*.csv"))  # hidden files are left over from a killed process
-    if not tables and partition != UNLABELLED:
+    if not tables:
         raise UserError(f"{folder}/ holds no annotation files: run annotations.py first")
     return tables
 

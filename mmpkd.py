@@ -25,9 +25,9 @@ from runs import (
     baseline_run,
     check_trained,
     claimed_run,
-    fingerprint,
     list_runs,
     needed_by,
+    needed_run,
     read_in_training,
     run_folder,
     state_of_run,
@@ -47,7 +47,7 @@ import pseudo_labels
 from checks import check_before, describe_way, methods_of
 from losses import DISTILL, ccc_loss
 from models_kd import HINT, forward
-from scores import ROLES, comparison, how_chosen, outputs, predictions, read_predictions, score, write_predictions
+from scores import comparison, how_chosen, outputs, predictions, read_predictions, score, write_predictions
 from support.devices import first_goes_first, joined, wait_for_others, whole_batch, world
 from training import describe_model, load_model, start_run
 from training import train as train_epochs
@@ -136,7 +136,7 @@ GATES = {"adaptive": adaptive_gate, "original": original_gate, "off": no_gate}
 def train_on_ratings(cfg, device):
     """Visual (faces), teacher (faces and spectrograms) and audio (spectrograms): networks trained on the ratings
     alone."""
-    return training_call(cfg, device, lambda sets, shapes: (task_objective, None))
+    return training_call(cfg, device, lambda sets, shapes: (task_objective, sets["train"], []))
 
 
 # ---- Student Training Call ------------------------------------------------------------------------------------------
@@ -149,41 +149,36 @@ def train_student(cfg, device):
 
 
 def label(sets, shapes, cfg, device):
-    """Fills the gaps in the ratings of a student's recordings with pseudo-labels: (objective, fingerprint of the
-    teachers).
+    """(objective, rated, unlabelled recordings) of a student, with pseudo-labels where the ratings have gaps.
 
-    They are made once, by the first of several processes, and lie in the run's labels/.
+    The labels are made once, by the first of several processes, and lie in the run's labels/.
     """
-    folder, taught_by = run_folder(cfg), fingerprint(needed_by(cfg))
-    recordings = sets["train"] + sets["unlabelled"]
+    folder, recordings = run_folder(cfg), sets["train"] + sets["unlabelled"]
     with first_goes_first():
-        about = pseudo_labels.read_about(folder)
-        if about and about.get("taught_by") != taught_by:
-            raise UserError(f"{folder}/ holds a student whose teachers have been trained again since: delete it")
-        if not about:
+        if not (folder / "labels").exists():
             teachers = {stage: [load_teacher(one, shapes, device) for one in runs]
                         for stage, runs in teacher_runs(cfg).items()}
             baseline = load_teacher(baseline_run(cfg), shapes, device) if cfg.confirm_audio else None
+            fold_of = data.folds(cfg, cfg.teacher_folds)
             labels, report = pseudo_labels.pseudo_labels(
-                teachers, recordings, data.folds(cfg, cfg.teacher_folds), cfg.targets, baseline, cfg.calibrate)
-            pseudo_labels.write_labels(folder, labels, cfg.targets, cfg.frame_rate,
-                                       {"taught_by": taught_by, "targets": report})
-    print(pseudo_labels.describe(pseudo_labels.read_about(folder)["targets"]))
-    pseudo_labels.fill_gaps(recordings, pseudo_labels.read_labels(folder, recordings, cfg.targets))
-    return task_objective, taught_by
+                teachers, recordings, fold_of, cfg.targets, baseline, cfg.calibrate)
+            pseudo_labels.write_labels(folder, labels, report, cfg.targets, cfg.frame_rate)
+    print(pseudo_labels.describe(pseudo_labels.read_report(folder)))
+    labels = pseudo_labels.read_labels(folder, recordings, cfg.targets)
+    return task_objective, *(pseudo_labels.with_labels(sets[name], labels) for name in ("train", "unlabelled"))
 
 
 def distil(sets, shapes, cfg, device):
-    """The Distillation of a student whose recordings get their teacher's outputs: (objective, fingerprint of the
-    teacher)."""
+    """(objective, rated, unlabelled recordings) of a student; the recordings get their teacher's outputs."""
     (one,) = teacher_runs(cfg)["teacher"]
     recordings = sets["train"] + sets["unlabelled"]
     add_teacher_outputs(recordings, load_teacher(one, shapes, device))
     if cfg.gate == "adaptive" and not any(value > 0 for value in teacher_ccc(recordings, len(cfg.targets))):
-        print("the teacher's CCC on its own training recordings is not above 0: the gate gives it no weight, and the "
-              "student will equal the visual baseline")
+        print("the teacher's CCC on its own training recordings is not above 0: the gate gives it hardly any weight, "
+              "and the student may equal the visual baseline")
     torch.manual_seed(cfg.seed)  # the adapters
-    return Distillation(methods_of(cfg), cfg.gate, cfg.distill_weight).to(device), fingerprint([one])
+    objective = Distillation(methods_of(cfg), cfg.gate, cfg.distill_weight).to(device)
+    return objective, sets["train"], sets["unlabelled"]
 
 
 def add_teacher_outputs(recordings, teacher):
@@ -229,7 +224,7 @@ def train(cfg, device):
 def training_call(cfg, device, teach):
     """Trains cfg.stage, writes the predictions of the epoch that is kept, returns its scores on Val_Set.
 
-    teach(sets, shapes) -> (objective, fingerprint of the teachers or None)
+    teach(sets, shapes) -> (objective, rated recordings, unlabelled recordings)
     """
     folder, state = run_folder(cfg), state_of_run(cfg)
     wait_for_others()
@@ -242,17 +237,15 @@ def training_call(cfg, device, teach):
     with claimed_run(folder, world()[0] == 0):
         if (folder / "last.pt").exists() != (state == "stopped"):
             raise UserError(f"{folder}/ has just been trained by another process: run the same again")
-        if state == "new":
-            shutil.rmtree(folder / "labels", ignore_errors=True)  # left over from a run that was deleted or never began
-        objective, taught_by = teach(sets, shapes)
+        if state == "new" and world()[0] == 0:
+            shutil.rmtree(folder / "labels", ignore_errors=True)  # of a run that never began
+        objective, rated, unlabelled = teach(sets, shapes)
         inputs = ("frames", "taught") if isinstance(objective, Distillation) else INPUTS[cfg.stage]
-        clips = data.Clips(sets["train"], cfg.batch_size, cfg.clip_length, inputs, cfg.seed, cfg.epoch_steps,
-                           sets.pop("unlabelled"))
-        training = start_run(cfg, state, shapes, getattr(objective, "adapters", None), taught_by, device)
-        about = describe_model(cfg, shapes) | ({"taught_by": taught_by} if taught_by else {})
+        clips = data.Clips(rated, cfg.batch_size, cfg.clip_length, inputs, cfg.seed, cfg.epoch_steps, unlabelled)
+        training = start_run(cfg, state, shapes, getattr(objective, "adapters", None), device)
         chosen_on = sets.get("held_out", sets["val"])
         train_epochs(training, objective, clips, lambda model: score(predictions(model, chosen_on, cfg), cfg.targets),
-                     folder, about)
+                     folder, describe_model(cfg, shapes))
         scores = finish_run(folder, sets, cfg, device) if world()[0] == 0 else None
     wait_for_others()
     return scores
@@ -261,7 +254,8 @@ def training_call(cfg, device, teach):
 def finish_run(folder, sets, cfg, device):
     """Writes the predictions of the network that is kept, which marks the run as finished: its scores on Val_Set."""
     model, state = load_model(folder / "best.pt")
-    tables = {name: predictions(model.to(device), recordings, cfg) for name, recordings in sets.items()}
+    tables = {name: predictions(model.to(device), recordings, cfg) for name, recordings in sets.items()
+              if name != "unlabelled"}
     write_predictions(folder, tables)
     scores = score(tables["val"], cfg.targets)
     why = "was the last" if cfg.keep == "last" else f"had the best {'held-out' if cfg.fold else 'validation'} CCC"
@@ -275,12 +269,15 @@ def main(argv=None):
     if cfg.list:
         return print(list_runs(cfg.run_root))
     cfg = with_way(cfg) if cfg.stage in ("student", "all") else cfg
-    calls = {stage: dataclasses.replace(cfg, stage=stage) for stage in (ROLES if cfg.stage == "all" else [cfg.stage])}
-    extra = [one for one in needed_by(calls["student"]) if one not in calls.values()] if cfg.stage == "all" else []
+    calls, extra = {cfg.stage: cfg}, []
+    if cfg.stage == "all":
+        calls = {stage: needed_run(cfg, stage=stage) for stage in ("visual", "teacher")}
+        calls["student"] = dataclasses.replace(cfg, stage="student")
+        extra = [one for one in needed_by(calls["student"]) if one not in calls.values()]
     with joined(cfg) as device:
+        check_before([*calls.values(), *extra])
         if "student" in calls:
             print(describe_way(calls["student"]))
-        check_before([*calls.values(), *extra])
         scores = {stage: train(one, device) for stage, one in calls.items() if stage != "student"}
         for one in extra:
             train(one, device)

@@ -124,8 +124,11 @@ NESTS = {"state_dict": IMAGENET, "model": IMAGENET, "net": UNSCALED}  # entries 
 
 
 def check_weights(name, weights):
-    """Raises UserError if the setting `weights` cannot be loaded into the backbone `name`. Downloads nothing."""
-    if weights not in ("", "imagenet"):
+    """Raises UserError if the setting `weights` cannot be loaded into the backbone `name`; imagenet is downloaded
+    here."""
+    if weights == "imagenet":
+        _downloaded(name)  # now rather than hours later; it is kept in torch's own cache
+    elif weights:
         with torch.device("meta"):  # names and shapes without values
             own = _network(name, 3).state_dict()
         _fitting(own, _read_weights(weights)[0], name, weights)

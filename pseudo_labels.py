@@ -10,6 +10,7 @@ labels/<id>.csv (time_s,arousal,valence of every recording, rated ones out of fo
 
 Shapes: N frames, K targets, G teachers.
 """
+import dataclasses
 import json
 
 import numpy as np
@@ -162,23 +163,23 @@ def describe(report):
     return "\n".join(lines)
 
 
-def write_labels(folder, labels, targets, frame_rate, about):
-    """Writes labels/<id>.csv of {id: (N, K)} into a run's folder, and `about` (plain values) to
-    labels/teachers.json."""
+def write_labels(folder, labels, report, targets, frame_rate):
+    """Writes labels/<id>.csv of {id: (N, K)} into a run's folder, and the report to labels/teachers.json."""
     with whole_folder(folder / "labels") as part:
         for name, series in labels.items():
             table = pd.DataFrame(dict(zip(targets, series.astype(np.float32).T)))
             table.insert(0, "time_s", np.round(np.arange(len(series)) / frame_rate, 4))
             write_table(table, part / f"{name}.csv", digits=9)  # float32, exactly
-        (part / "teachers.json").write_text(json.dumps(about, indent=1) + "\n")
+        (part / "teachers.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
-def read_about(folder):
-    """labels/teachers.json of a run, {} if there are no labels or the file cannot be read."""
+def read_report(folder):
+    """The report in labels/teachers.json of a run. Raises UserError if it cannot be read."""
+    path = folder / "labels" / "teachers.json"
     try:
-        return dict(json.loads((folder / "labels" / "teachers.json").read_text()))
+        return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
-        return {}
+        raise UserError(f"{path} is missing or cannot be read: delete {folder / 'labels'}/ and run again") from None
 
 
 def read_labels(folder, recordings, targets):
@@ -197,8 +198,7 @@ def read_labels(folder, recordings, targets):
     return labels
 
 
-def fill_gaps(recordings, labels):
-    """Puts labels {id: (N, K)} where the recordings have no valid rating."""
-    for recording in recordings:
-        gold = recording.gold
-        recording.gold = np.where(np.isnan(gold), labels[recording.name], gold).astype(np.float32)
+def with_labels(recordings, labels):
+    """Copies of the recordings with labels {id: (N, K)} where they have no valid rating."""
+    return [dataclasses.replace(one, gold=np.where(np.isnan(one.gold), labels[one.name], one.gold).astype(np.float32))
+            for one in recordings]

@@ -12,9 +12,10 @@ import numpy as np
 
 from support.errors import SettingsError, UserError
 from support.files import claimed, is_claimed
-from support.recordings import PARTITIONS, UNLABELLED
+from support.recordings import PARTITIONS, UNLABELLED, unlabelled_files
 from support.settings import field_notes, fields_of, read_settings
 
+KEEP_BOTH = "keep both with --variant WORD, or delete the folder"
 AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # for a run whose folder is damaged
 # What the network of each stage is fed
 INPUTS = {"visual": ("frames",), "student": ("frames",), "audio": ("specs",), "teacher": ("frames", "specs")}
@@ -50,8 +51,8 @@ def settings_of(cfg):
 def state_of_run(cfg):
     """"new", "stopped" or "finished".
 
-    Raises UserError if a process is training it, if it has other settings or subjects, or if it is stopped and --resume
-    was not given.
+    Raises UserError if a process is training it, if it has other settings, epochs, subjects or teachers, or if it is
+    stopped and --resume was not given.
     """
     folder = run_folder(cfg)
     if is_claimed(folder):
@@ -60,29 +61,30 @@ def state_of_run(cfg):
         return "new"
     before = read_settings(folder / "config.json")
     check_same(folder, before, settings_of(cfg))
-    check_subjects(cfg)
-    finished = (folder / "predictions").exists()
-    if finished and cfg.epochs <= before.get("epochs", 0):
+    check_origin(cfg)
+    finished, epochs = (folder / "predictions").exists(), before.get("epochs", 0)
+    if cfg.epochs < epochs:
+        raise UserError(f"{folder}/ holds a run of {epochs} epochs, {cfg.epochs} are wanted now: {KEEP_BOTH}")
+    if finished and cfg.epochs == epochs:
         return "finished"
     if not cfg.resume:
-        was = f"finished after {before['epochs']} epochs, {cfg.epochs} are wanted now" if finished else "stopped"
+        was = f"finished after {epochs} epochs, {cfg.epochs} are wanted now" if finished else "stopped"
         raise UserError(f"{folder}/ holds a run that was {was}: continue it with --resume, or delete the folder")
     return "stopped"
 
 
 def needed_run(cfg, **changes):
-    """Settings of a run that another one needs, cfg with `changes`.
+    """Settings of a run that another one needs: cfg with `changes`.
 
-    A run with a --variant uses that variant's runs where they exist, and else those without a variant if their settings
-    are the same; what is missing is trained as this variant.
+    A run with a --variant uses that variant's runs where they exist, and else those without a variant if they are
+    finished and of the same settings and subjects; what is missing is trained as this variant.
     """
     own = dataclasses.replace(cfg, **changes)
     plain = dataclasses.replace(own, variant="")
-    if cfg.variant and not run_folder(own).exists() and (run_folder(plain) / "best.pt").exists():
-        with contextlib.suppress(SettingsError):  # of another version
-            before = read_settings(run_folder(plain) / "config.json")
-            if not changed(before, settings_of(plain) | {"epochs": plain.epochs}):
-                return plain
+    if cfg.variant and not run_folder(own).exists():
+        with contextlib.suppress(UserError):
+            check_trained([plain])
+            return plain
     return own
 
 
@@ -94,31 +96,32 @@ def changed(before, now):
 def check_same(folder, before, now):
     """Raises UserError, naming the first, if anything has changed()."""
     for name, was, value in changed(before, now):
-        raise UserError(f"{folder}/ holds a run with {name} {was}, now it is {value}: keep both with --variant WORD, "
-                        "or delete the folder")
+        raise UserError(f"{folder}/ holds a run with {name} {was}, now it is {value}: {KEEP_BOTH}")
 
 
-def subjects_of(cfg):
-    """{partition: ids} of the subjects that a run is trained on."""
-    partitions = [PARTITIONS["train"]] + [UNLABELLED] * bool(cfg.stage == "student" and cfg.unlabelled)
-    return {name: sorted(path.stem for path in (cfg.annotations_dir / name).glob("[!.]*.csv")) for name in partitions}
+def origin_of(cfg):
+    """What a run is made of beside its settings: {partition: ids of its subjects}; of a student also "taught_by"."""
+    partitions = [*PARTITIONS.values()] + [UNLABELLED] * bool(cfg.stage == "student" and cfg.unlabelled)
+    ids = {name: sorted(path.stem for path in (cfg.annotations_dir / name).glob("[!.]*.csv")) for name in partitions}
+    return ids | ({"taught_by": fingerprint(needed_by(cfg))} if cfg.stage == "student" else {})
 
 
-def check_subjects(cfg):
-    """Raises UserError if a run was trained on other subjects: the folds are drawn over all of them."""
-    folder = run_folder(cfg)
-    if not (folder / "people.json").exists():  # of an older version
-        return
+def check_origin(cfg):
+    """Raises UserError if a run is of other subjects (the folds are drawn over all of them) or of other teachers."""
+    folder, now = run_folder(cfg), origin_of(cfg)
     try:
-        before = json.loads((folder / "people.json").read_text())
-        differ = {name: set(ids) ^ set(before[name]) for name, ids in subjects_of(cfg).items()}
-    except (OSError, ValueError, KeyError, TypeError):
+        before = dict(json.loads((folder / "people.json").read_text()))
+        teachers = [origin.pop("taught_by", "") for origin in (before, now)]
+        differ = {name: set(ids) ^ set(before.get(name, ids)) for name, ids in now.items()}
+    except (OSError, ValueError, TypeError):
         raise UserError(f"{folder / 'people.json'} cannot be read: {AGAIN.format(folder)}") from None
+    if all(teachers) and teachers[0] != teachers[1]:
+        raise UserError(f"{folder}/ holds a student whose teachers (or visual baseline) have been trained again since: "
+                        "delete the folder")
     for name, ids in differ.items():
         for one in sorted(ids)[:1]:
             was = "was" if one in before[name] else "was not"
-            raise UserError(f"{folder}/ holds a run that was trained when {one} {was} in {name}: keep both with "
-                            "--variant WORD, or delete the folder")
+            raise UserError(f"{folder}/ holds a run that was trained when {one} {was} in {name}: {KEEP_BOTH}")
 
 
 @contextlib.contextmanager
@@ -156,18 +159,23 @@ def needed_by(cfg):
 
 
 def fingerprint(runs):
-    """A hash of the networks of some runs: it differs when one of them is trained again."""
-    return hashlib.sha1(b"".join((run_folder(one) / "best.pt").read_bytes() for one in runs)).hexdigest()[:16]
+    """A hash of the networks of some runs, which differs when one of them is trained again; "" if one is missing."""
+    paths = [run_folder(one) / "best.pt" for one in runs]
+    if not all(path.exists() for path in paths):
+        return ""
+    return hashlib.sha1(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def check_trained(runs):
-    """Raises SettingsError if one of these runs is missing, UserError if it was trained on other subjects."""
+    """Raises SettingsError if one of these runs is not finished, UserError if it has other settings or subjects."""
     for one in runs:
-        if not (run_folder(one) / "best.pt").exists():
+        folder = run_folder(one)
+        if not (folder / "predictions").exists():
             flags = f"--stage {one.stage}" + f" --fold {one.fold}" * bool(one.fold)
-            raise SettingsError(f"the student needs {run_folder(one)}/best.pt, which is missing: run {flags} first "
-                                "(--stage all does)")
-        check_subjects(one)
+            what = "is not finished" if (folder / "last.pt").exists() else "is missing"
+            raise SettingsError(f"the student needs {folder}/, which {what}: run {flags} first (--stage all does)")
+        check_same(folder, read_settings(folder / "config.json"), settings_of(one) | {"epochs": one.epochs})
+        check_origin(one)
 
 
 def read_in_training(cfg):
@@ -182,13 +190,8 @@ def with_way(cfg):
     cosine."""
     if cfg.distill != "auto":
         return cfg
-    return dataclasses.replace(cfg, distill=PSEUDO if unlabelled_files(cfg) else "cosine")
-
-
-def unlabelled_files(cfg):
-    """The annotation files of Unlabelled_Set that a student uses."""
-    files = sorted((cfg.annotations_dir / UNLABELLED).glob("[!.]*.csv"))
-    return files[:round(cfg.unlabelled * len(files))]
+    unlabelled = unlabelled_files(cfg.annotations_dir, cfg.unlabelled)
+    return dataclasses.replace(cfg, distill=PSEUDO if unlabelled else "cosine")
 
 
 # ---- what is there --------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from augmentation import draw_augmentation, on_device
 from config import Config
 from data import prefetch, seed_of
 from models_kd import MODELS, build_model
-from runs import check_same, run_folder, settings_of, subjects_of
+from runs import check_same, origin_of, run_folder, settings_of
 from support.devices import from_first, share_statistics, world
 from support.errors import UserError
 from support.files import whole_file
@@ -83,16 +83,16 @@ def describe_model(cfg, shapes):
 
 # ---- the beginning of a run -----------------------------------------------------------------------------------------
 
-def start_run(cfg, state, shapes, adapters, taught_by, device):
+def start_run(cfg, state, shapes, adapters, device):
     """The Training of a run that is "new" or "stopped" (runs.state_of_run), its folder made ready.
 
-    adapters: of its objective, or None; taught_by: fingerprint of a student's teachers, or None.
+    adapters: of its objective, or None.
     """
     torch.manual_seed(cfg.seed)
     folder, model = run_folder(cfg), build_model(cfg.stage, cfg, shapes).to(device)
     training = Training(model, cfg, adapters)
     if state == "stopped":
-        resume(training, folder, shapes, taught_by, cfg)
+        resume(training, folder, shapes, cfg)
     else:
         training.precision = choose_precision(cfg.precision, device)
     if world()[0] == 0:
@@ -104,13 +104,10 @@ def start_run(cfg, state, shapes, adapters, taught_by, device):
     return training
 
 
-def resume(training, folder, shapes, taught_by, cfg):
-    """Continues from last.pt. Raises UserError if it is damaged, or of other settings, image sizes or teachers."""
+def resume(training, folder, shapes, cfg):
+    """Continues from last.pt. Raises UserError if it is damaged, or of other settings or image sizes."""
     state = load_checkpoint(folder / "last.pt")
     check_same(folder, state["config"] | state["shapes"], settings_of(cfg) | shapes)
-    if state.get("taught_by") != taught_by:
-        raise UserError(f"{folder}/ holds a student whose teachers (or visual baseline) have been trained again since: "
-                        "delete the folder")
     try:
         training.load(state)
     except (KeyError, RuntimeError, ValueError):
@@ -120,13 +117,14 @@ def resume(training, folder, shapes, taught_by, cfg):
 
 def prepare_folder(folder, epoch, cfg):
     """A run's folder as it is after `epoch` epochs: later log lines and leftovers of a killed process are removed."""
-    for leftover in folder.glob(".*"):
+    unfinished = [folder / "best.pt"] if epoch == 0 else []  # written before the first last.pt
+    for leftover in [*folder.glob(".*"), *unfinished]:
         if leftover.is_file():
             leftover.unlink()
     shutil.rmtree(folder / "predictions", ignore_errors=True)  # of a run that is trained for more epochs
     log = folder / "log.jsonl"
     lines = log.read_text().splitlines(keepends=True)[:epoch] if log.exists() else []
-    for path, text in ((log, "".join(lines)), (folder / "people.json", json.dumps(subjects_of(cfg), indent=1) + "\n")):
+    for path, text in ((log, "".join(lines)), (folder / "people.json", json.dumps(origin_of(cfg), indent=1) + "\n")):
         with whole_file(path) as part:
             part.write_text(text)
     save_settings(cfg, folder / "config.json")

@@ -1,6 +1,7 @@
 """The recordings of a corpus on disk: ids, frames, sound, and the settings that a folder was made with."""
 import glob
 import json
+import math
 import re
 from pathlib import Path
 
@@ -146,3 +147,9 @@ def _lines(path):
 def valid_labels(labels):
     """Mask of the valid ratings, those in [-1, 1] and not NaN. Same shape as `labels`."""
     return np.abs(labels) <= 1  # False for NaN
+
+
+def unlabelled_files(annotations_dir, fraction):
+    """The annotation CSVs of that fraction of Unlabelled_Set, rounded up, in the order of their names."""
+    files = sorted((annotations_dir / UNLABELLED).glob("[!.]*.csv"))
+    return files[:math.ceil(fraction * len(files))]

@@ -92,7 +92,9 @@ def check_settings(cfg, read=()):
     for name in KINDS:
         setattr(cfg, name, _checked(name, getattr(cfg, name)))
     samples, segment = cfg.segment_s * cfg.audio_rate, f"segment_s {cfg.segment_s:g} at {cfg.audio_rate} Hz"
+    word = re.fullmatch(r"[\w-]*", cfg.variant) and not re.match(r"fold\d+of\d+", cfg.variant)
     conflicts = [  # fields, whether they conflict, message
+        ("variant", not word, f"variant: {cfg.variant!r}: letters, digits, - and _ were expected, and no fold1of2"),
         *((name, getattr(cfg, name) and not part_of(getattr(cfg, name)),
            f"{name}: {getattr(cfg, name)!r} is not i/n with i from 1 to n, such as 1/4") for name in ("shard", "fold")),
         ("fold", cfg.fold.endswith("/1"), f"fold: {cfg.fold!r} holds out all subjects; n must be 2 or more"),

@@ -1,37 +1,56 @@
-"""A small drawn corpus, run once through every step of the preprocessing and the training. Tests copy what they change."""
+"""A small drawn corpus, run once through all of the preprocessing and the training. Tests copy what they change."""
+import contextlib
+import io
 import shutil
+import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import drawn.people
 import mmpkd
+import training
 from config import Config
 from data import Batch, Recording
 from runs import read_log
 from support import errors
 
-PEOPLE = ["train_1", "train_2", "dev_1"]
+SUBJECTS = ["train_1", "train_2", "dev_1"]
+UNRATED = {"x_1": "train_2", "x_2": "dev_1"}  # the unlabelled recordings of pseudo_corpus: {id: whose images they are}
 FRAMES = 60  # of each
 SMALL = ["--face-size", "32"]  # settings of the steps, so that tests are quick
 STEPS = {"annotations": [], "face_detector": SMALL, "audio_extract": [], "audio_melspec": ["--n-mels", "16"]}
-TINY = ["--visual-backbone", "small_cnn", "--audio-backbone", "small_cnn", "--feature-size", "16", "--gru-size", "16",
-        "--epochs", "2", "--clip-length", "10", "--learning-rate", "0.001", "--device", "cpu",
-        "--teachers", "joint", "--teacher-folds", "0", "--no-calibrate", "--distill", "cosine", "--distill-weight", "0.5", "--gate", "adaptive"]
+TINY = ["--visual-backbone", "tiny_cnn", "--audio-backbone", "tiny_cnn", "--feature-size", "16", "--gru-size", "16",
+        "--epochs", "2", "--epoch-steps", "2", "--clip-length", "10", "--learning-rate", "0.001", "--device", "cpu",
+        "--teacher-folds", "2"]
 SHAPES = {"frames": (3, 16, 16), "specs": (1, 8, 16)}
 STAGES = ["visual", "teacher", "student", "audio"]
 CPU = torch.device("cpu")
+DEADLINE_S = 300  # of everything that a test waits for
+
+
+draw_curves = training.RunFiles.draw
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves():
+    """Runs draw no curves: that takes several times as long as a tiny run itself. draw_curves is what they would do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.RunFiles, "draw", lambda self, last=False: (self.folder / "curves.png").touch())
+        yield
 
 
 @pytest.fixture(scope="session")
 def raw_corpus(tmp_path_factory):
     """Data folder with videos, sound and ratings as a corpus ships them. Read only."""
     folder = tmp_path_factory.mktemp("raw") / "data"
-    for number, name in enumerate(PEOPLE):
+    for number, name in enumerate(SUBJECTS):
         drawn.people.write_recording(folder, name, drawn.people.Recording.draw((7, number), FRAMES))
     return folder
 
@@ -58,6 +77,11 @@ def made(made_corpus, tmp_path):
     return shutil.copytree(made_corpus, tmp_path / "data")
 
 
+def copied(folder, to):
+    """A copy of a corpus without what training does not read."""
+    return shutil.copytree(folder, to, ignore=shutil.ignore_patterns("audio_segments", "videos", "audio"))
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """call("audio_extract", "--data-dir", folder) -> (exit code, stdout, stderr) of a script, as its user gets them."""
@@ -74,10 +98,9 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def trained_corpus(made_corpus, tmp_path_factory):
-    """made_corpus with a finished run of every stage for both targets. Read only."""
-    folder = tmp_path_factory.mktemp("trained") / "data"
-    shutil.copytree(made_corpus, folder)
-    for stage in STAGES:
+    """made_corpus with a finished run of every stage for both targets; the student is distilled. Read only."""
+    folder = copied(made_corpus, tmp_path_factory.mktemp("trained") / "data")
+    for stage in ("audio", "all"):
         mmpkd.main(["--data-dir", str(folder), *TINY, "--target", "both", "--stage", stage])
     return folder
 
@@ -85,33 +108,76 @@ def trained_corpus(made_corpus, tmp_path_factory):
 @pytest.fixture
 def trained(trained_corpus, tmp_path):
     """A copy of trained_corpus to change at will."""
-    return shutil.copytree(trained_corpus, tmp_path / "data")
+    return copied(trained_corpus, tmp_path / "data")
 
 
-def run_of(folder, stage, target="both"):
-    return folder / "runs" / (f"{stage}_{target}" + "_cosine" * (stage == "student"))
+@pytest.fixture(scope="session")
+def pseudo_corpus(trained_corpus, tmp_path_factory):
+    """trained_corpus with unlabelled recordings, the teacher ensembles and a student of pseudo-labels. Read only.
+
+    printed.txt holds what `mmpkd.py --stage all` printed.
+    """
+    folder = copied(trained_corpus, tmp_path_factory.mktemp("pseudo") / "data")
+    shutil.rmtree(run_of(folder, "student"))
+    for name, of in UNRATED.items():
+        add_unlabelled(folder, name, of)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        mmpkd.main(["--data-dir", str(folder), *TINY, "--target", "both"])
+    (folder / "printed.txt").write_text(printed.getvalue())
+    return folder
+
+
+@pytest.fixture
+def pseudo(pseudo_corpus, tmp_path):
+    """A copy of pseudo_corpus to change at will."""
+    return copied(pseudo_corpus, tmp_path / "data")
+
+
+def run_of(folder, stage, target="both", distill="cosine"):
+    return folder / "runs" / (f"{stage}_{target}" + f"_{distill}" * (stage == "student"))
+
+
+def table_of(folder, name):
+    """Path of the annotation file of a recording."""
+    return next((folder / "Annotations").glob(f"*/{name}.csv"))
+
+
+def rate(folder, name, rating, target="arousal"):
+    """Makes every rating of a recording the same text."""
+    table = pd.read_csv(table_of(folder, name), dtype=str)
+    table[target] = rating
+    table.to_csv(table_of(folder, name), index=False)
+
+
+def add_unlabelled(folder, name="x_1", of="train_2"):
+    """A recording in Unlabelled_Set that has the images of another one."""
+    unlabelled = folder / "Annotations" / "Unlabelled_Set"
+    unlabelled.mkdir(exist_ok=True)
+    table = pd.read_csv(table_of(folder, of), dtype=str)
+    table[["image path", "spec path"]].to_csv(unlabelled / f"{name}.csv", index=False)
 
 
 def tiny_config(**changes):
-    small = dict(visual_backbone="small_cnn", audio_backbone="small_cnn", feature_size=16, gru_size=16, clip_length=10, device="cpu",
-                 teachers="joint", teacher_folds=0, calibrate=False, distill="cosine", distill_weight=0.5, gate="adaptive")
+    small = dict(visual_backbone="tiny_cnn", audio_backbone="tiny_cnn", feature_size=16, gru_size=16, clip_length=10,
+                 device="cpu", teacher_folds=2, distill="cosine")
     return Config(**small | changes)
 
 
-def easy_set(name, frames, seed):
-    """A Recording whose pictures are as bright, and whose spectrograms as dark, as its arousal is high."""
+def easy_recording(name, frames, seed):
+    """A Recording whose images are as bright, and whose spectrograms as dark, as its arousal is high."""
     draw = np.random.default_rng(seed)
     gold = 0.8 * np.sin(np.arange(frames) / 9 + draw.uniform(0, 6)).astype(np.float32)
     level = (gold[:, None, None, None] + 1) / 2
     arrays = {"frames": 20 + 200 * level + draw.normal(0, 10, (frames, *SHAPES["frames"])),
               "specs": 20 + 200 * (1 - level) + draw.normal(0, 10, (frames, *SHAPES["specs"]))}
-    return Recording(name, gold[:, None], {}, {key: array.clip(0, 255).astype(np.uint8) for key, array in arrays.items()})
+    arrays = {key: array.clip(0, 255).astype(np.uint8) for key, array in arrays.items()}
+    return Recording(name, gold[:, None], {}, arrays)
 
 
 def easy_batch(clips=3, frames=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    pictures = [torch.rand(clips, frames, *SHAPES[name], generator=generator) for name in ("frames", "specs")]
-    return Batch(*pictures, torch.rand(clips, frames, 1, generator=generator) * 2 - 1)
+    images = [torch.rand(clips, frames, *SHAPES[name], generator=generator) for name in ("frames", "specs")]
+    return Batch(*images, torch.rand(clips, frames, 1, generator=generator) * 2 - 1)
 
 
 def same(one, other):
@@ -136,3 +202,65 @@ def one_line(code, err, expected=1):
     """The message of a script that failed as it should: one line, its exit code, no traceback."""
     assert code == expected and err.count("\n") == 1 and "Traceback" not in err, err
     return err
+
+
+# ---- runs that are stopped ------------------------------------------------------------------------------------------
+
+def stop_at(monkeypatch, at, epoch=1):
+    """Breaks a run off, as Ctrl-C twice does: when the checkpoint of that name of that epoch is to be written
+    ("last.pt", "best.pt"), at the second "step" of that epoch, or when "predictions" are to be written."""
+    save, norm, steps = training.save_checkpoint, torch.nn.utils.get_total_norm, []
+
+    def on_save(path, state):
+        if at == path.name and state["epoch"] == epoch:
+            raise KeyboardInterrupt
+        save(path, state)
+
+    def on_step(*words):
+        steps.append(1)
+        if at == "step" and len(steps) == 2 * epoch:  # TINY: two steps an epoch
+            raise KeyboardInterrupt
+        return norm(*words)
+
+    def on_predictions(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_checkpoint", on_save)
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", on_step)
+    if at == "predictions":
+        monkeypatch.setattr("scores.whole_folder", on_predictions)
+
+
+def stopped_run(made, call, epochs, *words):
+    """A visual run that was stopped after some of its 4 epochs: its folder."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stop_at(monkeypatch, "step", epochs + 1)
+        assert call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--epochs", 4, *words)[0] == 130
+    return run_of(made, "visual", "arousal")
+
+
+@contextlib.contextmanager
+def in_background(made, *words):
+    """mmpkd.py in a process of its own, killed when the block ends."""
+    script = [sys.executable, mmpkd.__file__, "--data-dir", str(made), *TINY, *map(str, words)]
+    process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(happened, process):
+    """Waits until happened() is true while the process runs."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+
+
+def torchrun(*words):
+    """The ended torchrun of a script with two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)

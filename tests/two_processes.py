@@ -1,4 +1,5 @@
-"""One training step of every stage, for torchrun: saves gradients, weights and statistics after it. `python` alone runs it in one process.
+"""One training step of every stage, for torchrun: saves gradients, weights and statistics after it. `python` alone runs
+it in one process.
 
     torchrun --nproc_per_node=2 tests/two_processes.py OUT
 """
@@ -8,11 +9,12 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 
 import torch
-from conftest import SHAPES, STAGES, easy_set, tiny_config
+from conftest import SHAPES, STAGES, easy_recording, tiny_config
 
 import mmpkd
 from data import Clips
 from models_kd import build_model
+from runs import INPUTS
 from support.devices import joined, world
 from training import Training, train_step
 
@@ -20,19 +22,22 @@ torch.set_num_threads(1)
 
 
 def step_of(stage, methods):
-    """{name: gradient, weight or statistic} after a step on a batch of 4 clips. No dropout: that is every process' own."""
-    cfg = tiny_config(stage=stage, batch_size=4, dropout=0.0, max_grad_norm=0.5, learning_rate=0.01, visual_lr_scale=1.0, optimizer="sgd")
+    """{name: gradient, weight or statistic} after a step on a batch of 4 clips. No dropout: it differs between
+    processes."""
+    cfg = tiny_config(stage=stage, batch_size=4, dropout=0.0, max_grad_norm=0.5, learning_rate=0.01,
+                      visual_lr_scale=1.0, optimizer="sgd")
     torch.manual_seed(0)
-    model = build_model(stage, cfg, SHAPES)
-    objective = mmpkd.task_objective
+    model, objective, inputs = build_model(stage, cfg, SHAPES), mmpkd.task_objective, INPUTS[stage]
+    recordings = [easy_recording("a", 60, 0), easy_recording("b", 50, 1)]
     if stage == "student":
-        objective = mmpkd.Distillation(build_model("teacher", cfg, SHAPES).eval().requires_grad_(False), methods, "adaptive", 0.5)
-    clips = Clips([easy_set("a", 60, 0), easy_set("b", 50, 1)], cfg.batch_size, cfg.clip_length, mmpkd.trained_on(stage), 0)
+        mmpkd.add_teacher_outputs(recordings, build_model("teacher", cfg, SHAPES).eval().requires_grad_(False))
+        objective, inputs = mmpkd.Distillation(methods, "adaptive", 0.5), ("frames", "taught")
+    clips = Clips(recordings, cfg.batch_size, cfg.clip_length, inputs, 0)
     training = Training(model, cfg, getattr(objective, "adapters", None))
     training.model.train()
     train_step(training, objective, next(clips.batches(0, 0, world())))
-    adapted = dict(training.adapters.named_parameters())
-    gradients = {f"gradient of {name}": parameter.grad for name, parameter in {**dict(training.model.named_parameters()), **adapted}.items()}
+    parameters = dict(training.model.named_parameters()) | dict(training.adapters.named_parameters())
+    gradients = {f"gradient of {name}": parameter.grad for name, parameter in parameters.items()}
     return gradients | training.model.state_dict() | {"loss": training.sums["loss"]}
 
 
