@@ -148,7 +148,7 @@ class Config:
     # --- demo: demo.py
     minutes: Annotated[float, (0.1, 60, True)] = 0.5  # length of each drawn recording, minutes
     subjects: Annotated[int, (3, 10000, True)] = 24  # rated subjects, half of them held out (dev_*)
-    unrated: Whole = 24  # further subjects, without ratings (unrated_*)
+    unrated: Whole = 36  # further subjects, without ratings (unrated_*)
 
     # --- size: demo.py experiment.py
     quick: bool = False  # fewer subjects and shorter training: under 2 minutes (experiment.py: 10)
