@@ -83,7 +83,8 @@ def gap_closed(visual, teacher, student):
     """Fraction of the gap between visual and teacher that the student closed, as text; a gap below NO_GAP is none."""
     if teacher - visual < NO_GAP:
         return "no gap"
-    return f"{round((student - visual) / (teacher - visual), 2) + 0.0:.0%}"  # + 0.0: never -0%
+    closed = round((student - visual) / (teacher - visual), 2) + 0.0  # + 0.0: never -0%
+    return ">100%" if closed > 1 else f"{closed:.0%}"
 
 
 def comparison(scores, targets, taught, kept):
