@@ -18,6 +18,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+from support.settings import answer_first, parse_config
+
+answer_first(__name__, __file__, __doc__, data_dir="data_demo")
+
 import cv2
 
 import annotations
@@ -32,7 +36,6 @@ from drawn.people import Recording, write_recording
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import run_script
 from support.recordings import SUMMARIES, keep_settings
-from support.settings import parse_config
 from support.workers import cores, for_each
 
 QUICK = {"minutes": 0.1, "subjects": 6, "unrated": 4}  # with --quick, where these are not given
@@ -98,15 +101,16 @@ def means_of(table):
     return {stage: float(means[[run for run in means.index if run.startswith(stage)][0]]) for stage in scores.ROLES}
 
 
-def conclusion(table, seed):
+def conclusion(table, cfg):
     """Two sentences on what ccc.csv, as a table, shows."""
     mean, count = means_of(table), len(set(table["recording"]) - set(SUMMARIES))
-    gain = mean["student"] - mean["visual"]
+    taught = ("trained on what audio and visual teachers predict for unlabelled subjects" if cfg.unrated else
+              "taught by the teacher")
     return (f"On {count} subjects never trained on, the mean CCC of arousal and valence is {mean['teacher']:.2f} for\n"
             f"the teacher, which sees the face and hears the voice, {mean['visual']:.2f} for the visual baseline,\n"
             f"which sees only the face, and {mean['student']:.2f} for the student, which sees only the face, too, but\n"
-            f"was also trained on what audio and visual teachers predict for unlabelled subjects ({gain:+.2f}).\n"
-            f"This is one seed ({seed}), {count} subjects: an illustration, not a result; docs/study.md has results.")
+            f"was also {taught} ({mean['student'] - mean['visual']:+.2f}).\n"
+            f"This is one seed ({cfg.seed}), {count} subjects: an illustration, not a result; docs/study.md has results.")
 
 
 def main(argv=None):
@@ -126,7 +130,7 @@ def main(argv=None):
     plots = call(plot_ccc, **data, **RATE)
     traces = Path(plots["traces"][0]).parent.parent
     print(f"\nFigures: {plots['summary']} (the runs side by side), {traces}/ (every subject over time)\n")
-    print(conclusion(plots["ccc"], cfg.seed) + "\n")
+    print(conclusion(plots["ccc"], cfg) + "\n")
     print("Next, your own data: README.md, 'RECOLA in five commands', for any corpus of videos, sound and ratings.")
     print(f"Done in {(time.perf_counter() - began) / 60:.1f} minutes.")
     return plots["ccc"]

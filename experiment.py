@@ -31,6 +31,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from support.settings import answer_first, parse_config, read_settings
+
+answer_first(__name__, __file__, __doc__, data_dir="data_study")
+
 import numpy as np
 import pandas as pd
 import soundfile
@@ -53,7 +57,6 @@ from study.results import merge, report
 from support.errors import SettingsError, UserError, run_script, torch_device
 from support.files import claimed, whole_file, whole_folder
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS, UNLABELLED, keep_settings, shard_of
-from support.settings import parse_config, read_settings
 from support.workers import begin_worker
 
 RATE = 5  # ratings, faces and spectrograms per second: frames at 25 are near-duplicates, and cost five times the work

@@ -67,7 +67,7 @@ def test_a_crop_is_black_outside_the_picture():
 
 
 @pytest.mark.parametrize("roll, scale", [(0, 1), (-0.25, 1.6)])
-def test_eyes_of_drawn_people_are_level_and_at_fixed_places_and_scale(roll, scale, find):
+def test_eyes_of_drawn_subjects_are_level_and_at_fixed_places_and_scale(roll, scale, find):
     """Against the places that the painter knows, for what the detector makes of the picture."""
     eyes = []
     for person in range(6):

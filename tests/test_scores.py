@@ -79,7 +79,7 @@ def test_a_prediction_that_is_not_a_number_is_not_left_out_of_the_score():
 
 
 @pytest.mark.parametrize("visual, teacher, student, text", [
-    (0.2, 0.6, 0.3, "25%"), (0.2, 0.6, 0.7, "125%"), (0.2, 0.6, 0.1, "-25%"), (0.2, 0.6, 0.1999, "0%"),
+    (0.2, 0.6, 0.3, "25%"), (0.2, 0.6, 0.7, ">100%"), (0.2, 0.6, 0.1, "-25%"), (0.2, 0.6, 0.1999, "0%"),
     (0.2, 0.219, 0.5, "no gap"), (0.5, 0.2, 0.6, "no gap")])
 def test_the_gap_closed_is_a_fraction_of_a_gap_that_is_there(visual, teacher, student, text):
     assert gap_closed(visual, teacher, student) == text
