@@ -32,7 +32,7 @@ TINY = ["--visual-backbone", "tiny_cnn", "--audio-backbone", "tiny_cnn", "--feat
 SHAPES = {"frames": (3, 16, 16), "specs": (1, 8, 16)}
 STAGES = ["visual", "teacher", "student", "audio"]
 CPU = torch.device("cpu")
-DEADLINE_S = 300  # of everything that a test waits for
+DEADLINE_S = 600  # of everything that a test waits for
 
 
 draw_curves = training.RunFiles.draw
