@@ -76,7 +76,7 @@ def load_sets(cfg, inputs, val_inputs, unlabelled=False):
     check_sets(sets, cfg)
     for name, k in itertools.product(PARTITIONS, range(len(cfg.targets))):
         if unrated := [one.name for one in sets[name] if not is_rated(one, k)]:
-            print(f"{PARTITIONS[name]}: {', '.join(unrated)} has no valid rating of {cfg.targets[k]}: not used for it")
+            print(f"{PARTITIONS[name]}: {', '.join(unrated)} has no valid rating of {cfg.targets[k]} (masked)")
     return sets
 
 

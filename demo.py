@@ -110,7 +110,7 @@ def conclusion(table, cfg):
             f"the teacher, which sees the face and hears the voice, {mean['visual']:.2f} for the visual baseline,\n"
             f"which sees only the face, and {mean['student']:.2f} for the student, which sees only the face, too, but\n"
             f"was also {taught} ({mean['student'] - mean['visual']:+.2f}).\n"
-            f"This is one seed ({cfg.seed}), {count} subjects: an illustration, not a result; docs/study.md has results.")
+            f"One seed ({cfg.seed}) and {count} subjects are an illustration, not a result; docs/study.md has results.")
 
 
 def main(argv=None):
