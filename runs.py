@@ -110,11 +110,11 @@ def check_origin(cfg):
     """Raises UserError if a run is of other subjects (the folds are drawn over all of them) or of other teachers."""
     folder, now = run_folder(cfg), origin_of(cfg)
     try:
-        before = dict(json.loads((folder / "people.json").read_text()))
+        before = dict(json.loads((folder / "subjects.json").read_text()))
         teachers = [origin.pop("taught_by", "") for origin in (before, now)]
         differ = {name: set(ids) ^ set(before[name]) for name, ids in now.items()}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / 'people.json'} cannot be read: {AGAIN.format(folder)}") from None
+        raise UserError(f"{folder / 'subjects.json'} cannot be read: {AGAIN.format(folder)}") from None
     if all(teachers) and teachers[0] != teachers[1]:
         raise UserError(f"{folder}/ holds a student whose teachers (or visual baseline) have been trained again since: "
                         "delete the folder")

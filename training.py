@@ -124,7 +124,7 @@ def prepare_folder(folder, epoch, cfg):
     shutil.rmtree(folder / "predictions", ignore_errors=True)  # of a run that is trained for more epochs
     log = folder / "log.jsonl"
     lines = log.read_text().splitlines(keepends=True)[:epoch] if log.exists() else []
-    for path, text in ((log, "".join(lines)), (folder / "people.json", json.dumps(origin_of(cfg), indent=1) + "\n")):
+    for path, text in ((log, "".join(lines)), (folder / "subjects.json", json.dumps(origin_of(cfg), indent=1) + "\n")):
         with whole_file(path) as part:
             part.write_text(text)
     save_settings(cfg, folder / "config.json")

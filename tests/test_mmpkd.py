@@ -254,7 +254,7 @@ def test_every_stage_leaves_the_files_of_a_run(trained_corpus, pseudo_corpus, st
     corpus = pseudo_corpus if distill == "pseudo" else trained_corpus
     folder = run_of(corpus, stage, distill=distill)
     assert {path.name for path in folder.iterdir()} == {
-        "config.json", "people.json", "log.jsonl", "last.pt", "best.pt", "predictions", "curves.png"} | (
+        "config.json", "subjects.json", "log.jsonl", "last.pt", "best.pt", "predictions", "curves.png"} | (
             {"labels"} if distill == "pseudo" else set())
     assert json.loads((folder / "config.json").read_text())["stage"] == stage
     assert [line["epoch"] for line in log_of(folder)] == [1, 2]

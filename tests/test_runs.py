@@ -89,7 +89,7 @@ def begun(folder, **changes):
     run = run_folder(cfg)
     run.mkdir(parents=True)
     save_settings(cfg, run / "config.json")
-    (run / "people.json").write_text(json.dumps(runs.origin_of(cfg)))
+    (run / "subjects.json").write_text(json.dumps(runs.origin_of(cfg)))
     return cfg, run
 
 
@@ -126,8 +126,8 @@ def test_a_run_that_another_process_trains_is_refused(tmp_path):
 def test_a_damaged_list_of_subjects_is_one_line(tmp_path, text):
     cfg, run = begun(tmp_path)
     (run / "last.pt").touch()
-    (run / "people.json").write_text(text)
-    with pytest.raises(UserError, match="people.json") as error:
+    (run / "subjects.json").write_text(text)
+    with pytest.raises(UserError, match="subjects.json") as error:
         state_of_run(cfg)
     assert "\n" not in str(error.value)
 
