@@ -145,7 +145,7 @@ QUESTIONS = {
     "What does the recipe gain over the visual baseline?": (
         *((setting, "recipe", "visual") for setting in ("much", "again", "little", "more_rated")),
         ("nothing", "control_nothing", "visual")),
-    "How much of it is due to hearing?": (
+    "How much of it is due to audio teachers?": (
         *((setting, "recipe", "self_training") for setting in ("much", "again", "little", "more_rated")),
         ("much", "recipe", "self_training_8"), ("much", "recipe", "control_other_voice_off")),
     "Does an uninformative voice do harm?": (
