@@ -2,7 +2,7 @@
 
     python mmpkd.py --stage visual      face only: lower bound
     python mmpkd.py --stage teacher     face and voice: upper bound
-    python mmpkd.py --stage student     face only, trained with the help of teachers that have been trained before
+    python mmpkd.py --stage student     face only, with the help of teachers that are already trained
     python mmpkd.py --stage audio       voice only
     python mmpkd.py                     visual, teacher, what else the student needs, student; then the comparison
     python mmpkd.py --list              the runs that there are
@@ -22,10 +22,10 @@ from functools import partial
 from runs import (
     INPUTS,
     PSEUDO,
+    answer_list,
     baseline_run,
     check_trained,
     claimed_run,
-    list_runs,
     needed_by,
     needed_run,
     read_in_training,
@@ -37,7 +37,7 @@ from runs import (
 from support.errors import UserError, run_script
 from support.settings import answer_first, parse_config
 
-answer_first(__name__, __file__, __doc__, lambda cfg: cfg.list and not print(list_runs(cfg.run_root)))  # before torch
+answer_first(__name__, __file__, __doc__, answer_list)  # before torch is loaded, which takes seconds
 
 import torch
 from torch import nn
@@ -115,10 +115,9 @@ def adaptive_gate(teacher_loss, weight):
 
 
 def original_gate(teacher_loss, weight):
-    """The original code's rule, for parity: 0.2 + loss where the loss is up to 0.2 or above 1, else 1. `weight` is not
-    used.
+    """The rule of the authors' code, for parity: 0.2 + loss where the loss is up to 0.2 or above 1, else 1.
 
-    A mediocre teacher switches the ratings off, and a bad one gives them a negative weight.
+    `weight` is not used. A mediocre teacher switches the ratings off, and a bad one gives them a negative weight.
     """
     return torch.where((teacher_loss <= 0.2) | (teacher_loss > 1), 0.2 + teacher_loss, torch.ones_like(teacher_loss))
 
@@ -134,16 +133,14 @@ GATES = {"adaptive": adaptive_gate, "original": original_gate, "off": no_gate}
 # ---- Visual Training Call, Teacher Training Call --------------------------------------------------------------------
 
 def train_on_ratings(cfg, device):
-    """Visual (faces), teacher (faces and spectrograms) and audio (spectrograms): networks trained on the ratings
-    alone."""
+    """Networks trained on the ratings alone: visual (faces), teacher (faces and spectrograms), audio (spectrograms)."""
     return training_call(cfg, device, lambda sets, shapes: (task_objective, sets["train"], []))
 
 
 # ---- Student Training Call ------------------------------------------------------------------------------------------
 
 def train_student(cfg, device):
-    """The student (faces): pseudo-labels where there are unlabelled recordings, or the distillation of the joint
-    teacher."""
+    """The student (faces), taught by pseudo-labels or by the distillation of the joint teacher."""
     teach = label if cfg.distill == PSEUDO else distil
     return training_call(cfg, device, partial(teach, cfg=cfg, device=device))
 
@@ -158,7 +155,7 @@ def label(sets, shapes, cfg, device):
         if not (folder / "labels").exists():
             teachers = {stage: [load_teacher(one, shapes, device) for one in runs]
                         for stage, runs in teacher_runs(cfg).items()}
-            baseline = load_teacher(baseline_run(cfg), shapes, device) if cfg.confirm_audio else None
+            baseline = load_teacher(one, shapes, device) if (one := baseline_run(cfg)) else None
             fold_of = data.folds(cfg, cfg.teacher_folds)
             labels, report = pseudo_labels.pseudo_labels(
                 teachers, recordings, fold_of, cfg.targets, baseline, cfg.calibrate)
@@ -199,8 +196,7 @@ def teacher_ccc(recordings, targets):
 
 
 def load_teacher(cfg, shapes, device):
-    """The network of a finished run, frozen. Raises UserError if it is missing, or of other subjects, targets or
-    images."""
+    """The network of a finished run, frozen. Raises UserError if it is missing, or does not fit the student."""
     check_trained([cfg])
     path = run_folder(cfg) / "best.pt"
     model, state = load_model(path)
@@ -266,8 +262,8 @@ def finish_run(folder, sets, cfg, device):
 
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
-    if cfg.list:
-        return print(list_runs(cfg.run_root))
+    if answer_list(cfg):
+        return None
     cfg = with_way(cfg) if cfg.stage in ("student", "all") else cfg
     calls, extra = {cfg.stage: cfg}, []
     if cfg.stage == "all":

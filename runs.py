@@ -5,6 +5,7 @@ Nothing here needs torch: `mmpkd.py --list` answers at once.
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -148,14 +149,15 @@ def teacher_runs(cfg):
 
 
 def baseline_run(cfg):
-    """Settings of the visual baseline of a student."""
-    return needed_run(cfg, stage="visual")
+    """Settings of the visual baseline that tests a student's audio teachers; None if they are not tested."""
+    tested = cfg.distill == PSEUDO and cfg.confirm_audio and "audio" in cfg.teachers
+    return needed_run(cfg, stage="visual") if tested else None
 
 
 def needed_by(cfg):
     """Settings of all runs that a student needs."""
-    tested = cfg.distill == PSEUDO and cfg.confirm_audio and "audio" in cfg.teachers
-    return [one for runs in teacher_runs(cfg).values() for one in runs] + [baseline_run(cfg)] * tested
+    runs = [*itertools.chain(*teacher_runs(cfg).values()), baseline_run(cfg)]
+    return [one for one in runs if one is not None]
 
 
 def fingerprint(runs):
@@ -203,6 +205,13 @@ def read_log(folder):
         with contextlib.suppress(ValueError):
             entries.append(json.loads(line))
     return entries
+
+
+def answer_list(cfg):
+    """Whether --list was given; if so, prints the runs."""
+    if cfg.list:
+        print(list_runs(cfg.run_root))
+    return cfg.list
 
 
 def list_runs(root):
