@@ -7,7 +7,18 @@ import importlib.util
 from data import check_files, check_sets, folds, split_fold
 from losses import parse_distill
 from models_kd import check_weights
-from runs import INPUTS, PSEUDO, check_trained, needed_by, read_in_training, run_folder, settings_of, state_of_run
+from runs import (
+    INPUTS,
+    PSEUDO,
+    changed,
+    check_trained,
+    needed_by,
+    read_in_training,
+    run_folder,
+    settings_of,
+    settings_then_and_now,
+    state_of_run,
+)
 from support.errors import SettingsError, UserError
 from support.recordings import PARTITIONS, UNLABELLED, unlabelled_files
 
@@ -53,11 +64,18 @@ def check_before(runs):
 
 
 def check_teachers(cfg, state, runs, todo):
-    """Raises an error if a student lacks teachers that this call does not train, or if it trains them after the
-    student."""
+    """Raises an error if a student lacks teachers, or if its teachers are to be trained after it.
+
+    Teachers of other settings may be used, which is printed.
+    """
     needed = needed_by(cfg)
+    others = [one for one in needed if one not in runs]
     if state != "finished":
-        check_trained([one for one in needed if one not in runs])
+        check_trained(others)
+        for one in others:
+            if differ := changed(*settings_then_and_now(one)):
+                named = ", ".join(f"{name} {was} (now {value})" for name, was, value in differ)
+                print(f"{run_folder(one)}: used although it was trained with {named}")
     if state != "new" and any(one in todo for one in needed):
         raise UserError(f"{run_folder(cfg)}/ holds a student whose teachers are to be trained now: delete the folder")
 

@@ -85,8 +85,14 @@ def needed_run(cfg, **changes):
     if cfg.variant and not run_folder(own).exists():
         with contextlib.suppress(UserError):
             check_trained([plain])
+            check_same(run_folder(plain), *settings_then_and_now(plain))
             return plain
     return own
+
+
+def settings_then_and_now(cfg):
+    """The settings that a run was trained with, and those of cfg: two dicts."""
+    return read_settings(run_folder(cfg) / "config.json"), settings_of(cfg) | {"epochs": cfg.epochs}
 
 
 def changed(before, now):
@@ -169,14 +175,13 @@ def fingerprint(runs):
 
 
 def check_trained(runs):
-    """Raises SettingsError if one of these runs is not finished, UserError if it has other settings or subjects."""
+    """Raises SettingsError if one of these runs is not finished, UserError if it is of other subjects."""
     for one in runs:
         folder = run_folder(one)
         if not (folder / "predictions").exists():
             flags = f"--stage {one.stage}" + f" --fold {one.fold}" * bool(one.fold)
             what = "is not finished" if (folder / "last.pt").exists() else "is missing"
             raise SettingsError(f"the student needs {folder}/, which {what}: run {flags} first (--stage all does)")
-        check_same(folder, read_settings(folder / "config.json"), settings_of(one) | {"epochs": one.epochs})
         check_origin(one)
 
 

@@ -328,9 +328,12 @@ def test_weights_of_another_network_are_refused(tmp_path):
         check_weights("resnet18", str(tmp_path / "vgg.t7"))
 
 
-def test_no_file_and_a_download_are_nothing_to_check(no_download):
+def test_no_file_is_nothing_to_check_and_imagenet_is_fetched_at_once(monkeypatch):
+    fetched = []
+    monkeypatch.setattr("models_kd._downloaded", fetched.append)
     check_weights("resnet18", "")
     check_weights("resnet18", "imagenet")
+    assert fetched == ["resnet18"]
 
 
 class Harmful:
