@@ -12,6 +12,7 @@ A second run resumes the first, and does nothing twice. Faces and voices are dra
 """
 import itertools
 import math
+import os
 import shlex
 import sys
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 from support.settings import answer_first, parse_config
 
 answer_first(__name__, __file__, __doc__, data_dir="data_demo")
+os.environ["OMP_NUM_THREADS"] = "1"  # of torch: the figures of a seed must not depend on the number of cores
 
 import cv2
 
