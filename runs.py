@@ -64,7 +64,7 @@ def state_of_run(cfg):
     check_same(folder, before, settings_of(cfg))
     check_origin(cfg)
     finished, epochs = (folder / "predictions").exists(), before.get("epochs", 0)
-    if cfg.epochs < epochs:
+    if finished and cfg.epochs < epochs:
         raise UserError(f"{folder}/ holds a run of {epochs} epochs, {cfg.epochs} are wanted now: {KEEP_BOTH}")
     if finished and cfg.epochs == epochs:
         return "finished"
