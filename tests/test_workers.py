@@ -55,6 +55,7 @@ def start_late(process, start=multiprocessing.context.SpawnProcess.start):
     start(process)
 
 def main(argv):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     folder, workers, *names = argv
     if "killed_late" in names:
         multiprocessing.context.SpawnProcess.start = start_late
