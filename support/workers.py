@@ -100,15 +100,23 @@ def _in_processes(names, work, bar, workers):
 
 @contextlib.contextmanager
 def _no_interrupts():
-    """Processes started in this block ignore Ctrl-C, even while starting: the parent handles it."""
-    if hasattr(signal, "pthread_sigmask"):
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    else:
+    """Processes started in this block ignore Ctrl-C, even while starting: the parent handles it when the block ends.
+
+    They inherit the blocked signal. In the parent another thread may receive it, for which Python interrupts this one.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
+        return
+    received = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
+    if received:
+        signal.raise_signal(signal.SIGINT)
 
 
 # ---- a worker process -----------------------------------------------------------------------------------------------
