@@ -112,7 +112,9 @@ def conclusion(table, cfg):
             f"the teacher, which sees the face and hears the voice, {mean['visual']:.2f} for the visual baseline,\n"
             f"which sees only the face, and {mean['student']:.2f} for the student, which sees only the face, too, but\n"
             f"was also {taught} ({mean['student'] - mean['visual']:+.2f}).\n"
-            f"One seed ({cfg.seed}) and {count} subjects are an illustration, not a result; docs/study.md has results.")
+            + ("With --quick the networks are hardly trained and the figures mean nothing: leave it out for more."
+               if cfg.quick else
+               f"One seed ({cfg.seed}) and {count} subjects are an illustration, not a result: docs/study.md has those."))
 
 
 def main(argv=None):

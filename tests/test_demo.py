@@ -60,7 +60,7 @@ def test_a_second_run_does_nothing_twice_and_ends_with_the_same_numbers(finished
     assert len(made) == 2 + 3 + 2 * demo.FOLDS and " 0 drawn now" in out
     means = table[table["recording"] == "mean"].groupby("run")["ccc_raw"].mean()
     assert all(f"{value:.2f}" in out.partition("subjects never trained on")[2] for value in means)
-    assert "illustration" in out and "README.md" in out and str(finished / "plots" / "ccc.png") in out
+    assert "--quick" in out and "README.md" in out and str(finished / "plots" / "ccc.png") in out
 
 
 def test_the_same_seed_gives_the_same_table(finished, tmp_path):
