@@ -114,7 +114,7 @@ def conclusion(table, cfg):
             f"was also {taught} ({mean['student'] - mean['visual']:+.2f}).\n"
             + ("With --quick the networks are hardly trained and the figures mean nothing: leave it out for more."
                if cfg.quick else
-               f"One seed ({cfg.seed}) and {count} subjects are an illustration, not a result: docs/study.md has those."))
+               f"One seed ({cfg.seed}) and {count} subjects are an illustration, no result: docs/study.md has those."))
 
 
 def main(argv=None):
