@@ -44,12 +44,13 @@ from torch import nn
 
 import data
 import pseudo_labels
+from checkpoints import describe_model, load_model
 from checks import check_before, describe_way, methods_of
 from losses import DISTILL, ccc_loss
 from models_kd import HINT, forward
 from scores import comparison, how_chosen, outputs, predictions, read_predictions, score, write_predictions
 from support.devices import first_goes_first, joined, wait_for_others, whole_batch, world
-from training import describe_model, load_model, start_run
+from training import start_run
 from training import train as train_epochs
 
 # ---- task loss ------------------------------------------------------------------------------------------------------

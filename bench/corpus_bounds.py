@@ -31,6 +31,7 @@ import scores
 from annotations import annotation_table
 from audio_extract import windows
 from audio_melspec import join, mel_spec_of, spectrograms
+from checkpoints import describe_model, load_model
 from config import Config
 from data import Clips, Recording, image_shapes
 from demo import FACES, NETWORKS, SPECS
@@ -42,7 +43,7 @@ from models_kd import build_model
 from runs import INPUTS
 from support.files import whole_file
 from support.media import Picture
-from training import Training, describe_model, load_model, train
+from training import Training, train
 
 RATED, ORACLE = 12, 60  # subjects
 # Row of the table -> stage, subjects trained on, gradient steps: more do not raise the CCC on the others

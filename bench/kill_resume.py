@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from corpus_bounds import write_pictures
 
 import mmpkd
+from checkpoints import load_checkpoint
 from config import Config
 from runs import read_log
-from training import load_checkpoint
 
 SMALL = {"face_size": 32, "n_mels": 16, "hop_length": 320}
 NETWORKS = ["--visual-backbone", "small_cnn", "--audio-backbone", "small_cnn", "--feature-size", "32",

@@ -1,6 +1,7 @@
 """A small drawn corpus, run once through all of the preprocessing and the training. Tests copy what they change."""
 import contextlib
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -243,7 +244,8 @@ def stopped_run(made, call, epochs, *words):
 def in_background(made, *words):
     """mmpkd.py in a process of its own, killed when the block ends."""
     script = [sys.executable, mmpkd.__file__, "--data-dir", str(made), *TINY, *map(str, words)]
-    process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in the tests: on some processors two round in another way
+    process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread)
     try:
         yield process
     finally:

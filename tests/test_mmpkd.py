@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 import data
 import mmpkd
+from checkpoints import load_checkpoint, load_model
 from config import Config
 from data import Clips, load_recordings
 from losses import DISTILL, ccc
@@ -38,7 +39,7 @@ from models_kd import HINT, build_model
 from runs import INPUTS, fingerprint
 from scores import predict, predictions, score
 from support.errors import SettingsError, UserError
-from training import Training, load_checkpoint, load_model, train_epoch
+from training import Training, train_epoch
 
 torch.set_num_threads(1)
 METHODS = [name for name, method in DISTILL.items() if method.of in ("feat", "pred")]

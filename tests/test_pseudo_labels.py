@@ -15,12 +15,12 @@ from conftest import CPU, FRAMES, TINY, UNRATED, files_of, one_line, run_of, sam
 import data
 import mmpkd
 import pseudo_labels
+from checkpoints import load_checkpoint
 from data import Recording
 from pseudo_labels import calibrate, confirmed, correlation, excess_correlation, out_of_fold, stack, with_labels
 from runs import teacher_runs
 from support.errors import UserError
 from support.settings import parse_config
-from training import load_checkpoint
 
 torch.set_num_threads(1)
 WORDS = [*TINY, "--target", "both", "--stage", "student"]

@@ -7,9 +7,9 @@ import pytest
 from conftest import DEADLINE_S, TINY, in_background, one_line, run_of, same, stopped_run, wait_until
 
 import training
+from checkpoints import load_checkpoint
 from runs import read_log
 from support.stopping import Stopped, StopSignal, listening
-from training import load_checkpoint
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

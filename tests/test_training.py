@@ -34,6 +34,7 @@ from torch import nn
 import figures
 import mmpkd
 import scores
+from checkpoints import load_checkpoint, save_checkpoint
 from config import Config
 from data import Clips
 from models_kd import build_model
@@ -43,9 +44,7 @@ from training import (
     RunFiles,
     Training,
     choose_precision,
-    load_checkpoint,
     make_optimizer,
-    save_checkpoint,
     train_epoch,
     train_step,
 )
