@@ -59,15 +59,15 @@ def ccc_loss(pred, gold):
 def masked_loss(pred, gold):
     """ccc_loss of one target, up to rounding, without waiting for a GPU to say how many frames are valid: (N,), (N,) ->
     scalar."""
-    valid = ~gold.isnan()
-    gold, count = torch.where(valid, gold, 0), valid.sum()
+    missing = gold.isnan()
+    gold, count = gold.masked_fill(missing, 0), (~missing).sum()
 
     def mean(series):
-        return torch.where(valid, series, 0).sum() / count.clamp_min(1)
+        return series.masked_fill(missing, 0).sum() / count.clamp_min(1)
 
     p, g = pred - mean(pred), gold - mean(gold)
     spread = mean(p * p) + mean(g * g) + mean(pred - gold) ** 2
-    return torch.where(count > 1, 1 - 2 * mean(p * g) / spread.clamp_min(TINY), 0)
+    return (1 - 2 * mean(p * g) / spread.clamp_min(TINY)).masked_fill(count < 2, 0)
 
 
 # ---- distillation: student features (N, Ds), teacher features (N, Dt) -> scalar >= 0 --------------------------------

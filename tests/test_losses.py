@@ -144,7 +144,7 @@ def test_the_loss_that_waits_for_no_device_is_the_same_and_so_is_its_gradient(va
     gold = torch.randn(40, 1, dtype=torch.float64) + 3
     gold[torch.randperm(40)[valid:]] = math.nan
     losses = ccc_loss(pred, gold)[0], masked_loss(other[:, 0], gold[:, 0])
-    assert float(losses[1]) == pytest.approx(float(losses[0]), abs=1e-12)
+    assert losses[1].item() == pytest.approx(losses[0].item(), abs=1e-12)
     for loss in losses:
         loss.backward()
     assert torch.allclose(pred.grad, other.grad, rtol=1e-9, atol=1e-12) and pred.grad.any() == (valid > 1)
