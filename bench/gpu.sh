@@ -4,7 +4,7 @@
 #     bash bench/gpu.sh [folder of wheels] [part ...]
 #
 # Parts, in this order if none is named (each has its own time limit, and runs even if the one before failed):
-#     training   bench/gpu.py: steps beside bare steps, utilisation, memory, RECOLA's three runs       2 minutes
+#     training   bench/gpu.py: steps beside bare steps, utilisation, memory, RECOLA's three runs       3 minutes
 #     tests      pytest -m cuda: gradients, runs, resuming, precision, faces agree with the CPU's       1 minute
 #     road       demo.py --quick: every script, from drawn videos to the comparison                     1 minute
 #     predict    bench/predict.py, where there is one                                                   1 minute
@@ -42,7 +42,7 @@ part() {
     local name=$1 limit=$2 began=$SECONDS code
     shift 2
     printf '\n==== %s: %s\n' "$name" "$*" | tee -a "$OUT/gpu.log"
-    timeout -k 10 "$limit" "$@" > >(tee -a "$OUT/gpu.log" "$SCRATCH/$name") 2> >(tee -a "$OUT/gpu.log" >&2)
+    timeout -k 10 "$limit" "$@" > >(tee -a "$OUT/gpu.log" "$SCRATCH/$name.txt") 2> >(tee -a "$OUT/gpu.log" >&2)
     code=$?
     sleep 0.3  # the last lines of tee
     LAST="$name: $([ $code = 0 ] && echo done || echo "FAILED with exit code $code") in $((SECONDS - began)) s"
@@ -83,8 +83,8 @@ PY
 training() {
     local small=
     [ "$DEVICE" = cuda ] || small=--small
-    part training 200 "$PYTHON" bench/gpu.py --device "$DEVICE" --seconds 150 $small
-    cat "$SCRATCH/training" >>"$OUT/gpu.md"
+    part training 220 "$PYTHON" bench/gpu.py --device "$DEVICE" --seconds 170 $small
+    cat "$SCRATCH/training.txt" >>"$OUT/gpu.md"
     printf '\n%s\n' "$LAST" | both
 }
 
@@ -92,13 +92,13 @@ tests() {
     local on=
     [ "$DEVICE" = cuda ] || on="env CUDA_TESTS_ON=$DEVICE"
     part tests "${TESTS_LIMIT:-110}" $on "$PYTHON" -m pytest -q -m cuda tests/test_cuda.py --durations=5 -p no:cacheprovider
-    { printf '\n%s; %s\n' "$LAST" "$(grep -E '^[0-9].* (passed|failed|error|skipped)' "$SCRATCH/tests" | tail -1)"
-      grep -E '^(FAILED|ERROR)' "$SCRATCH/tests" | cut -c1-200
-      grep -E '^    test_' "$SCRATCH/tests" | sed 's/^    /- /'; } | both
+    { printf '\n%s; %s\n' "$LAST" "$(grep -E '^[0-9].* (passed|failed|error|skipped)' "$SCRATCH/tests.txt" | tail -1)"
+      grep -E '^(FAILED|ERROR)' "$SCRATCH/tests.txt" | cut -c1-200
+      grep -E '^    test_' "$SCRATCH/tests.txt" | sed 's/^    /- /'; } | both
 }
 
 # Seconds of every script that demo.py called, as Markdown
-road_table() { awk '/^\$ python /{name=$3} / s$/&&NF==2&&name{print "- " name " " $1 " s"; name=""}' "$SCRATCH/$1"; }
+road_table() { awk '/^\$ python /{name=$3} / s$/&&NF==2&&name{print "- " name " " $1 " s"; name=""}' "$SCRATCH/$1.txt"; }
 
 road() {
     part road 90 "$PYTHON" demo.py --quick --data-dir "$SCRATCH/road"
@@ -107,7 +107,7 @@ road() {
 
 demo() {
     part demo 240 "$PYTHON" demo.py --data-dir "$SCRATCH/demo"
-    { printf '\n%s: demo.py\n' "$LAST"; road_table demo; grep -A 6 'subjects never trained on' "$SCRATCH/demo"; } | both
+    { printf '\n%s: demo.py\n' "$LAST"; road_table demo; grep -A 6 'subjects never trained on' "$SCRATCH/demo.txt"; } | both
 }
 
 predict() {
@@ -116,7 +116,7 @@ predict() {
         return
     fi
     part predict 90 "$PYTHON" bench/predict.py
-    { printf '\n%s: bench/predict.py\n```\n' "$LAST"; tail -40 "$SCRATCH/predict"; echo '```'; } | both
+    { printf '\n%s: bench/predict.py\n```\n' "$LAST"; tail -40 "$SCRATCH/predict.txt"; echo '```'; } | both
 }
 
 install_wheels 2>&1 | tee -a "$OUT/gpu.log"
