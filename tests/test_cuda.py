@@ -123,12 +123,14 @@ def test_loss_and_gradients_are_those_of_the_cpu(stage, deep, say):
     assert apart(gradient, expected) < 1e-4
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_step_does_not_wait_for_the_gpu(stage):
+def test_a_step_does_not_wait_for_the_gpu(stage, precision):
     """CUDA's own check of waits, as an error; the loss is asked for every CHECK_EVERY steps."""
     cfg = tiny_config()
     training, objective = Training(build_model(stage, cfg, SHAPES).to(ON), cfg), objective_of(stage, {"cosine": 1.0})
     objective = objective.to(ON) if stage == "student" else objective
+    training.model.train().in_bfloat16 = precision == "bfloat16"
     batch = batch_of()[0]
     if ON.type == "cuda":
         batch = batch._replace(**{name: getattr(batch, name).pin_memory() for name in batch._fields[:4]})
