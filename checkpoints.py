@@ -11,6 +11,7 @@ import importlib.metadata
 import io
 import math
 import platform
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def describe_model(cfg, shapes, sets):
         "sound": _sound(cfg, shapes["specs"]) if "specs" in shapes else None,
         "trained_on": {TRAIN: ids["train"], UNLABELLED: ids.get("unlabelled", [])},
         "chosen_on": chosen | {"epoch": 0, "keep": cfg.keep}, "ccc_on": on, **_taught(cfg)}
-    check_card(card, run_folder(cfg) / "best.pt")  # now rather than after hours of training
+    card = check_card(card, run_folder(cfg) / "best.pt")  # now rather than after hours of training
     return {"stage": cfg.stage, "config": settings, "targets": cfg.targets, "shapes": shapes, "card": card}
 
 
@@ -191,7 +192,8 @@ def _unpickled(path):
         with zipfile.ZipFile(path) as file:  # a few bytes can pretend to be terabytes: torch never compresses
             if sum(one.file_size for one in file.infolist()) > Path(path).stat().st_size:
                 raise ValueError
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's, of what is in the file
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path} is missing: a checkpoint of mmpkd.py was expected") from None
     except PermissionError:

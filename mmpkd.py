@@ -274,7 +274,9 @@ def finish_run(folder, sets, cfg, device, about):
         train_tables = read_tables(part / "train", cfg.frame_rate, AGAIN.format(folder))
         constants = {"smoothing": cfg.smoothing} | fit_tables(
             train_tables, cfg.targets, cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate)
-        save_checkpoint(folder / "best.pt", finished(about, state, scores, [*tables["val"]], constants))
+        complete = finished(about, state, scores, [*tables["val"]], constants)
+        if complete["card"] != state["card"]:  # else it stays the same file, for students that know it as their teacher
+            save_checkpoint(folder / "best.pt", complete)
     why = "was the last" if cfg.keep == "last" else f"had the best {'held-out' if cfg.fold else 'validation'} CCC"
     print(f"{folder}: finished; epoch {state['epoch']} {why} and is kept: "
           + ", ".join(f"{target} {scores[target]['mean']:.3f}" for target in cfg.targets))
