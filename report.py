@@ -48,7 +48,7 @@ def comparison(runs, table, methods, styles):
     parts, drawn = [], {}
     for target in table["target"].unique():
         shown, rows = [run for run in runs if target in run.targets], table[table["target"] == target]
-        of = [method for method in methods if next(iter(method.runs.values())) in shown]
+        of = [method for method in methods if target in method.targets]
         points = [{"run": row.run, "recording": row.recording, "raw": row.ccc_raw, "post": row.ccc_postprocessed}
                   for row in rows.itertuples() if row.recording != "concatenated"
                   and not math.isnan(row.ccc_postprocessed)]
@@ -56,11 +56,10 @@ def comparison(runs, table, methods, styles):
                   if run.stage in ("visual", "teacher")]
         drawn[f"comparison-{target}"] = charts.comparison(points, styles, bounds)
         means = ", ".join(f"{run.name} {tables.number(summary_of(rows, run.name)[1], 2)}" for run in shown)
-        parts.append({"target": target, "table": tables.comparison_table(shown, rows, target),
-                      "each": tables.each_table(shown, rows, target), "seeds": tables.seeds_table(of, rows, target),
-                      "words": f"CCC of {target}, post-processed. Bars: mean of recordings ({means}). Dots: recordings. "
-                               "Short line: the mean before post-processing. Dashed lines: the bounds, visual baseline "
-                               "and teacher."})
+        words = (f"CCC of {target}, post-processed. Bars: mean of recordings ({means}). Dots: recordings. Short line: "
+                 "the mean before post-processing. Dashed lines: the bounds, visual baseline and teacher.")
+        parts.append({"target": target, "words": words, "table": tables.comparison_table(shown, rows, target),
+                      "each": tables.each_table(shown, rows, target), "seeds": tables.seeds_table(of, rows, target)})
     return parts, drawn
 
 
@@ -111,14 +110,15 @@ def again(cfg, runs, folds):
         except UserError:
             settings = {}
             commands.append(f"# {name}: its config.json is missing or of another version")
-        rows.append((name, settings, card_of(folder)))
+        card = card_of(folder)
+        rows.append((name, settings, str(card.get("date") or finished_on(folder)), card.get("versions")))
     # a student comes after its teachers
     commands.sort(key=lambda command: "--stage student" in command)
     commands.append(tables.command("report.py", cfg, FIELDS))
     corpus = [[folder, tables.shown(name), tables.shown(value)] for folder in MADE_OF
               for name, value in note_of(Path(cfg.data_dir, folder, "settings.json")).items()]
-    return {"words": "These commands train the runs again on the same recordings. With the same seed, machine and versions "
-                     "the result is the same; python mmpkd.py without --stage trains all that a student needs.",
+    return {"words": "These commands train the runs again on the same recordings. With the same seed, machine and "
+                     "versions the result is the same; without --stage, mmpkd.py trains all that a student needs.",
             "commands": "\n".join(dict.fromkeys(commands)), "runs": tables.again_table(rows),
             "corpus": tables.Table("Settings of the preprocessing", ["folder", "setting", "value"], corpus)}
 
@@ -145,14 +145,20 @@ def note_of(path):
 
 def made_on(root, runs):
     """When the newest of the runs was finished, as a sentence."""
-    newest = max((root / run.name / "predictions").stat().st_mtime for run in runs)
-    return f"The newest run is of {datetime.fromtimestamp(newest, UTC):%-d %B %Y}."
+    return f"The newest run was finished on {max(finished_on(root / run.name) for run in runs)}."
+
+
+def finished_on(folder):
+    """The day on which a run wrote its predictions, 2026-11-26; "-" if it is not finished."""
+    path = folder / "predictions"
+    return f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d}" if path.exists() else "-"
 
 
 def page_of(content, data):
     """The page as text. content: what page.html shows; data: what page.js draws."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["breakable"] = lambda text: markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>"))
     parts = {"css": (PAGE / "page.css").read_text(), "script": (PAGE / "page.js").read_text(),
              "library": vl_convert.javascript_bundle(vl_version=VEGA_LITE)}
     for name, text in parts.items():
@@ -174,6 +180,8 @@ def content_of(cfg, runs, left_out, folds, fitted):
     unknown = [run.name for run in runs if not run.settings]
     none = "The runs do not differ in a setting that they share." if not unknown else (
         f"Not known: config.json of {', '.join(unknown)} is missing or of another version.")
+    shown["legend"] = {"gold standard (ratings)": {"colour": "var(--text)", "dash": []}} | {
+        name: styles[name] for name in shown["shown"]}
     content = {"title": "MMPKD: what the runs found", "answer": tables.answer(runs, table, methods),
                "about_ccc": figures.ABOUT_CCC, "made": made_on(cfg.run_root, runs),
                "notes": [figures.selection_note(runs), *left_out], "comparison": parts, "styles": styles,
@@ -204,7 +212,8 @@ def main(argv=None):
     with whole_file(path) as part:
         part.write_text(page_of(content, data), encoding="utf-8")
     print(*left_out, *content["traces"]["notes"][-1:], sep="\n")
-    print(f"{path}: {tables.counted(len(runs), 'run')}, {path.stat().st_size / 1e6:.1f} MB, written; open it in a browser")
+    size = path.stat().st_size / 1e6
+    print(f"{path}: {tables.counted(len(runs), 'run')}, {size:.1f} MB, written; open it in a browser")
     return path
 
 

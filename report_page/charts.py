@@ -59,7 +59,7 @@ def comparison(rows, styles, bounds):
                {"field": "post", "title": "CCC post-processed", "format": ".3f"}]
     x = {"field": "post", "type": "quantitative", "title": "CCC, post-processed", "axis": {"tickCount": 6}}
     means, each = {"filter": "datum.recording == 'mean'"}, {"filter": "datum.recording != 'mean'"}
-    return chart(height={"step": 56}, data={"values": rows}, layer=[
+    return chart(height=56 * len(names), data={"values": rows}, layer=[
         {"transform": [means], "mark": {"type": "bar", "opacity": 0.55},
          "encoding": {"y": y, "x": x, "color": colour, "tooltip": tooltip}},
         {"transform": [means], "mark": {"type": "tick", "thickness": 3, "color": "var(--text)"},
@@ -80,8 +80,10 @@ def comparison(rows, styles, bounds):
 def curves(rows, styles, title):
     """A line for each run by epoch; rows: [{"run", "epoch", "value"}]."""
     names = list(dict.fromkeys(row["run"] for row in rows))
-    whole = {"tickMinStep": 1, "format": "d", "grid": False}
-    return chart(height=200, data={"values": rows}, title=title, mark={"type": "line", "point": {"size": 30}}, encoding={
+    last = max(row["epoch"] for row in rows)
+    whole = {"values": [*range(0, last + 1, math.ceil(last / 8))], "format": "d", "grid": False}
+    mark = {"type": "line", "point": {"size": 30}}
+    return chart(height=200, data={"values": rows}, mark=mark, encoding={
         "x": {"field": "epoch", "type": "quantitative", "axis": whole, "scale": {"zero": False, "nice": False}},
         "y": {"field": "value", "type": "quantitative", "title": None, "axis": {"tickCount": 5},
               "scale": {"zero": False}},
@@ -97,7 +99,7 @@ def curves(rows, styles, title):
 def time_axis(**axis):
     """The x of every panel of a recording: page.js moves `from` and `to`."""
     return {"field": "t", "type": "quantitative", "axis": axis,
-            "scale": {"domainMin": {"expr": "from"}, "domainMax": {"expr": "to"}, "nice": False, "zero": False}}
+            "scale": {"domain": [{"expr": "from"}, {"expr": "to"}], "nice": False, "zero": False}}
 
 
 def trace_panel(target, runs, styles, limits):
@@ -105,7 +107,7 @@ def trace_panel(target, runs, styles, limits):
     names = [run.name for run in runs]
     y = {"type": "quantitative", "title": None, "scale": {"domain": list(limits), "nice": False},
          "axis": {"tickCount": 4, "minExtent": LEFT, "maxExtent": LEFT}}
-    x = time_axis(title="time in the recording, seconds", grid=False, tickCount=6)
+    x = time_axis(title=None, grid=False, tickCount=6, labelExpr="datum.label + ' s'")
     line = {"type": "line", "clip": True, "tooltip": None}
     layers = [{"mark": line | {"stroke": "var(--text)", "strokeWidth": 2, "opacity": {"expr": "gold ? 1 : 0"}},
                "encoding": {"x": x, "y": y | {"field": "gold"}}}]
@@ -116,15 +118,16 @@ def trace_panel(target, runs, styles, limits):
         layers.append({"mark": mark, "encoding": {"x": x, "y": y | {"field": f"{kind}{number}"}}})
     marker = {"data": {"values": [{}]}}
     band = marker | {"mark": {"type": "rect", "color": "var(--text)", "opacity": {"expr": "left < right ? 0.15 : 0"}},
-                     "encoding": {"x": {"datum": {"expr": "left"}}, "x2": {"datum": {"expr": "right"}}}}
+                     "encoding": {"x": {"datum": {"expr": "left"}, "type": "quantitative"},
+                                  "x2": {"datum": {"expr": "right"}}}}
     rule = marker | {"mark": {"type": "rule", "clip": True, "color": "var(--faint)"},
-                     "encoding": {"x": {"datum": {"expr": "at"}}}}
+                     "encoding": {"x": {"datum": {"expr": "at"}, "type": "quantitative"}}}
     return chart(height=150, title=target, data={"name": "rows", "values": []}, layer=[*layers, band, rule])
 
 
 def face_panel():
     """The crops of any recording along its time; as many as have room, more of them when zoomed in."""
-    stride = f"ceil(count * 44 * (to - from) / (length * max(width, 44)))"
+    stride = "ceil(count * 44 * (to - from) / (length * max(width, 44)))"
     return chart(height=44, data={"name": "rows", "values": []}, transform=[
         {"filter": f"datum.i % {stride} == 0 && datum.t >= from && datum.t <= to"}],
         mark={"type": "image", "width": 40, "height": 40, "tooltip": None},

@@ -94,15 +94,15 @@ def notes(everyone, parts, runs, frame_rate):
     """Sentences on which recordings and which values are shown."""
     by = {run.name for target in ("arousal", "valence") if any(target in run.targets for run in runs)
           for run in [measured(runs, target)]}
-    said = [f"Worst, median and best by the post-processed CCC of {' and '.join(sorted(by))}. Drag over a chart to zoom "
-            "in, double-click for all of it; the slider moves the cursor, also by arrow keys. Gaps in the gold standard: "
-            "frames without a valid rating."]
+    said = [f"Worst, median and best by the post-processed CCC of {' and '.join(sorted(by))}. Drag over a chart to "
+            "zoom in, double-click for all of it; the slider moves the cursor, also by arrow keys. Gaps in the gold "
+            "standard: frames without a valid rating."]
     longest = max(len(run.val[name]) for run in runs for name in run.val)
     if (size := charts.bucket_frames(longest)) > 1:
-        said.append(f"Curves are thinned: of up to {size} frames ({size / frame_rate:.1f} s) in a row the lowest and the "
-                    "highest value are shown.")
+        said.append(f"Curves are thinned: of up to {size} frames ({size / frame_rate:.1f} s) in a row the lowest and "
+                    "the highest value are shown.")
     left = len(everyone) - len(parts)
-    said.append(f"Traces of {counted(left, 'recording')} of {len(everyone)} are left out, to keep the page small; their "
-                "CCCs are in the tables, their figures in plots/traces/ (plot_ccc.py)." if left else
+    said.append(f"Traces of {left} of {counted(len(everyone), 'recording')} are left out, to keep the page small; "
+                "their CCCs are in the tables, their figures in plots/traces/ (plot_ccc.py)." if left else
                 f"All {counted(len(everyone), 'recording')} are shown.")
     return said

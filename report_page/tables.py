@@ -16,7 +16,7 @@ from support.recordings import SUMMARIES
 from support.settings import KINDS
 
 NUMBER = re.compile(r"[-+]?[\d.]+( ?[%s]| min| h)?|-|>100%|no gap|undefined|")  # a cell that stands at the right
-COLUMNS = ["raw, mean of recordings", "post-processed, mean", "raw, concatenated", "post-processed, concatenated"]
+COLUMNS = ["mean, raw", "mean, post-processed", "concatenated, raw", "concatenated, post-processed"]
 ROLES = {"visual": "the visual baseline (face only)", "teacher": "the teacher (face and voice)",
          "student": "the student (face only)", "audio": "the audio network (voice only)"}
 NO_CONFIG = "unknown: config.json is missing or of another version"
@@ -59,7 +59,11 @@ class Method(NamedTuple):
     runs: dict
 
     @property
-    def stage(self): return next(iter(self.runs.values())).stage
+    def first(self): return next(iter(self.runs.values()))
+    @property
+    def stage(self): return self.first.stage
+    @property
+    def targets(self): return self.first.targets
 
 
 def settings_to_compare(run):
@@ -123,57 +127,65 @@ def seeds_table(methods, table, target):
                      number(float(means.std(ddof=1))) if len(means) > 1 else "-",
                      *([signed(gain[0]), f"{signed(gain[1])} to {signed(gain[2])}"] if gain else ["-", "-"])])
     over = f"over {baseline.name}" if baseline else "over a baseline"
-    return Table(f"Several seeds, {target}: CCC post-processed, mean of recordings. Intervals: bootstrap over recordings "
-                 "and seeds", ["method", "seeds", "CCC", "sd over seeds", over, "95 % interval"], rows)
+    return Table(f"Several seeds, {target}: CCC post-processed, mean of recordings. Intervals: bootstrap over "
+                 "recordings and seeds", ["method", "seeds", "CCC", "sd over seeds", over, "95 % interval"], rows)
 
 
 # ---- the answer -----------------------------------------------------------------------------------------------------
 
 def answer(runs, table, methods):
-    """{"summary", "sentences", "caution"}: what the runs show, in plain words."""
-    count = len({name for run in runs for name in run.val})
-    most = max(len(method.runs) for method in methods)
-    targets = list(table["target"].unique())
-    summary = (f"How closely do networks that see only a face follow the ratings of {' and '.join(targets)} on "
-               f"{counted(count, 'recording')} that no network was trained on?")
-    sentences = [answer_for(target, [method for method in methods if target in next(iter(method.runs.values())).targets],
-                            table[table["target"] == target]) for target in targets]
-    few = f"One seed and {counted(count, 'recording')} are an illustration, not a result."
-    return {"summary": summary, "sentences": sentences, "caution": few if most < 2 else ""}
+    """[sentences]: what the runs show, in plain words."""
+    count = counted(len({name for run in runs for name in run.val}), "recording")
+    said = []
+    for target in table["target"].unique():
+        of = [method for method in methods if target in method.targets]
+        said.append(answer_for(target, of, table[table["target"] == target], count))
+    if all(len(method.runs) < 2 for method in methods):
+        said.append(f"One seed and {count} are an illustration, not a result.")
+    return said
 
 
-def answer_for(target, methods, table):
-    """The sentence of a target: the students beside their bounds."""
-    mean = {method.name: float(np.mean([summary_of(table, run.name)[1] for run in method.runs.values()]))
-            for method in methods}
+def answer_for(target, methods, table, count):
+    """The sentences of a target: the students beside their bounds."""
     students = [method for method in methods if method.stage == "student"]
     bounds = [bound for bound in (baseline_of(methods), baseline_of(methods, "teacher")) if bound]
-    shown = [*students[:3], *bounds] or methods[:3]
-    parts = [f"{ROLES.get(method.stage, method.name)} " + f"{method.name} " * (len(students) > 1
-             and method.stage == "student") + f"has a CCC of {number(mean[method.name], 2)}" for method in shown]
-    parts = [part.replace("has a CCC of ", "") if place else part for place, part in enumerate(parts)]
-    text = f"{target.capitalize()}: {', '.join(parts)}."
+    many = len(students) > 1
+    parts = [f"{who(method, many)} {number(mean_of(method, table), 2)}"
+             for method in [*students[:3], *bounds] or methods[:3]]
+    first, *others = parts
+    first = first.rsplit(" ", 1)
+    text = (f"{target.capitalize()}: {first[0]} reaches a mean CCC of {first[1]} with the ratings of {count} that no "
+            f"network was trained on{''.join(', ' + part for part in others)}.")
     values = {run.name: summary_of(table, run.name) for method in methods for run in method.runs.values()}
-    for student in students[:3]:
-        text += share_of(student, bounds, values, table, named=len(students) > 1)
+    text += "".join(share_of(student, bounds, values, table, many) for student in students[:3])
     return text + " Further students are in the table." * (len(students) > 3)
+
+
+def who(method, named):
+    """A method in words; named: with its name, because there are several of its stage."""
+    role = ROLES.get(method.stage, method.name)
+    return role + f" {method.name}" * (named and method.stage == "student")
+
+
+def mean_of(method, table):
+    """Post-processed CCC of a method, mean of recordings and seeds."""
+    return float(np.mean([summary_of(table, run.name)[1] for run in method.runs.values()]))
 
 
 def share_of(student, bounds, values, table, named):
     """What a student gained, after the sentence of its target."""
-    who = student.name if named else "The student"
+    name = student.name if named else "The student"
     if gain := gain_over(student, bounds[0], table) if bounds and bounds[0].stage == "visual" else None:
         verdict = "not significant" if gain[1] <= 0 <= gain[2] else "significant"
-        return (f" {who} against the baseline: {signed(gain[0])} (95 % interval {signed(gain[1])} to {signed(gain[2])}, "
-                f"{verdict}).")
-    run = next(iter(student.runs.values()))
-    closed = gaps_closed(values, run.name, run.variant)
+        return (f" {name} against the baseline: {signed(gain[0])} (95 % interval {signed(gain[1])} to "
+                f"{signed(gain[2])}, {verdict}).")
+    closed = gaps_closed(values, student.first.name, student.first.variant)
     if not closed:
         return ""
     share = closed[1]
     if share == "no gap":
-        return f" There is no gap between baseline and teacher for {who[0].lower() + who[1:]} to close."
-    return f" {who} closes {share.replace('>', 'more than ')} of the gap between baseline and teacher."
+        return " The teacher is not above the baseline: there is no gap to close."
+    return f" {name} closes {share.replace('>', 'more than ')} of the gap between baseline and teacher."
 
 
 # ---- the comparison -------------------------------------------------------------------------------------------------
@@ -279,14 +291,15 @@ def command(script, cfg, names):
         if value is False and getattr(Config, name):
             words.append("--no-" + flag[2:])
         elif value != getattr(Config, name):
-            words += [flag] + ([] if value is True else [*map(str, value)] if isinstance(value, tuple) else [str(value)])
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [flag, *map(str, values)]
     return shlex.join(words)
 
 
 def again_table(rows):
-    """Seed, date and versions of each run; rows: [(run name, settings, card)]."""
+    """Seed, date and versions of each run; rows: [(run name, settings, date, versions: a dict or None)]."""
     cells = []
-    for name, settings, card in rows:
-        versions = ", ".join(f"{key} {value}" for key, value in dict(card.get("versions") or {}).items())
-        cells.append([name, shown(settings.get("seed", "-")), str(card.get("date") or "-"), versions or "not recorded"])
-    return Table("Seeds, dates and versions", ["run", "seed", "date", "versions"], cells)
+    for name, settings, date, versions in rows:
+        known = ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else ""
+        cells.append([name, shown(settings.get("seed", "-")), date, known or "not recorded"])
+    return Table("Seeds, dates and versions", ["run", "seed", "finished on", "versions"], cells)
