@@ -19,8 +19,7 @@ DASHES = ([], [6, 3], [2, 2], [8, 3, 2, 3])  # of runs of the same stage, in tur
 CONFIG = {"background": None, "view": {"stroke": None}, "font": "inherit",
           "axis": {"labelColor": "var(--text)", "titleColor": "var(--text)", "gridColor": "var(--line)",
                    "domainColor": "var(--faint)", "tickColor": "var(--faint)", "labelFontSize": 12,
-                   "titleFontSize": 12, "titleFontWeight": "normal"},
-          "title": {"color": "var(--text)", "fontSize": 14, "anchor": "start"}}
+                   "titleFontSize": 12, "titleFontWeight": "normal"}}
 
 BUCKETS = 600  # of a trace: about the pixels of a screen; two points each
 FACES = 24  # crops of a recording on the page, evenly spaced
@@ -122,7 +121,7 @@ def trace_panel(target, runs, styles, limits):
                                   "x2": {"datum": {"expr": "right"}}}}
     rule = marker | {"mark": {"type": "rule", "clip": True, "color": "var(--faint)"},
                      "encoding": {"x": {"datum": {"expr": "at"}, "type": "quantitative"}}}
-    return chart(height=150, title=target, data={"name": "rows", "values": []}, layer=[*layers, band, rule])
+    return chart(height=150, data={"name": "rows", "values": []}, layer=[*layers, band, rule])
 
 
 def face_panel():
