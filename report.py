@@ -11,6 +11,7 @@ there are many recordings, those between the worst, the median and the best are 
 
     python report.py --data-dir data
 """
+import functools
 import json
 import math
 from datetime import UTC, datetime
@@ -154,13 +155,19 @@ def finished_on(folder):
     return f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d}" if path.exists() else "-"
 
 
+@functools.cache
+def vega():
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    return vl_convert.javascript_bundle(vl_version=VEGA_LITE)
+
+
 def page_of(content, data):
     """The page as text. content: what page.html shows; data: what page.js draws."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["breakable"] = lambda text: markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>"))
     parts = {"css": (PAGE / "page.css").read_text(), "script": (PAGE / "page.js").read_text(),
-             "library": vl_convert.javascript_bundle(vl_version=VEGA_LITE)}
+             "library": vega()}
     for name, text in parts.items():
         assert "</s" not in text.lower().replace("</span", "").replace("</svg", ""), f"{name} would end its own element"
     parts = {name: markupsafe.Markup(text) for name, text in parts.items()}

@@ -176,12 +176,11 @@ def thinned(series):
     size = bucket_frames(len(series))
     if size == 1:
         return series
-    kept = []
-    for start in range(0, len(series), size):
-        part = series[start:start + size]
-        ends = sorted((np.nanargmin(part), np.nanargmax(part))) if np.isfinite(part).any() else [0, 0]
-        kept += [part[place] for place in ends]
-    return np.array(kept)
+    buckets = np.full((math.ceil(len(series) / size), size), np.nan)
+    buckets.ravel()[:len(series)] = series
+    lowest, highest = np.where(np.isnan(buckets), np.inf, buckets), np.where(np.isnan(buckets), -np.inf, buckets)
+    places = np.sort(np.stack([lowest.argmin(1), highest.argmax(1)], 1))
+    return np.take_along_axis(buckets, places, 1).ravel()
 
 
 def thousandths(values):

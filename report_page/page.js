@@ -5,7 +5,10 @@ const options = {actions: false, renderer: "svg", ast: true};  // ast: no eval, 
 const traces = [];
 
 function draw(place, spec) {
-  return vegaEmbed(place, spec, options).then(result => result.view);
+  return vegaEmbed(place, spec, options).then(result => {
+    place.querySelector("svg").setAttribute("aria-hidden", "true");  // the place itself is the image, with its label
+    return result.view;
+  });
 }
 
 function rowsOf(curves, target) {

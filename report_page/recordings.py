@@ -18,6 +18,7 @@ def traces(runs, after, table, crops_dir, frame_rate):
     """
     special = picked(runs, table)
     everyone = list(dict.fromkeys(name for run in runs for name in run.val))
+    special = special or {everyone[0]: []}  # it is open
     values = table.set_index(["recording", "target", "run"]).sort_index()
     data, parts, room = {}, {}, ROOM
     for name in tqdm([*special, *(name for name in everyone if name not in special)], "traces", leave=False,
@@ -33,7 +34,7 @@ def traces(runs, after, table, crops_dir, frame_rate):
         data[name] = curves
         parts[name] = {
             "name": name, "key": f"recording-{len(parts)}", "targets": targets, "faces": bool(curves["faces"]),
-            "heading": f"{name}: {', '.join(special[name])}" if name in special else name,
+            "heading": f"{name}: {', '.join(special[name])}" if special.get(name) else name,
             "words": " ".join(sentence(target, of, values.loc[name, target]) for target in targets),
             "length": curves["length"], "step": max(round(curves["length"] / 200, 2), round(1 / frame_rate, 3)),
             "table": values_table(name, targets, of, before, later)}
