@@ -53,8 +53,8 @@ def comparison(runs, table, methods, styles):
         points = [{"run": row.run, "recording": row.recording, "raw": row.ccc_raw, "post": row.ccc_postprocessed}
                   for row in rows.itertuples() if row.recording != "concatenated"
                   and not math.isnan(row.ccc_postprocessed)]
-        bounds = [{"ccc": summary_of(rows, run.name)[1], "colour": styles[run.name]["colour"]} for run in shown
-                  if run.stage in ("visual", "teacher")]
+        bounds = [{"ccc": point["post"], "colour": styles[run.name]["colour"]} for run in shown for point in points
+                  if run.stage in ("visual", "teacher") and (point["run"], point["recording"]) == (run.name, "mean")]
         drawn[f"comparison-{target}"] = charts.comparison(points, styles, bounds)
         means = ", ".join(f"{run.name} {tables.number(summary_of(rows, run.name)[1], 2)}" for run in shown)
         words = (f"CCC of {target}, post-processed. Bars: mean of recordings ({means}). Dots: recordings. Short line: "
@@ -72,13 +72,14 @@ def training(root, runs, styles):
     drawn, words = {}, []
     for target in ("arousal", "valence"):
         rows = [{"run": run.name, "epoch": entry["epoch"], "value": entry["val"][target]["mean"]}
-                for run, entries in logs for entry in entries if target in entry["val"]]
+                for run, entries in logs for entry in entries
+                if target in entry["val"] and math.isfinite(entry["val"][target]["mean"])]
         if rows:
             title = f"CCC of {target} on validation, raw, mean of recordings"
             drawn[f"curves-{target}"] = charts.curves(rows, styles, title)
             words.append({"name": f"curves-{target}", "words": f"{title}, after every epoch."})
     rows = [{"run": run.name, "epoch": entry["epoch"], "value": entry["loss"]} for run, entries in logs
-            for entry in entries if "loss" in entry]
+            for entry in entries if math.isfinite(entry.get("loss", math.nan))]
     drawn["curves-loss"] = charts.curves(rows, styles, "training loss")
     words.append({"name": "curves-loss", "words": "Training loss of every epoch. Losses of different kinds of runs are "
                                                   "not comparable."})
@@ -112,7 +113,8 @@ def again(cfg, runs, folds):
             settings = {}
             commands.append(f"# {name}: its config.json is missing or of another version")
         card = card_of(folder)
-        rows.append((name, settings, str(card.get("date") or finished_on(folder)), card.get("versions")))
+        rows.append((name, settings, note_of(folder / "subjects.json"), str(card.get("date") or finished_on(folder)),
+                     card["versions"] if isinstance(card.get("versions"), dict) else {}))
     # a student comes after its teachers
     commands.sort(key=lambda command: "--stage student" in command)
     commands.append(tables.command("report.py", cfg, FIELDS))
@@ -134,7 +136,7 @@ def card_of(folder):
 
 
 def note_of(path):
-    """A settings.json as a dict; {} if it is missing or damaged."""
+    """A settings.json or subjects.json as a dict; {} if it is missing or damaged."""
     try:
         note = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -165,6 +167,7 @@ def page_of(content, data):
     """The page as text. content: what page.html shows; data: what page.js draws."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # JavaScript cannot read NaN
     environment.filters["breakable"] = lambda text: markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>"))
     parts = {"css": (PAGE / "page.css").read_text(), "script": (PAGE / "page.js").read_text(),
              "library": vega()}

@@ -28,11 +28,12 @@ LEFT = 40  # pixels left of the traces: the same for all panels, so that their t
 
 
 def styles_of(runs):
-    """{run name: {"colour", "dash"}}: the stage's colour; runs of one stage differ in their dashes."""
-    styles, seen = {}, {}
-    for run in runs:
-        number = seen[run.stage] = seen.get(run.stage, -1) + 1
-        styles[run.name] = {"colour": COLOURS.get(run.stage, "var(--faint)"), "dash": DASHES[number % len(DASHES)]}
+    """{run name: {"colour", "dash"}}: the stage's colour; runs of one stage and target differ in their
+    dashes."""
+    styles = {}
+    for place, run in enumerate(runs):
+        alike = [other for other in runs[:place] if other.stage == run.stage and set(other.targets) & set(run.targets)]
+        styles[run.name] = {"colour": COLOURS.get(run.stage, "var(--faint)"), "dash": DASHES[len(alike) % len(DASHES)]}
     return styles
 
 
@@ -152,7 +153,7 @@ def trace(before, after, targets, runs):
         data[target] = {"gold": thousandths(thinned(gold))} | {
             kind: [thousandths(thinned(tables[name][f"{target}_pred"].to_numpy())) for name in names]
             for kind, tables in (("raw", before), ("post", after))}
-    return {"t": thousandths(shown_times(time_s)), "length": round(float(time_s[-1]), 3), **data}
+    return {"t": thousandths(shown_times(time_s)), "length": max(round(float(time_s[-1]), 3), 0.001), **data}
 
 
 def bucket_frames(frames):

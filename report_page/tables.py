@@ -233,7 +233,7 @@ def training_tables(logs):
         kept = [entry["epoch"] for entry in entries if entry.get("best")] or [entries[-1]["epoch"]]
         epoch = entries[-1]["epoch"] if run.settings.get("keep") == "last" else kept[-1]
         rows.append([run.name, str(len(entries)), str(epoch), f"{np.median(seconds):.1f} s", duration(sum(seconds)),
-                     run.settings.get("device") or "-"])
+                     shown(run.settings.get("device") or "auto")])
         every += [[run.name, str(entry["epoch"]), number(entry.get("loss", math.nan)),
                    *(number(entry["val"].get(target, {}).get("mean", math.nan)) if target in entry["val"] else "-"
                      for target in ("arousal", "valence"))] for entry in entries]
@@ -297,9 +297,14 @@ def command(script, cfg, names):
 
 
 def again_table(rows):
-    """Seed, date and versions of each run; rows: [(run name, settings, date, versions: a dict or None)]."""
+    """Seed, recordings, date and versions of each run.
+
+    rows: [(run name, settings, subjects: {partition: ids}, date, versions)], the dicts {} where they are not known.
+    """
     cells = []
-    for name, settings, date, versions in rows:
-        known = ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else ""
-        cells.append([name, shown(settings.get("seed", "-")), date, known or "not recorded"])
-    return Table("Seeds, dates and versions", ["run", "seed", "finished on", "versions"], cells)
+    for name, settings, subjects, date, versions in rows:
+        counts = ", ".join(f"{len(ids)} in {part}" for part, ids in subjects.items() if isinstance(ids, list))
+        known = ", ".join(f"{key} {value}" for key, value in versions.items())
+        cells.append([name, shown(settings.get("seed", "-")), counts or "-", date, known or "not recorded"])
+    return Table("Seeds, recordings, dates and versions",
+                 ["run", "seed", "recordings", "finished on", "versions"], cells)

@@ -1,4 +1,4 @@
-"""report.py: what its page says, that it is one safe file, and what a browser makes of it."""
+"""report.py: what its page says, and that it is one safe file. test_report_browser.py looks at it."""
 import json
 import re
 import shutil
@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import copied, one_line
 from test_plot_ccc import noisy, tables, write_run, write_runs
 
@@ -19,7 +20,6 @@ from report_page.tables import Table, command_of, gain_over, methods_of, seeds_t
 from runs import settings_of
 from support.settings import parse_config, read_settings
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<script>alert(1)<b>'\"&"
 QUICK = ("--max-window-s", "1", "--max-delay-s", "0")
 
@@ -129,7 +129,7 @@ def test_training_teachers_settings_and_versions_of_real_runs_are_on_the_page(de
     assert rows[1][place] == f"{report_of['arousal']['weights']['visual']:.0%}"
     assert len(table_in(page, "Every epoch")) == 1 + 2 * len(table_in(page, "Training of each run")[1:])
     assert ["pseudo" in row for row in table_in(page, "Settings of the runs") if row[0] == "distill"] == [True]
-    assert {"audio_both_fold1of2", "student_both_pseudo"} <= {row[0] for row in table_in(page, "Seeds, dates")}
+    assert {"audio_both_fold1of2", "student_both_pseudo"} <= {row[0] for row in table_in(page, "Seeds, recordings")}
     assert page.count("data:image/jpeg;base64,") >= 3
 
 
@@ -300,147 +300,12 @@ def test_a_hostile_checkpoint_and_settings_of_another_version_do_not_stop_the_pa
     assert "# visual_both: its config.json is missing or of another version" in page
 
 
-# ---- in a browser ---------------------------------------------------------------------------------------------------
-
-@pytest.fixture(scope="session")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM:
-        pytest.skip("no chromium, chromium-browser or google-chrome on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def look(browser, demo, tmp_path):
-    """look(width=..., color_scheme=...) -> the demo's page in the browser; what it complained of and asked for is in
-    its `said` and `asked`."""
-    contexts = []
-
-    def look(page=demo[1], width=1200, **options):
-        (tmp_path / "page.html").write_text(page)
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **options))
-        tab = contexts[-1].new_page()
-        tab.said, tab.asked = [], []
-        tab.on("console", lambda message: tab.said.append(message.text))
-        tab.on("pageerror", lambda error: tab.said.append(str(error)))
-        tab.on("request", lambda request: tab.asked.append(request.url))
-        tab.goto((tmp_path / "page.html").as_uri())
-        if options.get("java_script_enabled", True):
-            tab.wait_for_selector("html[data-drawn=yes]")
-        return tab
-
-    yield look
-    for context in contexts:
-        context.close()
-
-
-def test_the_browser_shows_texts_and_curves_and_has_nothing_to_complain_of(look, demo):
-    tab = look()
-    assert tab.said == []
-    assert [url for url in tab.asked if not url.startswith(("file:", "data:"))] == []
-    assert "Comparison" in tab.locator("main").inner_text()
-    assert "student_both_pseudo" in tab.locator(".legend:not(.print)").first.inner_text()
-    curves = tab.locator(".panel .mark-line path").evaluate_all("all => all.map(path => path.getAttribute('d').length)")
-    targets = tab.locator(".panel").count()
-    assert len(curves) == targets * 9 and min(curves) > 300  # gold, and raw and post-processed of four runs
-    assert tab.locator("[data-chart] svg path").count() > 20
-    assert tab.locator(".faces image").count() > 5
-
-
-def test_ids_that_are_markup_run_nothing_in_the_browser(look, data):
-    tab = look(page_of(hostile(data)))
-    assert tab.said == [] and HOSTILE in tab.locator("main").inner_text()
-
-
-@pytest.mark.parametrize("width", [320, 375, 1200])
-def test_nothing_is_wider_than_the_screen_but_what_scrolls_by_itself(look, width):
-    tab = look(width=width)
-    tab.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_the_dark_page_is_dark_and_paper_is_white(look):
-    tab = look(color_scheme="dark")
-    brightness = "() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).reduce((a, b) => a + +b / 3, 0)"
-    colour = "() => getComputedStyle(document.querySelector('.panel .mark-line path')).stroke"
-    dark = tab.evaluate(brightness), tab.evaluate(colour)
-    tab.emulate_media(media="print", color_scheme="dark")
-    paper = tab.evaluate(brightness), tab.evaluate(colour)
-    assert dark[0] < 50 and paper[0] > 254 and dark[1] != paper[1]
-    assert tab.locator(".legend.print").is_visible() and not tab.locator("#curves").is_visible()
-
-
-def test_hovering_tells_the_values_at_that_time(look, demo):
-    folder, _ = demo
-    tab = look()
-    figure = tab.locator("figure[data-trace]").first
-    figure.scroll_into_view_if_needed()
-    box = figure.locator(".panel").first.bounding_box()
-    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
-    time_s, arousal, _ = figure.locator(".readout span").all_inner_texts()
-    table = pd.read_csv(folder / "runs" / "visual_both" / "predictions" / "val" / "dev_1.csv")
-    row = table.iloc[(table["time_s"] - float(time_s.split()[0])).abs().argmin()]
-    assert float(re.search(r"gold (-?[\d.]+)", arousal)[1]) == pytest.approx(row["arousal_gold"], abs=0.03)
-
-
-def test_the_traces_zoom_by_dragging_and_by_keyboard(look):
-    tab = look()
-    figure = tab.locator("figure[data-trace]").first
-    path = lambda: figure.locator(".panel .mark-line path").first.get_attribute("d")
-    figure.scroll_into_view_if_needed()
-    box, whole = figure.locator(".panel").last.bounding_box(), path()
-    tab.mouse.move(box["x"] + 300, box["y"] + 50)
-    tab.mouse.down()
-    tab.mouse.move(box["x"] + 600, box["y"] + 50, steps=4)
-    tab.mouse.up()
-    tab.wait_for_function("([path, old]) => path.getAttribute('d') !== old",
-                          arg=[figure.locator(".panel .mark-line path").first.element_handle(), whole])
-    figure.locator("button[value=all]").press("Enter")
-    tab.wait_for_timeout(200)
-    assert path() == whole
-    figure.locator("button[value=in]").press("Enter")
-    tab.wait_for_timeout(200)
-    assert path() != whole
-    slider = figure.locator("input[type=range]")
-    before = slider.get_attribute("aria-valuetext")
-    slider.press("ArrowRight")
-    assert slider.get_attribute("aria-valuetext") != before and "arousal: gold" in before
-
-
-def test_a_curve_can_be_switched_off(look):
-    tab = look()
-    opacities = ("() => [...document.querySelector('.panel').querySelectorAll('.mark-line path')]"
-                 ".map(path => path.getAttribute('opacity'))")
-    before = tab.evaluate(opacities)
-    tab.uncheck("[name=run][value=teacher_both]")
-    tab.check("[name=raw]")
-    tab.wait_for_timeout(200)
-    after = tab.evaluate(opacities)
-    assert before.count("0") == 5 and after.count("0") == 4  # raw ones and the audio run; both of teacher and audio
-    assert [one == "0" for one in after] != [one == "0" for one in before]
-
-
-def test_the_first_key_offers_to_skip_to_the_results(look):
-    tab = look()
-    tab.keyboard.press("Tab")
-    assert tab.evaluate("document.activeElement.className") == "skip"
-    tab.keyboard.press("Enter")
-    assert tab.evaluate("document.activeElement.id") == "main"
-
-
-def test_without_scripts_every_table_is_there(look):
-    tab = look(java_script_enabled=False)
-    assert "The charts need JavaScript" in tab.locator("body").inner_text()
-    assert tab.locator("table").count() > 8 and tab.locator("table").first.is_visible()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_that_shuts_readers_out(look, scheme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    tab = look(color_scheme=scheme, bypass_csp=True)
-    tab.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-    results = axe.Axe().run(tab)
-    assert [one["id"] for one in results.response["violations"]] == [] and len(results.response["passes"]) > 30
+def test_versions_and_date_come_from_the_checkpoint_whatever_else_it_holds(trained):
+    path = trained / "runs" / "visual_both" / "best.pt"
+    state = torch.load(path, weights_only=True)
+    for card, seen in (({"versions": {"torch": "9.8.7"}, "date": "2031-01-02"}, ["2031-01-02", "torch 9.8.7"]),
+                       ({"versions": "<b>", "date": None}, ["not recorded"]), ([1], ["not recorded"])):
+        torch.save(state | {"card": card}, path)
+        rows = {row[0]: row for row in table_in(page_of(trained), "Seeds, recordings")}
+        assert rows["visual_both"][-len(seen):] == seen
+        assert rows["visual_both"][2] == "2 in Train_Set, 1 in Val_Set"
