@@ -31,6 +31,7 @@ from tqdm import tqdm
 import figures
 import plot_ccc
 from checkpoints import load_checkpoint
+from postprocessing import fit_tables
 from pseudo_labels import read_report
 from report_page import charts, recordings, tables
 from runs import read_log
@@ -113,8 +114,8 @@ def again(cfg, runs, folds):
             settings = {}
             commands.append(f"# {name}: its config.json is missing or of another version")
         card = card_of(folder)
-        rows.append((name, settings, note_of(folder / "subjects.json"), str(card.get("date") or finished_on(folder)),
-                     card["versions"] if isinstance(card.get("versions"), dict) else {}))
+        rows.append((name, settings, note_of(folder / "subjects.json"), card.get("date") or finished_on(folder),
+                     card.get("versions") or {}))
     # a student comes after its teachers
     commands.sort(key=lambda command: "--stage student" in command)
     commands.append(tables.command("report.py", cfg, FIELDS))
@@ -127,12 +128,11 @@ def again(cfg, runs, folds):
 
 
 def card_of(folder):
-    """The card in a run's checkpoint, a dict; {} if there is none."""
+    """The model card in a run's best.pt; {} if there is none that can be read."""
     try:
-        card = load_checkpoint(folder / "best.pt").get("card")
+        return load_checkpoint(folder / "best.pt")["card"]
     except UserError:
         return {}
-    return card if isinstance(card, dict) else {}
 
 
 def note_of(path):
@@ -194,7 +194,8 @@ def content_of(cfg, runs, left_out, folds, fitted):
         name: styles[name] for name in shown["shown"]}
     content = {"title": "MMPKD: what the runs found", "answer": tables.answer(runs, table, methods),
                "about_ccc": figures.ABOUT_CCC, "made": made_on(cfg.run_root, runs),
-               "notes": [figures.selection_note(runs), *left_out], "comparison": parts, "styles": styles,
+               "notes": [figures.selection_note(runs), *plot_ccc.other_settings(runs, cfg), *left_out],
+               "comparison": parts, "styles": styles,
                "postprocessing": tables.postprocessing_table(
                    plot_ccc.constants_table(runs, constants, cfg.smoothing, cfg.frame_rate)),
                "traces": shown, "training": trained, "teachers": teachers(cfg.run_root, runs),
@@ -211,10 +212,9 @@ def main(argv=None):
     """Path of the page."""
     cfg = parse_config(argv, __file__, __doc__)
     runs, unfinished, folds = plot_ccc.read_runs(cfg.run_root, cfg.frame_rate)
-    longest = int(cfg.max_window_s * cfg.frame_rate), int(cfg.max_delay_s * cfg.frame_rate)
+    limits = cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate
     bar = tqdm(runs, "fitting the post-processing", leave=False, disable=None)
-    constants = {run.name: {target: plot_ccc.fit_run(run, target, cfg.smoothing, *longest) for target in run.targets}
-                 for run in bar}
+    constants = {run.name: fit_tables(run.train, run.targets, *limits) for run in bar}
     table = plot_ccc.ccc_table(runs, constants, cfg.smoothing)
     left_out = plot_ccc.left_out(unfinished, folds)
     content, data = content_of(cfg, runs, left_out, folds, (table, constants))

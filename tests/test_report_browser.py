@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import copied
-from test_plot_ccc import noisy, write_run, write_runs
+from test_plot_ccc import write_run, write_runs
+from test_postprocessing import noisy
 from test_report import HOSTILE, hostile, page_of, table_in
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
