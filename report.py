@@ -121,9 +121,10 @@ def again(cfg, runs, folds):
     commands.append(tables.command("report.py", cfg, FIELDS))
     corpus = [[folder, tables.shown(name), tables.shown(value)] for folder in MADE_OF
               for name, value in note_of(Path(cfg.data_dir, folder, "settings.json")).items()]
+    table, versions = tables.again_table(rows)
     return {"words": "These commands train the runs again on the same recordings. With the same seed, machine and "
                      "versions the result is the same; without --stage, mmpkd.py trains all that a student needs.",
-            "commands": "\n".join(dict.fromkeys(commands)), "runs": tables.again_table(rows),
+            "commands": "\n".join(dict.fromkeys(commands)), "runs": table, "versions": versions,
             "corpus": tables.Table("Settings of the preprocessing", ["folder", "setting", "value"], corpus)}
 
 

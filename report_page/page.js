@@ -96,7 +96,8 @@ class Trace {
       });
       texts.push(`${target}: ${values.join(", ")}`);
     }
-    this.readout.replaceChildren(...texts.map(text => Object.assign(document.createElement("span"), {textContent: text})));
+    const line = text => Object.assign(document.createElement("span"), {textContent: text});
+    this.readout.replaceChildren(...texts.map(line));
     this.slider.setAttribute("aria-valuetext", texts.join("; "));
   }
 

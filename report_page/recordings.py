@@ -66,7 +66,7 @@ def measured(runs, target):
 def shown_at_first(runs):
     """Names of the runs whose curves are shown at first: of each target the first of each stage that sees a face."""
     firsts = {(run.stage, target): run.name for run in reversed(runs) if run.stage != "audio" for target in run.targets}
-    return list(dict.fromkeys(firsts.values())) or [runs[0].name]
+    return [run.name for run in runs if run.name in firsts.values()] or [runs[0].name]
 
 
 def sentence(target, runs, values):

@@ -15,7 +15,8 @@ from study.results import interval, signed
 from support.recordings import SUMMARIES
 from support.settings import KINDS
 
-NUMBER = re.compile(r"[-+]?[\d.]+( ?[%s]| min| h)?|-|>100%|no gap|undefined|")  # a cell that stands at the right
+# A cell that stands at the right
+NUMBER = re.compile(r"[-+]?[\d.]+( ?[%s]| min| h)?|\d+-\d\d-\d\d|-|>100%|no gap|undefined|")
 COLUMNS = ["mean, raw", "mean, post-processed", "concatenated, raw", "concatenated, post-processed"]
 ROLES = {"visual": "the visual baseline (face only)", "teacher": "the teacher (face and voice)",
          "student": "the student (face only)", "audio": "the audio network (voice only)"}
@@ -297,14 +298,17 @@ def command(script, cfg, names):
 
 
 def again_table(rows):
-    """Seed, recordings, date and versions of each run.
+    """(seed, recordings and date of each run; a sentence on versions, "" if they differ: they have a column then).
 
     rows: [(run name, settings, subjects: {partition: ids}, date, versions)], the dicts {} where they are not known.
     """
-    cells = []
+    cells, known = [], []
     for name, settings, subjects, date, versions in rows:
         counts = ", ".join(f"{len(ids)} in {part}" for part, ids in subjects.items() if isinstance(ids, list))
-        known = ", ".join(f"{key} {value}" for key, value in versions.items())
-        cells.append([name, shown(settings.get("seed", "-")), counts or "-", date, known or "not recorded"])
-    return Table("Seeds, recordings, dates and versions",
-                 ["run", "seed", "recordings", "finished on", "versions"], cells)
+        known.append(", ".join(f"{key} {value}" for key, value in versions.items()) or "not recorded")
+        cells.append([name, shown(settings.get("seed", "-")), counts or "-", date])
+    columns, caption = ["run", "seed", "recordings", "finished on"], "Seeds, recordings and dates"
+    if len(set(known)) == 1:
+        return Table(caption, columns, cells), f"Versions that trained all of them: {known[0]}."
+    return Table(f"{caption}, versions", [*columns, "versions"],
+                 [[*row, text] for row, text in zip(cells, known)]), ""

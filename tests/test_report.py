@@ -1,5 +1,6 @@
 """report.py: what its page says, and that it is one safe file. test_report_browser.py looks at it."""
 import json
+import platform
 import re
 import shutil
 from html.parser import HTMLParser
@@ -304,6 +305,7 @@ def test_a_hostile_checkpoint_and_settings_of_another_version_do_not_stop_the_pa
 def test_versions_and_date_come_from_the_checkpoint_whatever_else_it_holds(trained):
     path = trained / "runs" / "visual_both" / "best.pt"
     state = torch.load(path, weights_only=True)
+    assert f"Versions that trained all of them: python {platform.python_version()}, torch" in page_of(trained)
     for card, seen in ((state["card"] | {"versions": {"torch": "<9.8.7>"}, "date": "2031-01-02"},
                         ["2031-01-02", "torch <9.8.7>"]),
                        ({"versions": "<b>", "date": None}, ["not recorded"]), ([1], ["not recorded"])):
