@@ -196,8 +196,8 @@ def add_teacher_outputs(recordings, teacher):
     It goes through each recording from the beginning, as in `predict`, and so knows what came before a clip.
     """
     for recording in recordings:
-        parts = [torch.cat([output.pred, output.feat], 2)[0].cpu() for output in outputs(teacher, recording)]
-        recording.arrays["taught"] = torch.cat(parts).numpy()
+        parts = [torch.cat([output.pred, output.feat], 2)[0] for output in outputs(teacher, recording)]
+        recording.arrays["taught"] = torch.cat(parts).cpu().numpy()
 
 
 def teacher_ccc(recordings, targets):

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from augmentation import on_device
-from data import stream
+from data import prefetch, stream
 from losses import ccc
 from models_kd import forward
 from runs import AGAIN
@@ -30,7 +30,7 @@ ROUNDING_S = 0.001  # time_s is rounded to less than this
 def outputs(model, recording):
     """Yields the model's Outputs along a recording as if in one pass: the GRU's state is carried along."""
     hidden, device = None, next(model.parameters()).device
-    for batch in stream(recording, model.inputs):
+    for batch in prefetch(stream(recording, model.inputs), device.type == "cuda"):
         output = forward(model, on_device(batch, device), hidden=hidden)
         hidden = output.hidden
         yield output
@@ -40,7 +40,7 @@ def predict(model, recordings):
     """Predictions for every frame, {id: (N, K) float32}. The model is in evaluation mode meanwhile."""
     was_training = model.training
     model.eval()
-    preds = {recording.name: torch.cat([output.pred[0].cpu() for output in outputs(model, recording)]).numpy()
+    preds = {recording.name: torch.cat([output.pred[0] for output in outputs(model, recording)]).cpu().numpy()
              for recording in recordings}
     model.train(was_training)
     return preds
