@@ -283,11 +283,12 @@ def real_epochs(folder, cfg, recordings, device):
     (out := Path(folder, "run")).mkdir(exist_ok=True)
     run = training.Training(build_model("visual", cfg, shapes).to(device), cfg)
     run.precision = training.choose_precision(cfg.precision, device)
+    about = describe_model(cfg, shapes, {"train": rated, "val": [val]})
     training.RunFiles.draw = lambda self, last=False: None  # curves: a second every 15
     began = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
         training.train(run, mmpkd.task_objective, clips, lambda model: scores.score(
-            scores.predictions(model, [val], cfg), cfg.targets), out, describe_model(cfg, shapes))
+            scores.predictions(model, [val], cfg), cfg.targets), out, about)
     wall_s = time.perf_counter() - began
     (out / "best.pt").unlink()
     inner_s = [json.loads(line)["seconds"] for line in (out / "log.jsonl").read_text().splitlines()]

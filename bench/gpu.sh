@@ -91,7 +91,7 @@ training() {
 tests() {
     local on=
     [ "$DEVICE" = cuda ] || on="env CUDA_TESTS_ON=$DEVICE"
-    part tests "${TESTS_LIMIT:-110}" $on "$PYTHON" -m pytest -q -m cuda tests/test_cuda.py --durations=5 -p no:cacheprovider
+    part tests "${TESTS_LIMIT:-130}" $on "$PYTHON" -m pytest -q -m cuda tests/test_cuda.py --durations=5 -p no:cacheprovider
     { printf '\n%s; %s\n' "$LAST" "$(grep -E '^[0-9].* (passed|failed|error|skipped)' "$SCRATCH/tests.txt" | tail -1)"
       grep -E '^(FAILED|ERROR)' "$SCRATCH/tests.txt" | cut -c1-200
       grep -E '^    test_' "$SCRATCH/tests.txt" | sed 's/^    /- /'; } | both
