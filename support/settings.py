@@ -158,7 +158,7 @@ class Kind(typing.NamedTuple):
         if self.base is tuple:
             return all(type(item) is str for item in value)
         if self.base in (int, float):
-            return math.isfinite(value) and (low <= value if with_low else low < value) and value <= high
+            return abs(value) < math.inf and (low <= value if with_low else low < value) and value <= high
         return not self.choices or value in self.choices
 
     def __str__(self):
