@@ -1,7 +1,7 @@
 """Speed of predict.py from file to CSV, beside decoding alone and face_detector.py alone, in the same run.
 
-On a 640 x 360 clip of a drawn person, or on a given one, looped to a minute. Every picture is a frame (the frame rate is
-set to the video's). The networks have random weights, and are loaded before. The sides take turns, and the best round
+On a 640 x 360 clip of a drawn person, or on a given one, looped to a minute. Every picture is a frame (the frame rate
+is set to the video's). The networks have random weights, and are loaded before. The sides take turns, and the best round
 of each counts. A ratio above 1: predict.py is faster.
 
     python bench/predict.py                 4 minutes on 2 cores
@@ -96,7 +96,7 @@ def has_bfloat16():
 
 def sides_of(video, scratch):
     """{name: side(folder) -> number of frames}"""
-    rate, sides = frame_rate_of(video), {DECODING: functools.partial(decode, video)}
+    rate, sides = float(frame_rate_of(video)), {DECODING: functools.partial(decode, video)}
     for name, settings in STUDENTS.items():
         path, size = scratch / "student.pt", Config(**settings).face_size
         sides.setdefault(f"{DETECTOR}, {size} px", functools.partial(detect, video, size))
