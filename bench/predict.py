@@ -1,8 +1,8 @@
 """Speed of predict.py from file to CSV, beside decoding alone and face_detector.py alone, in the same run.
 
 On a 640 x 360 clip of a drawn person, or on a given one, looped to a minute. Every picture is a frame (the frame rate
-is set to the video's). The networks have random weights, and are loaded before. The sides take turns, and the best round
-of each counts. A ratio above 1: predict.py is faster.
+is set to the video's). The networks have random weights, and are loaded before. The sides take turns, and the best
+round of each counts. A ratio above 1: predict.py is faster.
 
     python bench/predict.py                 4 minutes on 2 cores
     python bench/predict.py clip.mp4
