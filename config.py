@@ -152,7 +152,7 @@ class Config:
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
 
-    # --- post-processing: plot_ccc.py
+    # --- post-processing: mmpkd.py plot_ccc.py
     smoothing: Literal["mean", "median"] = "mean"  # smoothing filter over the predictions
     max_window_s: NotNegative = 10.0  # longest smoothing window to try, seconds; 0: no smoothing
     max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face to try, seconds; 0: none

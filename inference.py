@@ -260,15 +260,10 @@ def table_of(rows, preds, network):
 
 
 def processed(table, card):
-    """A person's table with post-processed predictions. What was delayed from a frame without a face stays empty."""
+    """A person's table with post-processed predictions."""
     constants = card["postprocessing"]
-    for target in card["targets"]:
-        kept = PostProcessing(**constants[target])
-        series = postprocess(table[target].to_numpy(), kept, constants["smoothing"])
-        source = np.maximum(np.arange(len(table)) - kept.delay_frames, 0)
-        gone = table[target].isna().to_numpy()
-        table[target] = np.where(gone | gone[source], math.nan, series)
-    return table
+    return table.assign(**{target: postprocess(table[target].to_numpy(), PostProcessing(**constants[target]),
+                                               constants["smoothing"]) for target in card["targets"]})
 
 
 def predictions(network, video, people="largest", postprocess=False, device="", report=lambda n: None):
