@@ -4,6 +4,7 @@ Functions take a run as plot_ccc.Run describes it: its name, stage, targets and 
 """
 import math
 import textwrap
+import warnings
 from pathlib import Path
 
 import cv2
@@ -30,7 +31,8 @@ NOT_SELECTED = ("No epoch was selected on these validation recordings: runs kept
 
 def save_figure(fig, path, dpi=120):
     """Writes a figure as PNG, whole or not at all, and returns its path."""
-    with whole_file(path) as part:
+    with whole_file(path) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks: boxes
         fig.savefig(part, dpi=dpi, facecolor="white")
     return path
 

@@ -75,7 +75,7 @@ def find_videos(words):
             videos = [one for one in inside if one.suffix.lower() in VIDEOS]
             others = [one.name for one in inside if one not in videos and one.suffix.lower() != ".wav"]
             if others:
-                print(f"{path}: {len(others)} files are left out, which are no videos by their names: "
+                print(f"{path}: left out, no videos by their names: "
                       + ", ".join(others[:4]) + " ..." * (len(others) > 4))
             if not videos:
                 raise UserError(f"{path}/ holds no videos")
@@ -102,24 +102,30 @@ def prepare(cfg, network, videos):
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.glob("[!.]*")) and not (out / "settings.json").exists():
-            raise UserError(f"{out}/ holds other files and no results of predict.py: empty it, {hint}")
+            raise UserError(f"{out}/ holds other files and no results of predict.py: empty it")
         with open(cfg.network, "rb") as file:
             digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
         options = SimpleNamespace(network=f"{network.card['stage']} {digest}", people=cfg.people,
                                   postprocess=cfg.postprocess, precision=cfg.precision)
         keep_settings(out, options, " ".join(vars(options)))
-        note = out / "inputs.json"
-        before = json.loads(note.read_text()) if note.exists() else {}
-        now = {name: {"path": str(path.resolve()), "bytes": path.stat().st_size} for name, path in videos.items()}
-        for name in now:
-            if (out / f"{name}.csv").exists() and before.get(name, now[name])["bytes"] != now[name]["bytes"]:
-                raise UserError(f"{out / name}.csv was made of {before[name]['path']}, not of {videos[name]} as it is "
-                                f"now: delete it, {hint}")
-        with whole_file(note) as part:
-            part.write_text(json.dumps(before | now, indent=1) + "\n")
+        note_inputs(out, videos)
+    except UserError as error:
+        raise UserError(f"{error}, {hint}") from None
     except OSError as error:
-        raise SettingsError(f"out: {out}/ cannot be written ({error.strerror or error}): name another folder with "
-                            "--out") from None
+        raise SettingsError(f"out: {out}/ cannot be written ({error.strerror or error}): name another folder") from None
+
+
+def note_inputs(out, videos):
+    """Notes of which video a name is. Raises UserError if there is a result of another one of that name."""
+    note, now = out / "inputs.json", {}
+    before = json.loads(note.read_text()) if note.exists() else {}
+    for name, path in videos.items():
+        now[name] = {"path": str(path.resolve()), "bytes": path.stat().st_size}
+        known = before.get(name, now[name])
+        if (out / f"{name}.csv").exists() and known["bytes"] != now[name]["bytes"]:
+            raise UserError(f"{out / name}.csv was made of {known['path']}, not of {path} as it is now: delete it")
+    with whole_file(note) as part:
+        part.write_text(json.dumps(before | now, indent=1) + "\n")
 
 
 def write_table(table, path):

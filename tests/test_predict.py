@@ -2,11 +2,11 @@
 import io
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ from conftest import files_of, one_line, run_of
 from videos import faststart, sitter, write_pictures
 
 import predict
-from drawn.people import write_video
+from drawn.people import Recording, write_video
 
 COLUMNS = ["time_s", "arousal", "valence", "face", "score", "x1", "y1", "x2", "y2"]
 FRAMES = 30
@@ -59,7 +59,7 @@ def table_of(tmp_path, name="clip_2"):
 def test_every_video_gets_a_table_and_a_figure_and_a_line_of_the_summary(run, clips, tmp_path):
     code, out, err = run(clips)
     assert (code, err) == (0, "")
-    assert out.startswith(f"{tmp_path}".split("/")[0]) and "student, face only, trained on 2 subjects" in out
+    assert "best.pt: student, face only, trained on 2 subjects" in out.splitlines()[0]
     assert out.index("clip_2") < out.index("clip_10")  # natural order
     for name in ("clip_2", "clip_10"):
         table = table_of(tmp_path, name)
@@ -90,8 +90,9 @@ def test_in_a_notebook_the_same_table_comes_out(run, student, clip, tmp_path):
 
 
 def test_importing_predict_runs_nothing_and_loads_neither_torch_nor_matplotlib(tmp_path):
-    code = "import sys, predict; print([name for name in ('torch', 'matplotlib', 'onnxruntime') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(predict.__file__).parent, capture_output=True, text=True)
+    code = "import sys, predict; print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
+    root = Path(predict.__file__).parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
@@ -123,14 +124,12 @@ def test_several_workers_write_the_same_bytes(run, clips, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("change", ["network", "postprocess", "people"])
-def test_results_of_another_network_or_option_are_not_mixed(change, run, clip, trained_corpus, call, tmp_path):
+def test_results_of_another_network_or_option_are_not_mixed(change, run, clip, trained_corpus, tmp_path):
     assert run(clip)[0] == 0
     before = files_of(tmp_path / "out")
     other = run_of(trained_corpus, "visual") / "best.pt"
     words = {"network": [], "people": ["--people", "all"], "postprocess": ["--postprocess"]}[change]
     code, _, err = run(clip, *words, **({"network": other} if change == "network" else {}))
-    if change == "postprocess" and "holds no post-processing" in err:
-        pytest.skip("this checkpoint has no constants")
     assert f"out/ was made with {change}" in one_line(code, err) and "--out" in err
     assert files_of(tmp_path / "out") == before
 
@@ -156,7 +155,7 @@ def test_a_folder_is_searched_for_videos_and_what_is_left_out_is_named(run, clip
     (folder / ".hidden.mp4").write_text("")
     (folder / "clip_2.wav").write_text("")  # sound of clip_2, which this network does not hear
     code, out, _ = run(folder)
-    assert code == 0 and "1 files are left out, which are no videos by their names: notes.txt" in out
+    assert code == 0 and f"{folder}: left out, no videos by their names: notes.txt\n" in out
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
@@ -168,7 +167,8 @@ def test_about_prints_the_model_card(run, call, student):
 
 @pytest.mark.parametrize("words, said", [
     ([], "no network"), (["best.pt"], "no videos"), (["best.pt", "nowhere.mp4"], "nowhere.mp4 is missing"),
-    (["best.pt", "empty"], "empty/ holds no videos"), (["."], "is a folder"), (["nothing.pt"], "nothing.pt is missing")])
+    (["best.pt", "empty"], "empty/ holds no videos"), (["."], "is a folder"),
+    (["nothing.pt"], "nothing.pt is missing")])
 def test_a_wrong_call_is_one_line(words, said, call, student, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -235,14 +235,13 @@ def half_without_an_index(path, clip):
     path.write_bytes(clip.read_bytes()[:clip.stat().st_size // 2])
 
 
-BAD = {no_face: "no face in any of its 20 frames", no_video_track: "has no video track", no_frames: "no time stamps|no vid",
-       an_image: "is an image", an_odd_codec: "codec that is not known", text: "cannot be read as video",
+BAD = {no_face: "no face in any of its 20 frames", no_video_track: "has no video track",
+       no_frames: "cannot be read as video", an_image: "is an image", an_odd_codec: "codec that is not known", text: "cannot be read as video",
        nothing: "the file is empty", half_without_an_index: "cannot be read as video"}
 
 
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
 def test_a_video_that_cannot_be_used_is_named_and_the_others_are_done(make, run, clip, tmp_path):
-    import re
     bad = tmp_path / "bad.mp4"
     make(bad, clip)
     code, out, err = run(bad, clip)
@@ -253,14 +252,14 @@ def test_a_video_that_cannot_be_used_is_named_and_the_others_are_done(make, run,
     assert "bad" in out.splitlines()[-2] and "failed" in out.splitlines()[-2]  # of the summary
 
 
-def test_of_a_video_that_breaks_off_what_was_read_is_kept_and_said(run, clip, student, tmp_path):
-    whole = faststart(clip, tmp_path / "whole.mp4")
-    video = tmp_path / "half.mp4"
+def test_of_a_video_that_breaks_off_what_was_read_is_kept_and_said(run, student, tmp_path):
+    write_video(tmp_path / "drawn.mp4", Recording.draw((3, 1), 50).frames())
+    whole, video = faststart(tmp_path / "drawn.mp4", tmp_path / "whole.mp4"), tmp_path / "half.mp4"
     video.write_bytes(whole.read_bytes()[:whole.stat().st_size * 7 // 10])
     code, out, err = run(whole, video)
     assert (code, err) == (0, "") and "half.mp4 is cut short: it holds" in out
     half, full = table_of(tmp_path, "half"), table_of(tmp_path, "whole")
-    assert 5 < len(half) < FRAMES - 3
+    assert 10 < len(half) < 45
     early = slice(0, len(half) - 8)  # landmarks are averaged, and interpolated from later ones
     pd.testing.assert_frame_equal(half[early], full[early], atol=1e-4)
     with pytest.warns(UserWarning, match="cut short"):
@@ -294,12 +293,13 @@ def test_a_variable_rate_gives_rows_at_the_networks_rate(run, tmp_path):
 
 def test_a_video_of_8k_is_read(run, tmp_path):
     large = [cv2.resize(picture, (7680, 4320), interpolation=cv2.INTER_NEAREST) for picture in sitter(2, 2).frames()]
-    write_pictures(tmp_path / "a.mp4", large, [0, 3600], codec="mpeg4", tick=Fraction(1, 90000))
+    write_pictures(tmp_path / "a.mp4", large, codec="mjpeg")
     assert run(tmp_path / "a.mp4")[0] == 0
     assert len(table_of(tmp_path, "a")) == 2
 
 
-@pytest.mark.parametrize("name", ["with space", "it's \"quoted\"", "12:30:05", "Zoë 情感 привет", "[brackets]", "100%", "$x^2$"])
+@pytest.mark.parametrize("name", [
+    "with space", "it's \"quoted\"", "12:30:05", "Zoë 情感 привет", "[brackets]", "100%", "$x^2$"])
 def test_a_name_may_hold_anything(name, run, clip, tmp_path):
     folder = tmp_path / name
     folder.mkdir()
