@@ -26,10 +26,10 @@ COLOURS = {"arousal": (230, 159, 0), "valence": (86, 180, 233)}
 PEOPLE = [(86, 180, 233), (230, 159, 0), (0, 178, 130), (204, 121, 167), (240, 228, 66), (223, 105, 20)]
 GROUND, LINE, TEXT, BRIGHT = (22, 24, 29), (62, 67, 76), (168, 175, 186), (242, 244, 247)
 SHADE = (38, 41, 48)  # of the ground where there is no face
-WINDOW_S = 10.0  # shown of the traces
+WINDOW_S = 3.0, 10.0  # shown of the traces: as much as the video has, between these
 TAIL_S = 3.0  # shown of the way in the plane
 DIGITS_S = 0.2  # numbers change that often: more often they cannot be read
-LIMITS = 0.25, 0.5, 1.0  # ends of the axes
+LIMITS = 0.2, 0.3, 0.5, 0.75, 1.0  # ends of the axes
 SMALLEST, LARGEST = 320, 1280  # pixels across, and along the longer side, of the pictures in an overlay
 
 
@@ -47,7 +47,7 @@ class Track(NamedTuple):
         end = int(np.searchsorted(self.times_s, time_s + 1e-3, side="right"))  # time_s is rounded in tables
         if not end or time_s - self.times_s[end - 1] > 1.5 * row_s:
             return None
-        start = np.searchsorted(self.times_s, time_s - WINDOW_S - row_s)
+        start = np.searchsorted(self.times_s, time_s - WINDOW_S[1] - row_s)
         share = np.clip((time_s - self.times_s[end - 1]) / row_s, 0, 1)
         now = [values[end - 1] for values in self[1:]]
         if end < len(self.times_s) and self.times_s[end] - self.times_s[end - 1] < 1.5 * row_s:
@@ -58,7 +58,7 @@ class Track(NamedTuple):
 
 
 def limit_of(tracks):
-    """The end of the axes for the predictions in {id: Track}: .25, .5, 1, or what is needed beyond."""
+    """The end of the axes for the predictions in {id: Track}: one of LIMITS, or what is needed beyond."""
     largest = max((np.abs(track.values[~np.isnan(track.values)]).max(initial=0.0) for track in tracks.values()),
                   default=0.0)
     return next((limit for limit in LIMITS if largest <= limit), float(np.ceil(largest)))
@@ -142,14 +142,14 @@ def rounded(box, radius):
 class Overlay:
     """Paints pictures of one size with what is predicted of the people in them; what never changes is painted once.
 
-    The painted picture has a panel below: the traces of the last WINDOW_S, and for two targets the plane.
+    The painted picture has a panel below: the traces of the last seconds, and for two targets the plane.
     """
 
-    def __init__(self, width, height, targets, limit):
-        """width, height: of the pictures; limit: end of the axes."""
+    def __init__(self, width, height, targets, limit, window_s=WINDOW_S[1]):
+        """width, height: of the pictures; limit: end of the axes; window_s: length of the traces."""
         self.scale = _scale(width, height)
         self.width, self.height = (max(2, round(side * self.scale / 2) * 2) for side in (width, height))
-        self.targets, self.limit = list(targets), limit
+        self.targets, self.limit, self.window_s = list(targets), limit, window_s
         self.colours = [COLOURS.get(target, BRIGHT) for target in self.targets]
         self.panel_h = round(min(max(0.17 * self.width, 96), 216) / 2) * 2
         self.pad = round(self.panel_h / 11)
@@ -171,7 +171,7 @@ class Overlay:
         for target, colour, y in zip(self.targets, self.colours, self.rows):
             write(panel, target, self.pad, y - 0.62 * self.size, self.size, colour=colour)
             polyline(panel, [(self.left, y), (self.right, y)], LINE, 1)
-        write(panel, f"{WINDOW_S:.0f} s", self.left, foot, small)
+        write(panel, f"−{self.window_s:.0f} s", self.left, foot, small)
         write(panel, "now", self.right, foot, small, right=True)
         write(panel, f"±{short(self.limit)[1:]}", self.pad, foot, small)
         x, y, side = self.plane
@@ -241,7 +241,7 @@ class Overlay:
 
     def _paint_traces(self, panel, tracks, several):
         for number, track in tracks.items():
-            x = self.right - (track.times_s[-1] - track.times_s) * (self.right - self.left) / WINDOW_S
+            x = self.right - (track.times_s[-1] - track.times_s) * (self.right - self.left) / self.window_s
             if not several:
                 self._shade_gaps(panel, x, np.isnan(track.values).any(1))
             for row, (y, colour) in enumerate(zip(self.rows, self.colours)):
@@ -251,7 +251,7 @@ class Overlay:
                 for first, end in runs(~np.isnan(values) & (x >= self.left)):
                     polyline(panel, points[first:end], colour, 1 if several else self.thick)
                 if not np.isnan(values[-1]):
-                    disc(panel, points[-1], 1.6 * self.thick + 0.5, colour)
+                    disc(panel, points[-1], max(2.5, 2 * self.thick), colour)
                 if not several:
                     write(panel, short(digits(track)[row]), self.pad, y + 0.62 * self.size, self.size,
                           colour=BRIGHT, bold=True)
@@ -276,7 +276,7 @@ class Overlay:
                 shade = tuple(round(g + (c - g) * share**1.5) for g, c in zip(GROUND, colour))
                 polyline(panel, [before, after], shade, self.thick)
         if not np.isnan(points[-1]).any():
-            disc(panel, points[-1], 2.4 * self.thick + 1, colour)
+            disc(panel, points[-1], max(3.5, 2.6 * self.thick), colour)
 
 
 def _scale(width, height):
@@ -314,12 +314,13 @@ def write_overlay(video, table, targets, path, report=lambda frames: None):
     """
     clock = picture_clock(video)
     tracks, row_s = tracks_of(table, targets)
+    window_s = float(np.clip(np.ceil(clock.end_s), *WINDOW_S))
     with (whole_file(path) as part, contextlib.ExitStack() as stack,
           av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as out):
         rate, writer, sound = _rate(video, clock), None, None
         for ks, picture in read_frames(video, float(rate)):
             if not writer:
-                overlay = Overlay(picture.width, picture.height, targets, limit_of(tracks))
+                overlay = Overlay(picture.width, picture.height, targets, limit_of(tracks), window_s)
                 writer = _pictures(out, overlay, rate)
                 sound = stack.enter_context(contextlib.closing(_sound(video, clock, out)))
                 waiting = next(sound, None)
@@ -363,7 +364,8 @@ def _pictures(out, overlay, rate):
 
 
 def _encode(out, stream, k, image):
-    frame = av.VideoFrame.from_numpy_buffer(image, format="rgb24").reformat(format="yuv420p", dst_colorspace="ITU601")
+    frame = av.VideoFrame.from_numpy_buffer(image, format="rgb24").reformat(
+        format="yuv420p", dst_colorspace="ITU601", threads=1)
     frame.pts, frame.time_base = k, stream.codec_context.time_base
     out.mux(stream.encode(frame))
 
