@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
 from runs import read_log
-from scores import gaps_closed, summary_of
 from support.errors import UserError
 from support.files import whole_file
 from support.recordings import SUMMARIES, TARGETS
@@ -120,9 +119,7 @@ def face_strip(folder, frames):
     for path, crop in zip(paths, crops):
         if crop is None:
             raise UserError(f"{path} is not a readable image: delete {folder}/ and run face_detector.py again")
-    margin = max(1, len(crops[0]) // 32)
-    sides = ((0, 0), (margin, margin), (0, 0))
-    return np.concatenate([np.pad(crop, sides, constant_values=255) for crop in crops], axis=1)
+    return strip_of(crops)
 
 
 def draw_traces(axes, before, after, target, colour):
@@ -157,13 +154,59 @@ def ccc_text(raw, post, steps):
 
 
 def steps_text(constants, smoothing, frame_rate):
-    """The steps of a post-processing that change something, as text; constants: plot_ccc.PostProcessing."""
+    """The steps of a post-processing that change something, as text; constants: postprocessing.PostProcessing."""
     window_s, delay_s = constants.window_frames / frame_rate, constants.delay_frames / frame_rate
     steps = [f"{smoothing} over {window_s:.2g} s"] * (constants.window_frames > 1)
     steps += [f"bias {constants.bias:+.3f}"] * (constants.bias != 0)
     steps += [f"scale {constants.scale:.2f}"] * (constants.scale != 1)
     steps += [f"delay {delay_s:.2g} s"] * (constants.delay_frames > 0)
     return ", ".join(steps) or "no step raised the CCC of the training recordings"
+
+
+# ---- predictions for one video --------------------------------------------------------------------------------------
+
+PEOPLE = ["#009E73", "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9"]  # colours of persons, again after the last
+
+
+def prediction_figure(table, targets, name, about, crops):
+    """Figure of what predict.py writes for a video: a panel for each target, faces above them at their times.
+
+    table: as in its CSV; about: a line on the network; crops: evenly spaced over the video, each (S, S, 3) RGB, or None
+    where there is no face.
+    """
+    wide, top = WIDTH - 1.0, 0.95 + (WIDTH - 1.0) / len(crops)
+    fig = Figure(figsize=(WIDTH, top + 0.85 + PANEL * len(targets) + GAP * (len(targets) - 1)))
+    height, end_s = fig.get_size_inches()[1], max(table["time_s"].iloc[-1], 0.1)
+    write_lines(fig, [name], 0.75, height - 0.15, fontsize=14, color="black", parse_math=False)
+    write_lines(fig, [about], 0.75, height - 0.43, fontsize=10, parse_math=False)
+    strip = strip_of(crops)
+    if strip is not None:
+        inches(fig, 0.75, height - top + 0.2, wide, wide / len(crops)).imshow(strip, aspect="auto")
+        fig.axes[-1].set_axis_off()
+    people = dict(iter(table.groupby("person"))) if "person" in table else {1: table}
+    for number, target in enumerate(targets):
+        axes = inches(fig, 0.75, height - top - PANEL - number * (PANEL + GAP), wide, PANEL)
+        axes.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
+        for person, part in people.items():
+            colour = PEOPLE[(person - 1) % len(PEOPLE)]
+            axes.plot(part["time_s"], part[target], color=colour, linewidth=1.6, label=f"person {person}")
+        axes.set(ylabel=target, xlim=(0, end_s))
+        axes.tick_params(labelbottom=target == targets[-1])
+    axes.set_xlabel("time in the video, seconds; gaps: frames without a face", fontsize=10)
+    if len(people) > 1:
+        place = 0.68 / WIDTH, 1 - 0.5 / height
+        fig.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=place, ncols=8, frameon=False)
+    return fig
+
+
+def strip_of(crops):
+    """Crops side by side, white where there is none: (H, W, 3) RGB; None if there are none at all."""
+    sides = [len(crop) for crop in crops if crop is not None]
+    if not sides:
+        return None
+    blank, margin = np.full((sides[0], sides[0], 3), 255, np.uint8), max(1, sides[0] // 32)
+    cells = [blank if crop is None else crop for crop in crops]
+    return np.concatenate([np.pad(cell, ((0, 0), (margin, margin), (0, 0)), constant_values=255) for cell in cells], 1)
 
 
 # ---- summary: all runs side by side ---------------------------------------------------------------------------------
@@ -202,6 +245,7 @@ def summary_figure(runs, table, left_out):
 
 def draw_summary(axes, runs, table):
     """Draws one panel: the runs from top to bottom, their values in columns to the right; table: of one target."""
+    from scores import gaps_closed, summary_of  # here: torch comes with it, which predict.py's figure can do without
     for centre, text in COLUMNS.items():
         axes.text(centre, 1.04, text, transform=axes.transAxes, ha="center", va="bottom", fontsize=8.5, color="#444444")
     values = {run.name: summary_of(table, run.name) for run in runs}

@@ -242,7 +242,7 @@ def training_call(cfg, device, teach):
         training = start_run(cfg, state, shapes, getattr(objective, "adapters", None), device)
         chosen_on = sets.get("held_out", sets["val"])
         train_epochs(training, objective, clips, lambda model: score(predictions(model, chosen_on, cfg), cfg.targets),
-                     folder, describe_model(cfg, shapes))
+                     folder, describe_model(cfg, shapes, sets))
         scores = finish_run(folder, sets, cfg, device) if world()[0] == 0 else None
     wait_for_others()
     return scores

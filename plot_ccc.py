@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 import figures
 from losses import ccc
+from postprocessing import PostProcessing, delay, postprocess, rescale, smooth
 from scores import AGAIN, gaps_closed, read_predictions, score, summary_of, targets_of
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS
 
@@ -68,15 +69,6 @@ class Run(NamedTuple):
     def about(self): return STAGES.get(self.stage, "") + how_taught(self) * (self.stage == "student")
 
 
-class PostProcessing(NamedTuple):
-    """Constants of one run and target; these defaults change nothing."""
-    window_frames: int = 1  # of the smoothing, odd
-    bias: float = 0.0  # is added
-    scale: float = 1.0  # times the distance from ...
-    centre: float = 0.0  # ... this value
-    delay_frames: int = 0  # ratings lag behind the face, and so must predictions
-
-
 def stage_of(name):
     """Stage of a run, from the name of its folder."""
     return name.split("_")[0]
@@ -92,29 +84,7 @@ def how_taught(run):
     return f", distilled from the teacher ({distill})" if distill else ""
 
 
-# ---- post-processing: series of one recording, (N,) -> (N,) ---------------------------------------------------------
-
-def smooth(pred, window_frames, smoothing):
-    """Mean or median over the window around each frame; at the edges over the part of it inside the recording."""
-    window = pd.Series(pred).rolling(window_frames, center=True, min_periods=1)
-    return (window.median() if smoothing == "median" else window.mean()).to_numpy()
-
-
-def rescale(pred, scale, centre):
-    """`pred` with its distance from `centre` multiplied by `scale`."""
-    return centre + scale * (pred - centre)
-
-
-def delay(pred, delay_frames):
-    """`pred` that many frames later: its first value is repeated at the start, its last values are dropped."""
-    return pred[np.maximum(np.arange(len(pred)) - delay_frames, 0)]
-
-
-def postprocess(pred, constants, smoothing):
-    """Post-processed predictions of one recording."""
-    smoothed = smooth(pred, constants.window_frames, smoothing)
-    return delay(rescale(smoothed + constants.bias, constants.scale, constants.centre), constants.delay_frames)
-
+# ---- fitting the post-processing -------------------------------------------------------------------------------------
 
 def joint_ccc(preds, golds):
     """CCC of recordings concatenated, over the frames whose gold is not NaN; NaN if those are fewer than two."""

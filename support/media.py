@@ -42,6 +42,11 @@ def open_media(path):
         raise UserError(f"{path} cannot be read as video or sound ({reason}): replace it") from None
 
 
+def refuse(message):
+    """Raises UserError: what is done about a file whose end is missing, unless a reader is given something else."""
+    raise UserError(f"{message}: replace it")
+
+
 # ---- when a video shows which picture -------------------------------------------------------------------------------
 
 class Clock(NamedTuple):
@@ -51,14 +56,17 @@ class Clock(NamedTuple):
     start_s: float  # time stamp of the first picture in the file: time 0 of frames and of sound
 
 
-def picture_clock(video):
+def picture_clock(video, cut_short=refuse):
     """Clock of a video, from its time stamps alone: nothing is decoded.
 
-    Raises UserError if the file has no video track, no time stamps, or was cut short.
+    cut_short(message): called if the end of the file is missing; the Clock is that of what is there. Raises UserError
+    if the file has no video track or no time stamps, or is an image.
     """
     with open_media(video) as container:
         if not container.streams.video:
             raise UserError(f"{video} has no video track: replace it by a video")
+        if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+            raise UserError(f"{video} is an image: replace it by a video")
         stream = container.streams.video[0]
         stamps, held_s = _stamps(container, stream)
         shown = sorted((pts, duration) for pts, duration, discarded in stamps if not discarded)
@@ -71,7 +79,7 @@ def picture_clock(video):
         end = times[-1] + (shown[-1][1] * base or gap)
         promised_s, present_s = _lengths(container, stream, len(stamps), gap, held_s)
     if promised_s - present_s > max(0.5, 2 * gap):
-        raise UserError(f"{video} is cut short: it holds {present_s:.1f} of the stated {promised_s:.1f} s: replace it")
+        cut_short(f"{video} is cut short: it holds {present_s:.1f} of the stated {promised_s:.1f} s")
     return Clock(times - times[0], end - times[0], times[0])
 
 
@@ -175,12 +183,13 @@ def _plane(plane):
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, :plane.width]
 
 
-def read_frames(video, frame_rate):
+def read_frames(video, frame_rate, cut_short=refuse):
     """Yields (ks, Picture) in one pass over a video: a picture, and the range of frames k that show it.
 
-    Pictures that no frame shows are left out. Raises UserError if the first or the last pictures cannot be decoded.
+    Pictures that no frame shows are left out. cut_short(message): called if the end of the video is missing or cannot
+    be decoded; the frames before it are yielded. Raises UserError if the first pictures cannot be decoded.
     """
-    clock = picture_clock(video)
+    clock = picture_clock(video, cut_short)
     k, frames = 0, frame_count(clock.end_s, frame_rate)
     number, picture, time_s = -1, None, 0.0
     with open_media(video) as container, contextlib.closing(_decoded(container)) as pictures:
@@ -199,8 +208,11 @@ def read_frames(video, frame_rate):
             if k > first:
                 yield range(first, k), Picture(picture, aspect)
             number, picture = number + 1, following
-    if picture is None or clock.times_s[-1] - time_s > 2 / frame_rate:
-        raise UserError(f"{video} is damaged: only {time_s:.1f} s of {clock.end_s:.1f} s can be decoded: replace it")
+    if picture is None:
+        raise UserError(f"{video} is damaged: none of its {clock.end_s:.1f} s can be decoded: replace it")
+    if clock.times_s[-1] - time_s > 2 / frame_rate:
+        cut_short(f"{video} is damaged: only {time_s:.1f} s of {clock.end_s:.1f} s can be decoded")
+        frames = min(frames, frame_count(clock.times_s[clock.times_s > time_s + CLOCK_S][0], frame_rate))
     if k < frames:
         yield range(k, frames), Picture(picture, aspect)
 
