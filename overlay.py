@@ -5,7 +5,6 @@
 Reads   the video, and its predictions as predict.py writes them: time_s, arousal, valence, face, score, x1, y1, x2, y2
 Writes  <name>_overlay.mp4: H.264 and AAC, which browsers play. Frames without a face are marked, never invented
 """
-import contextlib
 import functools
 import itertools
 from fractions import Fraction
@@ -18,12 +17,12 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from figures import PEOPLE
 from support.files import whole_file
 from support.media import open_media, picture_clock, read_frames, read_sound
 
-# Okabe and Ito's palette, as in figures.py; of it the colours that are light enough for a dark ground
+# Of Okabe and Ito's palette, as in figures.py; with several people, colours are theirs, as in the figure of predict.py
 COLOURS = {"arousal": (230, 159, 0), "valence": (86, 180, 233)}
-PEOPLE = [(86, 180, 233), (230, 159, 0), (0, 178, 130), (204, 121, 167), (240, 228, 66), (223, 105, 20)]
 GROUND, LINE, TEXT, BRIGHT = (22, 24, 29), (62, 67, 76), (168, 175, 186), (242, 244, 247)
 SHADE = (38, 41, 48)  # of the ground where there is no face
 WINDOW_S = 3.0, 10.0  # shown of the traces: as much as the video has, between these
@@ -145,12 +144,13 @@ class Overlay:
     The painted picture has a panel below: the traces of the last seconds, and for two targets the plane.
     """
 
-    def __init__(self, width, height, targets, limit, window_s=WINDOW_S[1]):
-        """width, height: of the pictures; limit: end of the axes; window_s: length of the traces."""
-        self.scale = _scale(width, height)
-        self.width, self.height = (max(2, round(side * self.scale / 2) * 2) for side in (width, height))
-        self.targets, self.limit, self.window_s = list(targets), limit, window_s
-        self.colours = [COLOURS.get(target, BRIGHT) for target in self.targets]
+    def __init__(self, size, targets, limit, window_s=WINDOW_S[1], several=False, sees=True):
+        """size: (width, height) of the pictures; limit: end of the axes; window_s: length of the traces; several:
+        whether there are several people; sees: whether the network sees, so that a missing face is worth a word."""
+        self.scale = _scale(*size)
+        self.width, self.height = (max(2, round(side * self.scale / 2) * 2) for side in size)
+        self.targets, self.limit, self.window_s, self.several, self.sees = list(targets), limit, window_s, several, sees
+        self.colours = [TEXT if several else COLOURS[target] for target in self.targets]
         self.panel_h = round(min(max(0.17 * self.width, 96), 216) / 2) * 2
         self.pad = round(self.panel_h / 11)
         self.size = max(11, round(self.panel_h / 8.6))  # of text, pixels
@@ -169,7 +169,7 @@ class Overlay:
         panel = np.full((self.panel_h, self.width, 3), GROUND, np.uint8)
         small, foot = max(9, round(0.75 * self.size)), self.panel_h - self.pad - 0.3 * self.size
         for target, colour, y in zip(self.targets, self.colours, self.rows):
-            write(panel, target, self.pad, y - 0.62 * self.size, self.size, colour=colour)
+            write(panel, target, self.pad, y - 0.62 * self.size * (not self.several), self.size, colour=colour)
             polyline(panel, [(self.left, y), (self.right, y)], LINE, 1)
         write(panel, f"−{self.window_s:.0f} s", self.left, foot, small)
         write(panel, "now", self.right, foot, small, right=True)
@@ -180,8 +180,9 @@ class Overlay:
             polyline(panel, [(x, y + side / 2), (x + side, y + side / 2)], LINE, 1)
             polyline(panel, [(x + side / 2, y), (x + side / 2, y + side)], LINE, 1)
             middle = y + side / 2
-            write(panel, "arousal", x + side / 2 + 3, y + 0.8 * small, small, colour=COLOURS["arousal"])
-            write(panel, "valence", x + side - 3, middle + 0.7 * small, small, colour=COLOURS["valence"], right=True)
+            arousal, valence = (self.colours[self.targets.index(one)] for one in ("arousal", "valence"))
+            write(panel, "arousal", x + side / 2 + 3, y + 0.8 * small, small, colour=arousal)
+            write(panel, "valence", x + side - 3, middle + 0.7 * small, small, colour=valence, right=True)
         return panel
 
     def paint(self, rgb, tracks, note=""):
@@ -194,32 +195,34 @@ class Overlay:
             rgb = cv2.resize(rgb, (self.width, self.height), interpolation=way)
         image = np.concatenate([rgb, self.ground])
         picture, panel = image[:self.height], image[self.height:]
-        several = any(number > 1 for number in tracks)
-        for number, track in tracks.items():
-            if not np.isnan(track.boxes[-1]).any():
-                self._paint_face(picture, track, number if several else 0)
-        if all(np.isnan([*track.boxes[-1], *track.values[-1]]).any() for track in tracks.values()):
+        in_sight = {number: track for number, track in tracks.items() if not np.isnan(track.boxes[-1]).any()}
+        for number, track in in_sight.items():
+            self._paint_face(picture, track, number)
+        if self.sees and not in_sight:
             self._plate(picture, [[("no face", BRIGHT, False)]], self.pad, self.pad)
         if note:
             self._plate(picture, [[(note, TEXT, False)]], self.pad, self.height - self.pad - 2 * self.size)
-        self._paint_traces(panel, tracks, several)
-        if self.plane[2]:
-            for number, track in tracks.items():
-                self._paint_plane(panel, track, PEOPLE[(number - 1) % len(PEOPLE)] if several else BRIGHT)
+        for number, track in tracks.items():
+            self._paint_traces(panel, track, number)
+            if self.plane[2]:
+                self._paint_plane(panel, track, self._colour(number))
         return image
 
     def _paint_face(self, picture, track, number):
-        """A box and its label; number: the person's, 0 if there is only one."""
-        box = track.boxes[-1] * self.scale
-        colour = PEOPLE[(number - 1) % len(PEOPLE)] if number else BRIGHT
+        """A box and its label; number: the person's id."""
+        box, colour = track.boxes[-1] * self.scale, self._colour(number)
         outline = rounded(box, 0.12 * (box[2] - box[0]))
         polyline(picture, outline, GROUND, self.thick + 2, closed=True)
         polyline(picture, outline, colour, self.thick, closed=True)
-        lines = [[(f"{target} ", TEXT, False), (short(value), shade, True)]
+        lines = [[(f"{target} ", TEXT, False), (short(value), BRIGHT if self.several else shade, True)]
                  for target, value, shade in zip(self.targets, digits(track), self.colours)]
-        if number:
-            lines = [[(f"person {number}", colour, True)], *lines]
+        lines = [[("● ", colour, False), (f"person {number}", BRIGHT, True)]] * self.several + lines
         self._plate(picture, lines, round(box[0]), round(box[1]), round(box[3]))
+
+    def _colour(self, number):
+        """The colour of a person: white if there is only one."""
+        colour = PEOPLE[(number - 1) % len(PEOPLE)]
+        return tuple(bytes.fromhex(colour[1:])) if self.several else BRIGHT
 
     def _plate(self, picture, lines, x, y, below=None):
         """Lines of (text, colour, bold) on a dark plate at x, y; above y if `below` is where it may be otherwise."""
@@ -239,22 +242,21 @@ class Overlay:
                 write(picture, text, at, middle, size, colour=colour, bold=bold)
                 at += text_mask(text, size, bold).shape[1]
 
-    def _paint_traces(self, panel, tracks, several):
-        for number, track in tracks.items():
-            x = self.right - (track.times_s[-1] - track.times_s) * (self.right - self.left) / self.window_s
-            if not several:
-                self._shade_gaps(panel, x, np.isnan(track.values).any(1))
-            for row, (y, colour) in enumerate(zip(self.rows, self.colours)):
-                values = np.clip(track.values[:, row] / self.limit, -1, 1)
-                points = np.stack([x, y - self.half * values], 1)
-                colour = PEOPLE[(number - 1) % len(PEOPLE)] if several else colour
-                for first, end in runs(~np.isnan(values) & (x >= self.left)):
-                    polyline(panel, points[first:end], colour, 1 if several else self.thick)
-                if not np.isnan(values[-1]):
-                    disc(panel, points[-1], max(2.5, 2 * self.thick), colour)
-                if not several:
-                    write(panel, short(digits(track)[row]), self.pad, y + 0.62 * self.size, self.size,
-                          colour=BRIGHT, bold=True)
+    def _paint_traces(self, panel, track, number):
+        x = self.right - (track.times_s[-1] - track.times_s) * (self.right - self.left) / self.window_s
+        if not self.several:
+            self._shade_gaps(panel, x, np.isnan(track.values).any(1))
+        for row, (y, colour) in enumerate(zip(self.rows, self.colours)):
+            values = np.clip(track.values[:, row] / self.limit, -1, 1)
+            points = np.stack([x, y - self.half * values], 1)
+            colour = self._colour(number) if self.several else colour
+            for first, end in runs(~np.isnan(values) & (x >= self.left)):
+                polyline(panel, points[first:end], colour, 1 if self.several else self.thick)
+            if not np.isnan(values[-1]):
+                disc(panel, points[-1], max(2.5, 2 * self.thick), colour)
+            if not self.several:
+                text, y = short(digits(track)[row]), y + 0.62 * self.size
+                write(panel, text, self.pad, y, self.size, colour=BRIGHT, bold=True)
 
     def _shade_gaps(self, panel, x, missing):
         """A paler ground and no line where there is no prediction."""
@@ -271,6 +273,8 @@ class Overlay:
         reach = side / 2 - 3 * self.thick
         points = np.clip(both / self.limit, -1, 1) * [reach, -reach] + [x + side / 2, y + side / 2]
         shares = 1 - (track.times_s[-1] - track.times_s[tail]) / TAIL_S
+        every = max(1, len(points) // 25)  # so many steps are smooth
+        points, shares = points[::-1][::every][::-1], shares[::-1][::every][::-1]
         for (before, after), share in zip(itertools.pairwise(points), shares[1:]):
             if not np.isnan([before, after]).any():
                 shade = tuple(round(g + (c - g) * share**1.5) for g, c in zip(GROUND, colour))
@@ -302,7 +306,7 @@ def runs(mask):
 FASTEST = 60  # pictures per second
 SOUND_RATE = 48000  # of sound that is not AAC already
 X264 = {"preset": "veryfast", "crf": "23"}
-BT601, LIMITED = 6, 1  # FFmpeg's numbers: the colours that pictures are converted to, and: black is 16, white 235
+BT601, LIMITED = 6, 1  # FFmpeg's numbers for colours as in SMPTE 170M, and for: black is 16 and white 235
 
 
 def write_overlay(video, table, targets, path, report=lambda frames: None):
@@ -310,29 +314,28 @@ def write_overlay(video, table, targets, path, report=lambda frames: None):
 
     table: predictions as predict.py writes them, a DataFrame. Pictures keep the video's rate, and its size between
     SMALLEST and LARGEST pixels. AAC sound is copied; other sound is re-encoded (mono). report(n): called for every n
-    pictures written. Raises UserError if the video is damaged.
+    frames of the table that are done. A video whose end is missing is drawn up to there. Raises UserError if it cannot
+    be read.
     """
-    clock = picture_clock(video)
+    clock = picture_clock(video, ignored)
     tracks, row_s = tracks_of(table, targets)
-    window_s = float(np.clip(np.ceil(clock.end_s), *WINDOW_S))
-    with (whole_file(path) as part, contextlib.ExitStack() as stack,
-          av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as out):
-        rate, writer, sound = _rate(video, clock), None, None
-        for ks, picture in read_frames(video, float(rate)):
-            if not writer:
-                overlay = Overlay(picture.width, picture.height, targets, limit_of(tracks), window_s)
-                writer = _pictures(out, overlay, rate)
-                sound = stack.enter_context(contextlib.closing(_sound(video, clock, out)))
-                waiting = next(sound, None)
+    window_s, rate = float(np.clip(np.ceil(clock.end_s), *WINDOW_S)), _rate(video, clock)
+    about = targets, limit_of(tracks), window_s, len(tracks) > 1, bool(table["face"].fillna("").ne("").any())
+    with whole_file(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as out:
+        overlay = writer = None
+        for ks, picture in read_frames(video, float(rate), ignored):
+            if not overlay:
+                overlay = Overlay((picture.width, picture.height), *about)
+                writer = Writer(out, overlay, rate, video, clock)
             for k in ks:
                 now = {number: track.at(float(k / rate), row_s) for number, track in tracks.items()}
-                _encode(out, writer, k, overlay.paint(picture.rgb, {n: track for n, track in now.items() if track}))
-                while waiting and waiting.pts * waiting.time_base <= k / rate:
-                    out.mux(waiting)
-                    waiting = next(sound, None)
-            report(len(ks))
-        out.mux(writer.encode())
-        out.mux(itertools.chain([waiting] if waiting else [], sound))
+                writer.add(overlay.paint(picture.rgb, {number: track for number, track in now.items() if track}))
+            report(int((ks[-1] + 1) / rate / row_s) - int(ks[0] / rate / row_s))
+        writer.end()
+
+
+def ignored(message):
+    """What is done about a video whose end is missing: predict.py has said it."""
 
 
 def tracks_of(table, targets):
@@ -354,20 +357,37 @@ def _rate(video, clock):
     return min(Fraction(rate), Fraction(FASTEST))
 
 
-def _pictures(out, overlay, rate):
-    """The stream for the pictures of an overlay."""
-    stream = out.add_stream("libx264", rate=rate, options=X264)
-    stream.width, stream.height, stream.pix_fmt = overlay.width, overlay.height + overlay.panel_h, "yuv420p"
-    stream.codec_context.time_base = 1 / rate
-    stream.codec_context.colorspace, stream.codec_context.color_range = BT601, LIMITED
-    return stream
+class Writer:
+    """Encodes the pictures of an overlay into a container, and the video's sound along with them."""
 
+    def __init__(self, out, overlay, rate, video, clock):
+        self.out, self.rate, self.count = out, rate, 0
+        self.stream = out.add_stream("libx264", rate=rate, options=X264)
+        self.stream.width, self.stream.height = overlay.width, overlay.height + overlay.panel_h
+        context, self.stream.pix_fmt = self.stream.codec_context, "yuv420p"
+        context.colorspace, context.color_range = BT601, LIMITED
+        self.sound = _sound(video, clock, out)
+        self.waiting = next(self.sound, None)  # its next packet
 
-def _encode(out, stream, k, image):
-    frame = av.VideoFrame.from_numpy_buffer(image, format="rgb24").reformat(
-        format="yuv420p", dst_colorspace="ITU601", threads=1)
-    frame.pts, frame.time_base = k, stream.codec_context.time_base
-    out.mux(stream.encode(frame))
+    def add(self, rgb):
+        """The next picture, (H, W, 3)."""
+        frame = av.VideoFrame.from_numpy_buffer(rgb, format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU601", threads=1)
+        frame.pts, frame.time_base = self.count, 1 / self.rate
+        self.out.mux(self.stream.encode(frame))
+        self.count += 1
+        self._add_sound(self.count / self.rate)
+
+    def _add_sound(self, until_s):
+        """Sound is written along with the pictures: the container would keep either in memory."""
+        while self.waiting and self.waiting.pts * self.waiting.time_base < until_s:
+            self.out.mux(self.waiting)
+            self.waiting = next(self.sound, None)
+
+    def end(self):
+        """Writes what the encoders still hold."""
+        self.out.mux(self.stream.encode())
+        self._add_sound(np.inf)
 
 
 def _sound(video, clock, out):
@@ -375,7 +395,7 @@ def _sound(video, clock, out):
     with open_media(video) as container:
         source = next(iter(container.streams.audio), None)
         if source is None:
-            return (packet for packet in ())
+            return iter(())
         if source.codec_context.name == "aac":
             return _copied(video, clock, out.add_stream_from_template(source))
         return _encoded(video, clock, out.add_stream("aac", rate=SOUND_RATE, layout="mono"))
