@@ -284,13 +284,13 @@ class Overlay:
 
 
 def _scale(width, height):
-    """By what a picture is enlarged: large ones to LARGEST pixels, and ones too small to write into to SMALLEST."""
-    return min(1.0, LARGEST / max(width, height)) if width > SMALLEST else SMALLEST / width
+    """By what a picture is scaled: large ones to LARGEST pixels, those too narrow to write into to SMALLEST."""
+    return max(min(1.0, LARGEST / max(width, height)), SMALLEST / width)
 
 
 def digits(track):
     """The predictions to write (K,): those of the last multiple of DIGITS_S; NaN where there are none now."""
-    row = np.searchsorted(track.times_s, np.floor(track.times_s[-1] / DIGITS_S) * DIGITS_S - 1e-3)
+    row = np.searchsorted(track.times_s, np.floor(track.times_s[-1] / DIGITS_S + 1e-3) * DIGITS_S - 1e-3)
     steady = track.values[min(row, len(track.times_s) - 1)]
     return np.where(np.isnan(track.values[-1]) | np.isnan(steady), track.values[-1], steady)
 
