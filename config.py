@@ -79,6 +79,7 @@ class Config:
     overlay: bool = False  # also write each video with the face's box and the predictions drawn into it
     people: Literal["largest", "all"] = "largest"  # whose face: the largest one's, followed | everybody's
     postprocess: bool = False  # smooth, shift, scale and delay the predictions as plot_ccc.py fitted it for this run
+    camera: Annotated[int, (-1, math.inf, True)] = -1  # number of a camera to watch, live in a window; -1: none
     about: bool = False  # only print what the network is, for what it may be used, and how well it did
 
     # --- runs: mmpkd.py plot_ccc.py

@@ -11,7 +11,8 @@ Writes  predictions/<name>.csv      per frame: time_s, arousal, valence (empty w
 Frame rate, face crops and spectrograms are made as for the network's training. What is there is not made again.
 
     python predict.py runs/student_both/best.pt clip.mp4 folder/
-    python predict.py runs/student_both/best.pt --about
+    python predict.py runs/student_both/best.pt --camera 0      live, in a window; nothing is written
+    python predict.py runs/student_both/best.pt --about         what the network is, and is not, for
 
 In a notebook: from predict import predict_video; table = predict_video("best.pt", "clip.mp4")
 """
@@ -108,6 +109,9 @@ def prepare(cfg, network, videos):
         options = SimpleNamespace(network=f"{network.card['stage']} {digest}", people=cfg.people,
                                   postprocess=cfg.postprocess, precision=cfg.precision)
         keep_settings(out, options, " ".join(vars(options)))
+        for name in videos if cfg.overlay else ():
+            if (out / f"{name}_overlay.mp4").resolve() in [path.resolve() for path in videos.values()]:
+                raise UserError(f"{out / name}_overlay.mp4 would be written over a video that is to be predicted")
         note_inputs(out, videos)
     except UserError as error:
         raise UserError(f"{error}, {hint}") from None
@@ -176,6 +180,16 @@ def summary(videos, out, targets):
 
 # ---- main -----------------------------------------------------------------------------------------------------------
 
+def watch(network, cfg):
+    """Predicts what a camera sees, in a window, until it is closed. Nothing is written."""
+    if cfg.videos or cfg.overlay or cfg.postprocess:
+        raise SettingsError("camera: videos, --overlay and --postprocess are for files: leave them out, or the camera")
+    from camera import run
+    session = run(network, cfg.camera, cfg.people, cfg.device)
+    print(f"camera {cfg.camera}: {session.shown} frames shown, {session.dropped} dropped")
+    return {}
+
+
 def main(argv=None):
     """{name: path of the CSV} of the videos."""
     cfg = parse_config(argv, __file__, __doc__, WORDS)
@@ -188,6 +202,8 @@ def main(argv=None):
         return {}
     print(f"{cfg.network}: {describe(network.card)}")
     check_use(network, cfg.network, cfg.people, cfg.postprocess)
+    if cfg.camera >= 0:
+        return watch(network, cfg)
     if not cfg.videos:
         raise SettingsError("no videos: one or more, or folders of videos, were expected after the network")
     videos = shard_of(find_videos(cfg.videos), cfg.shard)

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import av
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from crops import best_of, decode, frame_rate_of, loop_to
 
@@ -83,8 +84,7 @@ def with_overlay(video, network, folder):
     """The same, and the video with box and predictions in it."""
     from overlay import write_overlay
     frames = file_to_csv(video, network, folder)
-    table = predict.read_table(folder / "table.csv")
-    write_overlay(video, table, network.targets, folder / "overlay.mp4", lambda n: None)
+    write_overlay(video, pd.read_csv(folder / "table.csv"), network.targets, folder / "overlay.mp4", lambda n: None)
     return frames
 
 

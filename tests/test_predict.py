@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ from videos import faststart, sitter, write_pictures
 
 import predict
 from drawn.people import Recording, write_video
+from inference import open_model
+from postprocessing import PostProcessing, postprocess
+from support.media import picture_clock
 
 COLUMNS = ["time_s", "arousal", "valence", "face", "score", "x1", "y1", "x2", "y2"]
 FRAMES = 30
@@ -158,6 +162,56 @@ def test_a_folder_is_searched_for_videos_and_what_is_left_out_is_named(run, clip
     assert code == 0 and f"{folder}: left out, no videos by their names: notes.txt\n" in out
 
 
+def test_with_people_all_each_has_rows_of_an_own_and_alone_it_is_the_largest(run, tmp_path):
+    """Two drawn persons side by side; the CSV holds an id."""
+    one, two = (list(sitter(number, 40).frames()) for number in (2, 10))
+    write_video(tmp_path / "both.mp4", [np.concatenate(pair, axis=1) for pair in zip(one, two)])
+    write_video(tmp_path / "one.mp4", one)
+    assert run(tmp_path / "both.mp4", tmp_path / "one.mp4", "--people", "all")[0] == 0
+    table = table_of(tmp_path, "both")
+    assert list(table) == [COLUMNS[0], "person", *COLUMNS[1:]]
+    assert table["person"].tolist() == [1, 2] * 40
+    assert table["time_s"].tolist() == np.repeat([k / 25 for k in range(40)], 2).tolist()
+    middle = table.groupby("person")["x1"].mean()
+    assert sorted(middle.round(-2)) == pytest.approx([100, 400], abs=60)
+    alone = table_of(tmp_path, "one")
+    shutil.rmtree(tmp_path / "out")
+    assert run(tmp_path / "one.mp4", "--people", "largest")[0] == 0
+    pd.testing.assert_frame_equal(alone.drop(columns="person"), table_of(tmp_path, "one"))
+
+
+def test_an_overlay_is_made_beside_the_table_also_later(run, clip, tmp_path):
+    assert run(clip)[0] == 0
+    before = files_of(tmp_path / "out")
+    assert run(clip, "--overlay")[0] == 0
+    after = files_of(tmp_path / "out")
+    assert {path.name for path in after.keys() - before.keys()} == {"clip_2_overlay.mp4"}
+    assert all(after[path] == before[path] for path in before)
+    assert len(picture_clock(tmp_path / "out" / "clip_2_overlay.mp4").times_s) == FRAMES
+
+
+def test_an_overlay_is_not_written_over_a_video(call, student, clip, tmp_path):
+    (tmp_path / "out").mkdir()
+    other = shutil.copy(clip, tmp_path / "clip_2_overlay.mp4")
+    code, _, err = call("predict", student, clip, other, "--overlay", "--out", tmp_path)
+    assert code == 1 and "holds other files" in err  # the results go into a folder of their own
+    assert call("predict", student, clip, "--out", tmp_path / "out")[0] == 0
+    before = Path(shutil.copy(clip, tmp_path / "out" / "clip_2_overlay.mp4")).read_bytes()
+    err = one_line(*call("predict", student, clip, tmp_path / "out" / "clip_2_overlay.mp4", "--overlay", "--out",
+                         tmp_path / "out")[::2])
+    assert "clip_2_overlay.mp4 would be written over a video" in err
+    assert (tmp_path / "out" / "clip_2_overlay.mp4").read_bytes() == before
+
+
+def test_post_processing_is_applied_with_the_constants_of_the_run(run, student, clip, tmp_path):
+    raw = predict.predict_video(student, clip, device="cpu")
+    assert run(clip, "--postprocess")[0] == 0
+    constants = open_model(student, "cpu").card["postprocessing"]
+    for target in ("arousal", "valence"):
+        wanted = postprocess(raw[target].to_numpy(), PostProcessing(**constants[target]), constants["smoothing"])
+        np.testing.assert_allclose(table_of(tmp_path)[target], wanted, atol=1e-5)
+
+
 # ---- the command line -----------------------------------------------------------------------------------------------
 
 def test_about_prints_the_model_card(run, call, student):
@@ -175,6 +229,15 @@ def test_a_wrong_call_is_one_line(words, said, call, student, tmp_path, monkeypa
     shutil.copy(student, tmp_path)
     code, _, err = call("predict", *words)
     assert said in one_line(code, err, code) and code in (1, 2)
+
+
+def test_the_camera_is_watched_with_the_network_and_does_not_go_with_files(call, student, clip, monkeypatch):
+    asked = []
+    monkeypatch.setattr("camera.run", lambda network, source, people, device: asked.append(
+        (network.targets, source, people)) or SimpleNamespace(shown=8, dropped=2))
+    code, out, _ = call("predict", student, "--camera", 0, "--people", "all")
+    assert code == 0 and asked == [(["arousal", "valence"], 0, "all")] and "8 frames shown, 2 dropped" in out
+    assert "camera: videos" in one_line(*call("predict", student, clip, "--camera", 0)[::2], 2)
 
 
 def test_flags_may_stand_between_the_videos(run, clips, tmp_path):
@@ -236,8 +299,8 @@ def half_without_an_index(path, clip):
 
 
 BAD = {no_face: "no face in any of its 20 frames", no_video_track: "has no video track",
-       no_frames: "cannot be read as video", an_image: "is an image", an_odd_codec: "codec that is not known", text: "cannot be read as video",
-       nothing: "the file is empty", half_without_an_index: "cannot be read as video"}
+       no_frames: "cannot be read as video", an_image: "is an image", an_odd_codec: "codec that is not known",
+       text: "cannot be read as video", nothing: "the file is empty", half_without_an_index: "cannot be read as video"}
 
 
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
