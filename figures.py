@@ -199,10 +199,11 @@ def prediction_figure(table, targets, name, about, crops):
         axes.set(xlim=(0, end_s), ylim=spread_out(*axes.get_ylim()))
         axes.set_title(target, loc="left", fontsize=10)
         axes.tick_params(labelbottom=target == targets[-1])
-    axes.set_xlabel("time in the video, seconds; gaps: frames without a face", fontsize=10)
+    above = "; above: faces of person 1" * (len(people) > 1 and strip is not None)
+    axes.set_xlabel(f"time in the video, seconds; gaps: frames without a face{above}", fontsize=10)
     if len(people) > 1:
-        place = 0.68 / WIDTH, 1 - 0.5 / height
-        fig.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=place, ncols=8, frameon=False)
+        place = 1 - 0.2 / WIDTH, 1 - 0.05 / height
+        fig.legend(*axes.get_legend_handles_labels(), loc="upper right", bbox_to_anchor=place, ncols=6, frameon=False)
     return fig
 
 

@@ -60,8 +60,8 @@ def predict_video(network, video, people="largest", postprocess=False, device=""
     one = opened(str(network), device, precision)
     check_use(one, network, people, postprocess)
     table, _, damage = predictions(one, Path(video), people, postprocess, device)
-    for message in damage:
-        warnings.warn(message, stacklevel=2)
+    if damage:
+        warnings.warn("; ".join(damage), stacklevel=2)
     return table
 
 

@@ -89,7 +89,7 @@ def test_predictions_for_a_video_are_those_that_training_wrote(stage, trained_co
             for target in ("arousal", "valence"):
                 apart[way].append((table[target] - wrote[name][f"{target}_pred"])[seen].abs().max())
     assert max(apart["with JPEG"]) < 1e-5
-    assert max(apart["without"]) < (1e-5 if stage == "audio" else 0.02)  # predictions of these networks spread by 0.1
+    assert max(apart["without"]) < (1e-5 if stage == "audio" else 1e-3)  # their standard deviations are 0.02 to 0.08
     assert stage == "audio" or max(apart["without"]) > 1e-5  # they did not go through JPEG
 
 
