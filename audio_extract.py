@@ -54,6 +54,16 @@ def windows(blocks, frames, step, length, lead, allowed):
         yield held[:length]
 
 
+def segments(blocks, frames, cfg):
+    """Yields the segment (N,) int16 of every frame, as `windows` does.
+
+    cfg: with audio_rate, segment_s, segment_at and frame_rate.
+    """
+    length = round(cfg.segment_s * cfg.audio_rate)
+    lead = length // 2 if cfg.segment_at == "centred" else length
+    return windows(blocks, frames, cfg.audio_rate / cfg.frame_rate, length, lead, SHORT_S * cfg.audio_rate)
+
+
 # ---- recordings -----------------------------------------------------------------------------------------------------
 
 def frames_of(name, path, cfg):
@@ -76,21 +86,21 @@ def wav_header(samples, rate):
 
 def extract(path, frames, folder, cfg, report):
     """Writes the segments of a recording, all of them or none. Returns how many seconds of sound are left."""
-    rate, length, step = cfg.audio_rate, round(cfg.segment_s * cfg.audio_rate), cfg.audio_rate / cfg.frame_rate
-    lead = length // 2 if cfg.segment_at == "centred" else length
+    rate, length = cfg.audio_rate, round(cfg.segment_s * cfg.audio_rate)
     start_s = picture_clock(path).start_s if path.parent == cfg.videos_dir else None
     header, samples = wav_header(length, rate), [0]
     with whole_folder(folder) as part:
         blocks = counted(read_sound(path, rate, start_s), samples)
         try:
-            for k, segment in enumerate(windows(blocks, frames, step, length, lead, SHORT_S * rate)):
+            for k, segment in enumerate(segments(blocks, frames, cfg)):
                 write_bytes(f"{part}/{k:06d}.wav", header, np.asarray(segment, "<i2"))
                 report(1)
         except EOFError as error:
             raise UserError(f"{path}: {error}") from None
         for _ in blocks:  # to the end, so that damage there is an error, too
             pass
-    return max(0, samples[0] - (round((frames - 1) * step) - lead + length)) / rate
+    after = length - length // 2 if cfg.segment_at == "centred" else 0  # of a segment's samples, those after its frame
+    return max(0, samples[0] - round((frames - 1) * rate / cfg.frame_rate) - after) / rate
 
 
 def make(name, report, sounds, cfg):

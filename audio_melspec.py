@@ -13,6 +13,7 @@ and computed for each segment.
 
     python audio_melspec.py --data-dir data
 """
+import itertools
 import os
 import struct
 import zlib
@@ -174,15 +175,25 @@ def read_segment(path, rate, samples, header):
     return sound
 
 
+def steps_between(frames, step):
+    """Samples from the start of each segment to that of the next, `steps` of join: (frames,); step: on average."""
+    return np.diff(np.rint(np.arange(-1, frames) * step).astype(int))
+
+
 def blocks_of(paths, steps, mel_spec):
-    """Yields the spectrograms of segments block by block, (K, M, F) uint8. steps: as in join."""
-    np.empty(2**25 - 2**16, np.uint8)  # freed at once: glibc then reuses memory up to this size, which halves the time
+    """Yields the spectrograms of segments' files block by block, (K, M, F) uint8. steps: as in join."""
     header = wav_header(mel_spec.samples, mel_spec.rate)
+    yield from spec_blocks((read_segment(path, mel_spec.rate, mel_spec.samples, header) for path in paths), steps,
+                           mel_spec)
+
+
+def spec_blocks(segments, steps, mel_spec):
+    """Yields the spectrograms of an iterator of segments block by block, (K, M, F) uint8. steps: as in join."""
+    np.empty(2**25 - 2**16, np.uint8)  # freed at once: glibc then reuses memory up to this size, which halves the time
     size = max(1, min(BLOCK, BLOCK_BYTES // max(mel_spec.samples, len(mel_spec.bands) * mel_spec.columns)))
-    for first in range(0, len(paths), size):
-        some = slice(first, first + size)
-        segments = (read_segment(path, mel_spec.rate, mel_spec.samples, header) for path in paths[some])
-        yield spectrograms(*join(segments, steps[some]), mel_spec)
+    for first in range(0, len(steps), size):
+        some = steps[first:first + size]
+        yield spectrograms(*join(itertools.islice(segments, len(some)), some), mel_spec)
 
 
 def write_pictures(blocks, folder, report):
@@ -233,8 +244,7 @@ def make(name, report, folders, cfg, mel_spec, frame_rate):
                             f"delete that {'folder' if out.is_dir() else 'file'} and run this again")
         return f"{line} (done before{if_newer(folders[name], out)})", (len(paths), True)
     step = mel_spec.rate / frame_rate if frame_rate else mel_spec.samples
-    steps = np.diff(np.rint(np.arange(-1, len(paths)) * step).astype(int))
-    blocks = blocks_of(paths, steps, mel_spec)
+    blocks = blocks_of(paths, steps_between(len(paths), step), mel_spec)
     if cfg.spec_files == "pictures":
         write_pictures(blocks, out, report)
     else:

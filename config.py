@@ -21,7 +21,8 @@ Backbones = Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn", "
 
 @dataclass
 class Config:
-    # --- corpus: every script
+    # --- corpus: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
+              # mmpkd.py plot_ccc.py demo.py experiment.py
     data_dir: str = "data"  # folder of the corpus (videos/, audio/, ratings_gold_standard/) and everything made from it
 
     # --- frames: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py mmpkd.py plot_ccc.py
@@ -33,7 +34,7 @@ class Config:
     recordings: tuple[str, ...] = ()  # ids of the recordings to process; none given: all
 
     # --- parallel work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
-                       # experiment.py
+                       # experiment.py predict.py
     workers: Whole = 0  # recordings (or runs) processed in parallel; 0: one per core, or fewer if that is faster
     shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (or seed); "": all
 
@@ -65,8 +66,22 @@ class Config:
     db_max: float = 30.0  # power shown as white, dB
     spec_files: Literal["pictures", "array"] = "pictures"  # one .png per frame, to look at | one .npy per recording
 
-    # --- device: face_detector.py face_detector_frameRetention.py mmpkd.py experiment.py
+    # --- device: face_detector.py face_detector_frameRetention.py mmpkd.py experiment.py predict.py
     device: str = ""  # cpu, cuda, cuda:1 ...; "": cuda if available, else cpu
+
+    # --- precision: mmpkd.py predict.py
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: in training bfloat16 on CUDA devices that have
+                                                                # it, else float32; float32 in predict.py
+
+    # --- prediction: predict.py
+    network: str = ""  # the trained network: best.pt in a run's folder, or an .onnx file of export.py
+    videos: tuple[str, ...] = ()  # videos, or folders of videos
+    out: str = "predictions"  # folder for the tables and figures
+    overlay: bool = False  # also write each video with the face's box and the predictions drawn into it
+    people: Literal["largest", "all"] = "largest"  # whose face: the largest one's, followed | everybody's
+    postprocess: bool = False  # smooth, shift, scale and delay the predictions as plot_ccc.py fitted it for this run
+    camera: Annotated[int, (-1, math.inf, True)] = -1  # number of a camera to watch, live in a window; -1: none
+    about: bool = False  # only print what the network is, for what it may be used, and how well it did
 
     # --- runs: mmpkd.py plot_ccc.py report.py
     runs_dir: str = ""  # folder of the runs; "": runs/ in data_dir
@@ -127,8 +142,6 @@ class Config:
     # --- training: mmpkd.py
     epochs: Count = 10  # passes over the rated training recordings, each followed by validation and a checkpoint
     epoch_steps: Whole = 0  # gradient steps of an epoch; 0: those of one pass over the rated recordings
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of training; auto: bfloat16 on CUDA devices that have
-                                                                # it, else float32
     batch_size: Count = 8  # clips per gradient step
     learning_rate: Positive = 1e-4  # initial learning rate, of everything but the backbones
     visual_lr_scale: NotNegative = 0.1  # times learning_rate: the visual backbone's (paper: 1e-5 beside 1e-4)

@@ -76,19 +76,36 @@ def steady(points, times_s, reach):
         return ((weights * np.where(near, windows, 0)).sum(2) / weights.sum(2)).reshape(-1, 5, 2)
 
 
+class Steadying:
+    """Averages the landmarks of one person's Shots, which come in pieces."""
+
+    def __init__(self, frame_rate):
+        self.frame_rate, self.reach = frame_rate, math.ceil(STEADY_S * frame_rate) - 1
+        self.padding = [Shot(range(0, 1), None, None, "missing")] * self.reach
+        self.window = self.padding
+
+    def __call__(self, following):
+        """[(Shot, its averaged landmarks or None)] of the Shots that are finished by the `following` ones."""
+        window = self.window + following
+        count = max(0, len(window) - 2 * self.reach)
+        self.window = window[count:]
+        if not count:
+            return []
+        points = np.array([shot.face.points if shot.face else NOWHERE for shot in window])
+        averaged = steady(points, np.array([shot.ks[0] for shot in window]) / self.frame_rate, self.reach)
+        return [(shot, places if shot.face else None) for shot, places in zip(window[self.reach:], averaged)]
+
+    def end(self):
+        """The same of the last Shots."""
+        return self(self.padding)
+
+
 def steadied(made, frame_rate):
     """Yields (Shot, its averaged landmarks or None) of Shots."""
-    reach = math.ceil(STEADY_S * frame_rate) - 1
-    padding = [Shot(range(0, 1), None, None, "missing")] * reach
-    made = itertools.chain(padding, made, padding)
-    window = list(itertools.islice(made, 2 * reach))
+    steadying = Steadying(frame_rate)
     while following := list(itertools.islice(made, BATCH)):
-        window += following
-        points = np.array([shot.face.points if shot.face else NOWHERE for shot in window])
-        averaged = steady(points, np.array([shot.ks[0] for shot in window]) / frame_rate, reach)
-        for shot, places in zip(window[reach:], averaged):
-            yield shot, places if shot.face else None
-        window = window[len(following):]
+        yield from steadying(following)
+    yield from steadying.end()
 
 
 # ---- the crops and faces.csv of a recording -------------------------------------------------------------------------

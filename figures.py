@@ -4,6 +4,7 @@ Functions take a run as plot_ccc.Run describes it: its name, stage, targets and 
 """
 import math
 import textwrap
+import warnings
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,6 @@ import numpy as np
 from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
 from runs import read_log
-from scores import gaps_closed, summary_of
 from support.errors import UserError
 from support.files import whole_file
 from support.recordings import SUMMARIES, TARGETS
@@ -31,7 +31,8 @@ NOT_SELECTED = ("No epoch was selected on these validation recordings: runs kept
 
 def save_figure(fig, path, dpi=120):
     """Writes a figure as PNG, whole or not at all, and returns its path."""
-    with whole_file(path) as part:
+    with whole_file(path) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks: boxes
         fig.savefig(part, dpi=dpi, facecolor="white")
     return path
 
@@ -120,9 +121,7 @@ def face_strip(folder, frames):
     for path, crop in zip(paths, crops):
         if crop is None:
             raise UserError(f"{path} is not a readable image: delete {folder}/ and run face_detector.py again")
-    margin = max(1, len(crops[0]) // 32)
-    sides = ((0, 0), (margin, margin), (0, 0))
-    return np.concatenate([np.pad(crop, sides, constant_values=255) for crop in crops], axis=1)
+    return strip_of(crops)
 
 
 def draw_traces(axes, before, after, target, colour):
@@ -166,6 +165,64 @@ def steps_text(constants, smoothing, frame_rate):
     return ", ".join(steps) or "no step raised the CCC of the training recordings"
 
 
+# ---- predictions for one video --------------------------------------------------------------------------------------
+
+SPAN = 0.3  # lowest range of an axis; ratings go from -1 to 1
+PEOPLE = ["#009E73", "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9"]  # colours of persons, again after the last
+
+
+def prediction_figure(table, targets, name, about, crops):
+    """Figure of what predict.py writes for a video: a panel for each target, faces above them at their times.
+
+    table: as in its CSV; about: a line on the network; crops: evenly spaced over the video, each (S, S, 3) RGB, or None
+    where there is no face.
+    """
+    about = textwrap.wrap(about, 130, break_on_hyphens=False)
+    wide, top = WIDTH - 1.0, 0.9 + 0.2 * len(about) + (WIDTH - 1.0) / len(crops)
+    fig = Figure(figsize=(WIDTH, top + 0.6 + PANEL * len(targets) + GAP * (len(targets) - 1)))
+    height, frames = fig.get_size_inches()[1], table["time_s"].nunique()
+    end_s = max(table["time_s"].iloc[-1] * frames / max(1, frames - 1), 0.1)
+    write_lines(fig, [name], 0.75, height - 0.15, fontsize=14, color="black", parse_math=False)
+    write_lines(fig, about, 0.75, height - 0.43, parse_math=False)
+    strip = strip_of(crops)
+    if strip is not None:
+        inches(fig, 0.75, height - top + 0.3, wide, wide / len(crops)).imshow(strip, aspect="auto")
+        fig.axes[-1].set_axis_off()
+    people = dict(iter(table.groupby("person"))) if "person" in table else {1: table}
+    for number, target in enumerate(targets):
+        axes = inches(fig, 0.75, height - top - PANEL - number * (PANEL + GAP), wide, PANEL)
+        axes.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
+        for person, part in people.items():
+            colour = PEOPLE[(person - 1) % len(PEOPLE)]
+            axes.plot(part["time_s"], part[target], ".-", color=colour, linewidth=1.6, markersize=2,
+                      label=f"person {person}")
+        axes.set(xlim=(0, end_s), ylim=spread_out(*axes.get_ylim()))
+        axes.set_title(target, loc="left", fontsize=10)
+        axes.tick_params(labelbottom=target == targets[-1])
+    above = "; above: faces of person 1" * (len(people) > 1 and strip is not None)
+    axes.set_xlabel(f"time in the video, seconds; gaps: frames without a face{above}", fontsize=10)
+    if len(people) > 1:
+        place = 1 - 0.2 / WIDTH, 1 - 0.05 / height
+        fig.legend(*axes.get_legend_handles_labels(), loc="upper right", bbox_to_anchor=place, ncols=6, frameon=False)
+    return fig
+
+
+def spread_out(low, high):
+    """Limits of an axis that are at least SPAN apart: small changes must not look large."""
+    more = max(0, SPAN - (high - low)) / 2
+    return low - more, high + more
+
+
+def strip_of(crops):
+    """Crops side by side, white where there is none: (H, W, 3) RGB; None if there are none at all."""
+    sides = [len(crop) for crop in crops if crop is not None]
+    if not sides:
+        return None
+    blank, margin = np.full((sides[0], sides[0], 3), 255, np.uint8), max(1, sides[0] // 32)
+    cells = [blank if crop is None else crop for crop in crops]
+    return np.concatenate([np.pad(cell, ((0, 0), (margin, margin), (0, 0)), constant_values=255) for cell in cells], 1)
+
+
 # ---- summary: all runs side by side ---------------------------------------------------------------------------------
 
 ROW, HEAD = 0.62, 0.95  # inches: height of a run's row, space above a panel
@@ -202,6 +259,7 @@ def summary_figure(runs, table, left_out):
 
 def draw_summary(axes, runs, table):
     """Draws one panel: the runs from top to bottom, their values in columns to the right; table: of one target."""
+    from scores import gaps_closed, summary_of  # here: torch comes with it, which predict.py's figure can do without
     for centre, text in COLUMNS.items():
         axes.text(centre, 1.04, text, transform=axes.transAxes, ha="center", va="bottom", fontsize=8.5, color="#444444")
     values = {run.name: summary_of(table, run.name) for run in runs}

@@ -23,6 +23,7 @@ from support.errors import UserError
 
 CLOCK_S = 0.002  # time stamps this close are the same: containers round to a millisecond, also the stamp of the start
 AHEAD = 8, 2  # pictures in a group that a thread decodes in advance, and groups that are decoded in advance
+AHEAD_PIXELS = 2**24  # of a group: fewer pictures where they are large, as one of 8K takes 50 MB
 DECODERS, LARGE = 3, 1e6  # threads inside FFmpeg for pictures above LARGE pixels; with smaller ones they only wait
 BT601 = (2, 5, 6)  # FFmpeg's numbers for colours of BT.601: unspecified (treated as such), BT.470BG, SMPTE 170M
 FULL_RANGE = 2  # FFmpeg's number for: black is 0 (not 16) and white 255 (not 235)
@@ -42,6 +43,18 @@ def open_media(path):
         raise UserError(f"{path} cannot be read as video or sound ({reason}): replace it") from None
 
 
+def check_codec(stream, path):
+    """Raises UserError if FFmpeg does not know the codec of a file's stream."""
+    if stream.codec_context is None:
+        raise UserError(f"{path} has a {stream.type} track in a codec that is not known here: convert it, to H.264 and "
+                        "AAC in an .mp4")
+
+
+def refuse(message):
+    """Raises UserError: what is done about a file whose end is missing, unless a reader is given something else."""
+    raise UserError(f"{message}: replace it")
+
+
 # ---- when a video shows which picture -------------------------------------------------------------------------------
 
 class Clock(NamedTuple):
@@ -51,14 +64,17 @@ class Clock(NamedTuple):
     start_s: float  # time stamp of the first picture in the file: time 0 of frames and of sound
 
 
-def picture_clock(video):
+def picture_clock(video, cut_short=refuse):
     """Clock of a video, from its time stamps alone: nothing is decoded.
 
-    Raises UserError if the file has no video track, no time stamps, or was cut short.
+    cut_short(message): called if the end of the file is missing; the Clock is that of what is there. Raises UserError
+    if the file has no video track or no time stamps, or is an image.
     """
     with open_media(video) as container:
         if not container.streams.video:
             raise UserError(f"{video} has no video track: replace it by a video")
+        if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+            raise UserError(f"{video} is an image: replace it by a video")
         stream = container.streams.video[0]
         stamps, held_s = _stamps(container, stream)
         shown = sorted((pts, duration) for pts, duration, discarded in stamps if not discarded)
@@ -71,7 +87,7 @@ def picture_clock(video):
         end = times[-1] + (shown[-1][1] * base or gap)
         promised_s, present_s = _lengths(container, stream, len(stamps), gap, held_s)
     if promised_s - present_s > max(0.5, 2 * gap):
-        raise UserError(f"{video} is cut short: it holds {present_s:.1f} of the stated {promised_s:.1f} s: replace it")
+        cut_short(f"{video} is cut short: it holds {present_s:.1f} of the stated {promised_s:.1f} s")
     return Clock(times - times[0], end - times[0], times[0])
 
 
@@ -175,16 +191,18 @@ def _plane(plane):
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, :plane.width]
 
 
-def read_frames(video, frame_rate):
+def read_frames(video, frame_rate, cut_short=refuse):
     """Yields (ks, Picture) in one pass over a video: a picture, and the range of frames k that show it.
 
-    Pictures that no frame shows are left out. Raises UserError if the first or the last pictures cannot be decoded.
+    Pictures that no frame shows are left out. cut_short(message): called if the end of the video is missing or cannot
+    be decoded; the frames before it are yielded. Raises UserError if the first pictures cannot be decoded.
     """
-    clock = picture_clock(video)
+    clock = picture_clock(video, cut_short)
     k, frames = 0, frame_count(clock.end_s, frame_rate)
     number, picture, time_s = -1, None, 0.0
     with open_media(video) as container, contextlib.closing(_decoded(container)) as pictures:
         stream = container.streams.video[0]
+        check_codec(stream, video)
         early_s, aspect = _rounding_s(clock.times_s, stream), float(stream.sample_aspect_ratio or 1)
         stored_in_order = container.format.name == "avi"  # it has a rate, no times: FFmpeg's guesses go backwards
         for following in pictures:
@@ -199,8 +217,11 @@ def read_frames(video, frame_rate):
             if k > first:
                 yield range(first, k), Picture(picture, aspect)
             number, picture = number + 1, following
-    if picture is None or clock.times_s[-1] - time_s > 2 / frame_rate:
-        raise UserError(f"{video} is damaged: only {time_s:.1f} s of {clock.end_s:.1f} s can be decoded: replace it")
+    if picture is None:
+        raise UserError(f"{video} is damaged: none of its {clock.end_s:.1f} s can be decoded: replace it")
+    if clock.times_s[-1] - time_s > 2 / frame_rate:
+        cut_short(f"{video} is damaged: only {time_s:.1f} s of {clock.end_s:.1f} s can be decoded")
+        frames = min(frames, frame_count(clock.times_s[clock.times_s > time_s + CLOCK_S][0], frame_rate))
     if k < frames:
         yield range(k, frames), Picture(picture, aspect)
 
@@ -218,13 +239,13 @@ def _rounding_s(times_s, stream):
 def _decoded(container):
     """Yields PyAV's frames of a video. A thread decodes the next ones meanwhile; not in workers: they use all cores."""
     stream = container.streams.video[0]
-    alone = multiprocessing.parent_process() is None
-    stream.thread_type, stream.thread_count = "AUTO", DECODERS if alone and stream.width * stream.height > LARGE else 1
+    alone, pixels = multiprocessing.parent_process() is None, max(1, stream.width * stream.height)
+    stream.thread_type, stream.thread_count = "AUTO", DECODERS if alone and pixels > LARGE else 1
     pictures = _readable(container.decode(stream))
     if not alone:
         yield from pictures
         return
-    at_once, waiting = AHEAD
+    at_once, waiting = max(1, min(AHEAD[0], AHEAD_PIXELS // pixels)), AHEAD[1]
     with ThreadPoolExecutor(1) as thread:  # in groups: to wake a thread for every picture costs more than it saves
         def following():
             return thread.submit(lambda: list(itertools.islice(pictures, at_once)))
@@ -258,6 +279,7 @@ def read_sound(path, rate, start_s=None):
         if not container.streams.audio:
             raise UserError(f"{path} has no sound track: put the sound of this recording into audio/ as "
                             f"{path.stem}.wav")
+        check_codec(container.streams.audio[0], path)
         done = 0
         for frame in _resampled(container, rate):
             block = frame.to_ndarray()[0]

@@ -77,7 +77,7 @@ def keep_settings(folder, cfg, names, made_of=None):
     source = made_with(made_of) if made_of else {}
     _agree(made_of, source, {name: settings[name] for name in settings if name in source})
     settings = source | settings
-    made = any(path.is_dir() or path.suffix == ".npy" for path in Path(folder).glob("[!.]*"))
+    made = any(path.is_dir() or path.suffix in (".npy", ".csv") for path in Path(folder).glob("[!.]*"))
     if made or any(is_claimed(path) for path in Path(folder).glob(".*.part")):  # by another process, now
         _agree(folder, made_with(folder) or settings, settings)
     if made_with(folder) != settings:  # nothing has been made yet

@@ -27,17 +27,19 @@ EVERY = "every script"  # what a heading says in place of names
 
 # ---- the settings of a script ---------------------------------------------------------------------------------------
 
-def parse_config(argv, script, doc, **defaults):
+def parse_config(argv, script, doc, words=(), **defaults):
     """The Config of a script; of two sources the later wins: config.py, `defaults`, --config FILE.json, flags.
 
     argv: list of str, the words after the script's name (None: those of this process); script: its file name, such as
-    `__file__`; doc: its docstring, shown by --help. Raises SettingsError for an unknown flag or a value out of range.
+    `__file__`; doc: its docstring, shown by --help; words: names of fields that are no flags, but what stands on the
+    command line without one, in this order (a list takes the rest). Raises SettingsError for an unknown flag or a value
+    out of range.
     """
     script, argv = Path(script).name, sys.argv[1:] if argv is None else argv
     base = dataclasses.replace(Config(), **defaults)
     # --batch_size is --batch-size; a value after "=" stays as it is
-    words = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in argv]
-    given, unknown = _parser(script, doc, base).parse_known_args(words)
+    argv = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in argv]
+    given, unknown = _parser(script, doc, base, words).parse_known_intermixed_args(argv)
     if unknown:
         raise SettingsError(_unknown_flag(unknown[0], script))
     flags = {name: value for name, value in vars(given).items() if name != "config"}
@@ -233,8 +235,11 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(message.removeprefix("argument ") + " (--help lists the settings)")
 
 
-def _parser(script, doc, base):
-    """A parser with a flag for every field that `script` reads. base: the Config whose values --help shows."""
+def _parser(script, doc, base, words=()):
+    """A parser with a flag for every field that `script` reads, except those in `words`, which are positional.
+
+    base: the Config whose values --help shows.
+    """
     parser = _Parser(prog=script, description=doc, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE.json", help="start from the settings that a run wrote")
@@ -244,6 +249,10 @@ def _parser(script, doc, base):
         group = groups.get(section) or groups.setdefault(section, parser.add_argument_group(section))
         value = getattr(base, name)
         text = f"{comment} [{' '.join(value) if isinstance(value, tuple) else value}]".strip().replace("%", "%%")
+        if name in words:
+            group.add_argument(name, nargs="*" if KINDS[name].base is tuple else "?", default=argparse.SUPPRESS,
+                               help=comment.replace("%", "%%"))
+            continue
         group.add_argument("--" + name.replace("_", "-"), dest=name, default=argparse.SUPPRESS, help=text,
                            **_options(KINDS[name]))
     return parser

@@ -1,0 +1,317 @@
+"""A trained network on a video: face crops and spectrograms as in its training, made while it predicts those before.
+
+A Network, of whatever kind of file, has .card (what the file says of it, model_card.py), .inputs (what it is fed:
+"frames", "specs" or both) and .targets, and is called as TorchNetwork is. Nothing here needs torch for an .onnx file,
+but the face detector does.
+
+Shapes: T, N frames, S pixels of a face crop's side, M mel bands, F spectrogram columns, K targets.
+"""
+import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+import face_detector
+from audio_extract import segments
+from audio_melspec import mel_spec_of, spec_blocks, steps_between
+from face_detector import FACE, Steadying, finder, shots
+from faces import Tracker, crop_face, one_thread
+from postprocessing import PostProcessing, postprocess
+from support.errors import SettingsError, UserError, torch_device
+from support.media import frame_count, open_media, picture_clock, read_frames, read_sound
+
+BATCH = 64  # frames that a network is given at once
+AHEAD = 2  # batches that may wait for the network while faces are searched for in the next frames
+ONNX = ".onnx"
+BOX = ["x1", "y1", "x2", "y2"]
+STRIP = 14  # faces that are kept for the figure, evenly spaced over the video
+
+
+# ---- networks -------------------------------------------------------------------------------------------------------
+
+
+def open_model(path, device="", precision="auto"):
+    """The Network in a file: best.pt of a run, or an .onnx file of export.py. Raises UserError if it is neither."""
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder: the network in it was expected, such as {Path(path, 'best.pt')}")
+    if Path(path).suffix.lower() == ONNX:
+        from onnx_network import OnnxNetwork  # here: without torch, or without onnxruntime, the other kind works
+        if precision == "bfloat16":
+            raise SettingsError(f"precision: {path} has a precision of its own (export.py): leave --precision out")
+        return OnnxNetwork(path)
+    return TorchNetwork(path, torch_device(device), precision)
+
+
+class TorchNetwork:
+    """The network in a run's best.pt."""
+
+    def __init__(self, path, device, precision):
+        """precision: float32, as mmpkd.py predicts, or bfloat16; "auto" is float32."""
+        import torch
+
+        from checkpoints import load_model
+        self.threads = torch.get_num_threads()
+        model, state = load_model(path)
+        self.model, self.device, self.bfloat16 = model.to(device), device, precision == "bfloat16"
+        self.card, self.inputs, self.targets = state["card"], tuple(model.inputs), state["targets"]
+
+    def __call__(self, frames, specs, state=None):
+        """(predictions (T, K) float32, state) of the frames that follow those of `state`, which is None at first.
+
+        frames: (T, 3, S, S) uint8, or None; specs: (T, 1, M, F) uint8, or None.
+        """
+        import torch
+
+        from augmentation import on_device
+        from data import Batch
+        torch.set_num_threads(self.threads)  # of the thread that calls: the detector's uses one (faces.one_thread)
+        frames, specs = (part if part is None else torch.from_numpy(part[None]) for part in (frames, specs))
+        batch = Batch(frames, specs, torch.zeros(0))
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            output = self.model(*[getattr(on_device(batch, self.device), name) for name in self.inputs], hidden=state)
+        return output.pred[0].float().cpu().numpy(), output.hidden
+
+
+def describe(card):
+    """One line on what kind of network it is, from its card."""
+    inputs = {("frames",): "face only", ("specs",): "voice only"}.get(tuple(card["inputs"]), "face and voice")
+    trained, teachers = sum(map(len, (card["trained_on"] or {}).values())), card["taught_by"] or []
+    parts = [card["stage"], inputs] + [f"trained on {trained} subject{'s' * (trained > 1)}"] * bool(trained)
+    parts += ["taught by " + ", ".join(teachers[:2]) + f" and {len(teachers) - 2} more" * (len(teachers) > 2)
+              + f" ({card['distill']})"] * bool(teachers)
+    rate = f" at {card['frame_rate']:g} frames/s" if card["frame_rate"] else ""
+    return f"{', '.join(parts)}: {' and '.join(card['targets'])}{rate}"
+
+
+# ---- batches for the network ----------------------------------------------------------------------------------------
+
+class Stream:
+    """Frame after frame into a network, in batches and in a thread of its own, so that the next ones can be made
+    meanwhile."""
+
+    def __init__(self, network, thread, specs=None):
+        """thread: a ThreadPoolExecutor(1), which several Streams may share; specs: iterator of (1, M, F) uint8, the
+        spectrogram of every frame."""
+        self.network, self.thread, self.specs = network, thread, specs
+        self.shape = network.card["inputs"].get("frames")
+        self.frames, self.count, self.state = None, 0, None  # the batch that is being filled
+        self.waiting, self.preds = deque(), []
+
+    def add(self, crop):
+        """The next frame's face crop (S, S, 3) uint8; None for a network that does not see."""
+        if self.shape and self.frames is None:
+            self.frames = np.empty((BATCH, *self.shape), np.uint8)
+        if self.shape:
+            self.frames[self.count] = crop.transpose(2, 0, 1)
+        self.count += 1
+        if self.count == BATCH:
+            self._send()
+
+    def _send(self):
+        frames = self.frames[:self.count] if self.shape else None
+        specs = np.stack([next(self.specs) for _ in range(self.count)]) if self.specs else None
+        self.frames, self.count = None, 0
+        self.waiting.append(self.thread.submit(self._run, frames, specs))
+        if len(self.waiting) > AHEAD:
+            self.waiting.popleft().result()
+
+    def _run(self, frames, specs):
+        preds, self.state = self.network(frames, specs, self.state)
+        self.preds.append(preds)
+
+    def end(self):
+        """The predictions of all frames: (N, K) float32."""
+        if self.count:
+            self._send()
+        for one in self.waiting:
+            one.result()
+        self.waiting.clear()
+        return np.concatenate(self.preds) if self.preds else np.zeros((0, len(self.network.targets)), np.float32)
+
+
+def network_thread():
+    """The thread in which a network works."""
+    return ThreadPoolExecutor(1, "network")
+
+
+# ---- what a video shows and lets hear ------------------------------------------------------------------------------
+
+class Person:
+    """One person in a video: the face, steadied and cropped, goes into the network, and a row of the table is kept."""
+
+    def __init__(self, stream, card, strip):
+        """stream: Stream; strip: {frame: None}, frames of which the crop is to be kept there."""
+        self.stream, self.faces, self.strip = stream, card["faces"], strip
+        self.steadying = Steadying(card["frame_rate"])
+        self.shots, self.rows = [], []
+        self.last, self.before = None, 0  # last crop, to be retained; frames before the first one
+
+    def add(self, shot):
+        """The next Shot of this person."""
+        self.shots.append(shot)
+        if len(self.shots) == face_detector.BATCH:
+            self._crop(self.steadying(self.shots))
+            self.shots = []
+
+    def _crop(self, steadied):
+        for shot, points in steadied:
+            size, count = self.faces["face_size"], len(shot.ks)
+            crop = crop_face(shot.picture, points, size) if shot.face else None
+            found, box, score = shot.found, [math.nan] * 4, math.nan
+            if shot.face:
+                box, score = shot.face.box, shot.face.score
+                self.strip |= {k: crop for k in shot.ks if k in self.strip}
+            self._feed(crop, count)
+            found = "retained" if found == "missing" and self.faces["retained"] else found
+            self.rows += [(k, found, score, *box) for k in shot.ks]
+
+    def _feed(self, crop, count):
+        """Crops into the network; without a face a black image, or the last face (before the first one: the first)."""
+        if crop is None and not self.faces["retained"]:
+            crop = np.zeros([self.faces["face_size"]] * 2 + [3], np.uint8)
+        elif crop is None:
+            crop = self.last
+        else:
+            self.last = crop
+        if crop is None:
+            self.before += count
+            return
+        count, self.before = count + self.before, 0
+        for _ in range(count):
+            self.stream.add(crop)
+
+    def end(self):
+        """(rows (frame, found, score, x1, y1, x2, y2), predictions (N, K)) of all frames."""
+        self._crop(self.steadying(self.shots) + self.steadying.end())
+        preds = self.stream.end()
+        never = np.full((self.before, preds.shape[1]), math.nan)  # there was no face to be retained
+        return self.rows, np.concatenate([preds, never])
+
+
+def spectrograms(video, frames, card):
+    """Yields the spectrogram (1, M, F) uint8 of every frame, from <name>.wav beside the video or its sound track."""
+    sound, beside = SimpleNamespace(**card["sound"], frame_rate=card["frame_rate"]), video.with_suffix(".wav")
+    path, start_s = (beside, None) if beside.exists() else (video, picture_clock(video, ignored).start_s)
+    with open_media(path) as container:
+        if not container.streams.audio:
+            raise UserError(f"{video} has no sound, which this network ({describe(card)}) needs: give it a "
+                            f"sound track, or put {beside.name} beside it")
+    cut = segments(read_sound(path, sound.audio_rate, start_s), frames, sound)
+    steps = steps_between(frames, sound.audio_rate / sound.frame_rate)
+    try:
+        for block in spec_blocks(cut, steps, mel_spec_of(sound)):
+            yield from block[:, None]
+    except EOFError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def ignored(message):
+    """What is done about a video whose end is missing where it was said before, or will be."""
+
+
+def reported(pictures, report):
+    """Yields them as they are, and reports their frames."""
+    for ks, picture in pictures:
+        yield ks, picture
+        report(len(ks))
+
+
+def shots_of(pictures, card, people, device):
+    """Yields [(id of a person, Shot), ...] of every picture."""
+    faces, frame_rate = card["faces"], card["frame_rate"]
+    find = finder(faces["min_face_size"], faces["face_score"], device)
+    if people == "all":
+        from tracks import people_shots
+        yield from people_shots(pictures, find, frame_rate, faces["look_every"])
+    else:
+        yield from ([(1, shot)] for shot in shots(pictures, Tracker(find), frame_rate, faces["look_every"]))
+
+
+def see(network, pictures, people, device, strip, specs):
+    """{id: table_of} of everybody in the pictures of a video."""
+    streams, tables = {}, {}
+    with one_thread(), network_thread() as thread:
+        for look in shots_of(pictures, network.card, people, device):
+            for number in streams.keys() - {number for number, _ in look}:  # given up: memory for others
+                tables[number] = table_of(*streams.pop(number).end(), network)
+            for number, shot in look:
+                if number not in streams:
+                    kept = strip if number == 1 else {}
+                    streams[number] = Person(Stream(network, thread, specs), network.card, kept)
+                streams[number].add(shot)
+        return tables | {number: table_of(*one.end(), network) for number, one in streams.items()}
+
+
+def listen(network, frames, specs, report):
+    """The same where the network hears only."""
+    with network_thread() as thread:
+        stream = Stream(network, thread, specs)
+        for _ in range(frames):
+            stream.add(None)
+            report(1)
+        return {1: table_of([(k, "", *[math.nan] * 5) for k in range(frames)], stream.end(), network)}
+
+
+def table_of(rows, preds, network):
+    """A person's frames as a table: frame, predictions (NaN where there is no face), face, score, box."""
+    table = pd.DataFrame(rows, columns=["frame", "face", "score", *BOX])
+    unseen = ~table["face"].isin(FACE) & ("frames" in network.inputs)
+    for column, (target, pred) in enumerate(zip(network.targets, preds.T.astype(float)), 1):
+        table.insert(column, target, np.where(unseen, math.nan, pred))
+    return table
+
+
+def processed(table, card):
+    """A person's table with post-processed predictions."""
+    constants = card["postprocessing"]
+    return table.assign(**{target: postprocess(table[target].to_numpy(), PostProcessing(**constants[target]),
+                                               constants["smoothing"]) for target in card["targets"]})
+
+
+def predictions(network, video, people="largest", postprocess=False, device="", report=lambda n: None):
+    """(table as in the CSV, {frame: crop or None} for the figure, what is wrong with the end of the video: [str]).
+
+    report(n): called for every n frames. Raises UserError if the video cannot be used.
+    """
+    card, damage = network.card, []
+    frames = frame_count(picture_clock(video, ignored).end_s, card["frame_rate"])
+    strip = {int((part + 0.5) / STRIP * frames): None for part in range(STRIP)}
+    specs = spectrograms(video, frames, card) if "specs" in network.inputs else None
+    if "frames" in network.inputs:
+        pictures = reported(read_frames(video, card["frame_rate"], damage.append), report)
+        tables = see(network, pictures, people, device, strip, specs)
+    else:
+        picture_clock(video, damage.append)
+        tables = listen(network, frames, specs, report)
+    if "frames" in network.inputs and not any(table["face"].isin(FACE).any() for table in tables.values()):
+        raise UserError(f"{video}: no face in any of its {frames} frames: there is nothing to predict (faces are at "
+                        f"least {card['faces']['min_face_size']} pixels large, as in training)")
+    if postprocess:
+        tables = {number: processed(table, card) for number, table in tables.items()}
+    table = pd.concat(tables, names=["person"]).reset_index("person")
+    table = table.sort_values(["frame", "person"], ignore_index=True)
+    table.insert(0, "time_s", (table.pop("frame") / card["frame_rate"]).round(4))
+    table = table if people == "all" else table.drop(columns="person")
+    return table.round({"score": 4} | dict.fromkeys(BOX, 1)), strip, damage
+
+
+def check_use(network, path, people, postprocess):
+    """Raises SettingsError if the network cannot be used on videos in this way."""
+    card = network.card
+    made = {"frames": ("faces", "face crops", "face_detector.py"),
+            "specs": ("sound", "spectrograms", "audio_melspec.py")}
+    for name in network.inputs:
+        entry, what, script = made[name]
+        if not card[entry] or not card["frame_rate"]:
+            raise SettingsError(f"{path} does not say how the {what} that it was trained on were made, so it cannot be "
+                                f"given a video: they were not made by {script}, or an older version wrote the file. "
+                                "Train it again on such")
+    if people == "all" and tuple(network.inputs) != ("frames",):
+        raise SettingsError(f"people: all needs a network that sees faces only, {path} hears, too: whose voice it is "
+                            "cannot be known")
+    if postprocess and not card["postprocessing"]:
+        raise SettingsError(f"postprocess: {path} holds no post-processing constants: leave --postprocess out")

@@ -1,0 +1,222 @@
+"""A trained network at work: any video -> arousal and valence of the face in it, for every frame.
+
+Reads   the network: best.pt of a run (mmpkd.py), or an .onnx file (export.py)
+        videos, or folders of videos; for networks with audio their sound track, or <name>.wav beside the video
+Writes  predictions/<name>.csv      per frame: time_s, arousal, valence (empty where there is no face), face (detected,
+                                    tracked, missing, retained), score, box x1,y1,x2,y2 in pixels of the video;
+                                    with --people all a row for everybody who is there, and the id in `person`
+        predictions/<name>.png      both over time, with faces along the axis
+        predictions/<name>_overlay.mp4      with --overlay: the video with box and predictions drawn into it
+
+Frame rate, face crops and spectrograms are made as for the network's training. What is there is not made again.
+
+    python predict.py runs/student_both/best.pt clip.mp4 folder/
+    python predict.py runs/student_both/best.pt --camera 0      live, in a window; nothing is written
+    python predict.py runs/student_both/best.pt --about         what the network is, and is not, for
+
+In a notebook: from predict import predict_video; table = predict_video("best.pt", "clip.mp4")
+"""
+import functools
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+from support.errors import SettingsError, UserError, run_script
+from support.settings import answer_first, parse_config
+
+WORDS = "network", "videos"  # of the command line
+
+answer_first(__name__, __file__, __doc__, words=WORDS)
+
+import pandas as pd
+
+from face_detector import FACE
+from inference import check_use, describe, open_model, predictions
+from support.files import whole_file
+from support.media import about_frames
+from support.recordings import if_newer, keep_settings, natural_key, shard_of
+from support.workers import for_each
+
+VIDEOS = set(".mp4 .m4v .mov .qt .avi .mkv .webm .mpg .mpeg .mpe .m2v .ts .mts .m2ts .vob .wmv .asf .flv .f4v .3gp "
+             ".3g2 .ogv .mxf .divx .dv .gif".split())  # endings by which videos in a folder are told from other files
+WORTH_A_WORKER = 10000  # frames: a process that loads torch takes seconds to start
+
+
+# ---- one video, in a notebook ----------------------------------------------------------------------------------------
+
+@functools.lru_cache(1)
+def opened(path, device, precision):
+    """The Network in a file, kept for the next video."""
+    return open_model(path, device, precision)
+
+
+def predict_video(network, video, people="largest", postprocess=False, device="", precision="auto"):
+    """The table that predict.py writes for a video, as a DataFrame. Raises UserError if there is nothing to predict.
+
+    network: best.pt of a run or an .onnx file; people, postprocess, device, precision: as the flags of predict.py.
+    """
+    one = opened(str(network), device, precision)
+    check_use(one, network, people, postprocess)
+    table, _, damage = predictions(one, Path(video), people, postprocess, device)
+    if damage:
+        warnings.warn("; ".join(damage), stacklevel=2)
+    return table
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+def find_videos(words):
+    """{name: path} of videos and of those in folders, in natural order. Raises UserError if two have the same name."""
+    paths = []
+    for path in map(Path, words):
+        if path.is_dir():
+            inside = sorted((one for one in path.glob("[!.]*") if one.is_file()), key=lambda one: natural_key(one.name))
+            videos = [one for one in inside if one.suffix.lower() in VIDEOS]
+            others = [one.name for one in inside if one not in videos and one.suffix.lower() != ".wav"]
+            if others:
+                print(f"{path}: left out, no videos by their names: "
+                      + ", ".join(others[:4]) + " ..." * (len(others) > 4))
+            if not videos:
+                raise UserError(f"{path}/ holds no videos")
+            paths += videos
+        elif path.exists():
+            paths.append(path)
+        else:
+            raise UserError(f"{path} is missing: a video or a folder of videos was expected")
+    found = {}
+    for path in dict.fromkeys(paths):
+        if path.stem in found:
+            raise UserError(f"{found[path.stem]} and {path} have the same name, and so would their results: rename one "
+                            "of them, or predict them into different folders with --out")
+        found[path.stem] = path
+    return found
+
+
+def prepare(cfg, network, videos):
+    """Makes the folder for the results, and notes in it of what they are: settings.json, inputs.json.
+
+    Raises UserError if it holds anything else, or results of another network, with other options, of other videos.
+    """
+    out, hint = Path(cfg.out), "or name another folder with --out"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.glob("[!.]*")) and not (out / "settings.json").exists():
+            raise UserError(f"{out}/ holds other files and no results of predict.py: empty it")
+        with open(cfg.network, "rb") as file:
+            digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
+        options = SimpleNamespace(network=f"{network.card['stage']} {digest}", people=cfg.people,
+                                  postprocess=cfg.postprocess, precision=cfg.precision)
+        keep_settings(out, options, "network people postprocess precision")
+        for name in videos if cfg.overlay else ():
+            if (out / f"{name}_overlay.mp4").resolve() in [path.resolve() for path in videos.values()]:
+                raise UserError(f"{out / name}_overlay.mp4 would be written over a video that is to be predicted")
+        note_inputs(out, videos)
+    except UserError as error:
+        raise UserError(f"{error}, {hint}") from None
+    except OSError as error:
+        raise SettingsError(f"out: {out}/ cannot be written ({error.strerror or error}): name another folder") from None
+
+
+def note_inputs(out, videos):
+    """Notes of which video a name is. Raises UserError if there is a result of another one of that name."""
+    note, now = out / "inputs.json", {}
+    before = json.loads(note.read_text()) if note.exists() else {}
+    for name, path in videos.items():
+        now[name] = {"path": str(path.resolve()), "bytes": path.stat().st_size}
+        known = before.get(name, now[name])
+        if (out / f"{name}.csv").exists() and known["bytes"] != now[name]["bytes"]:
+            raise UserError(f"{out / name}.csv was made of {known['path']}, not of {path} as it is now: delete it")
+    with whole_file(note) as part:
+        part.write_text(json.dumps(before | now, indent=1) + "\n")
+
+
+def write_table(table, path):
+    """Writes a table as CSV: an empty cell where there is no value."""
+    table = table.assign(time_s=[f"{time_s:.10g}" for time_s in table["time_s"]])
+    with whole_file(path) as part:
+        table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def make(name, report, videos, cfg):
+    """Predicts one video, unless it is done: (line to print, None)."""
+    video, path, overlay = videos[name], Path(cfg.out, f"{name}.csv"), Path(cfg.out, f"{name}_overlay.mp4")
+    remarks, new = [], not path.exists()
+    network = opened(cfg.network, cfg.device, cfg.precision)
+    if new:
+        import figures
+        table, strip, remarks = predictions(network, video, cfg.people, cfg.postprocess, cfg.device, report)
+        fig = figures.prediction_figure(table, network.targets, name, describe(network.card), [*strip.values()])
+        figures.save_figure(fig, path.with_suffix(".png"))
+        write_table(table, path)
+    else:
+        table = pd.read_csv(path)
+        remarks = [f"done before{if_newer(video, path)}"]
+    if cfg.overlay and not overlay.exists():
+        from overlay import write_overlay
+        write_overlay(video, table, network.targets, overlay, report)
+    faces = table["face"].isin(FACE).sum()
+    line = f"{name}: {table['time_s'].nunique()} frames, {faces} with a face"
+    return line + f" ({'; '.join(remarks)})" * bool(remarks), None
+
+
+def summary(videos, out, targets):
+    """The results of all videos as text, from their files; those that failed have none."""
+    wide = max(len("video"), *map(len, videos)) + 2
+    lines = [f"{'video':{wide}}{'frames':>8}{'with a face':>13}" + "".join(f"{f'mean {one}':>14}" for one in targets)
+             + "  written to"]
+    for name in videos:
+        path = Path(out, f"{name}.csv")
+        if not path.exists():
+            lines.append(f"{name:{wide}}{'failed, for the reason given above':>35}")
+            continue
+        table = pd.read_csv(path)
+        share = f"{table['face'].isin(FACE).mean():.0%}" if table["face"].notna().any() else "-"
+        lines.append(f"{name:{wide}}{table['time_s'].nunique():8}{share:>13}"
+                     + "".join(f"{table[one].mean():14.3f}" for one in targets) + f"  {path}")
+    return "\n".join(lines)
+
+
+# ---- main -----------------------------------------------------------------------------------------------------------
+
+def watch(network, cfg):
+    """Predicts what a camera sees, in a window, until it is closed. Nothing is written."""
+    if cfg.videos or cfg.overlay or cfg.postprocess:
+        raise SettingsError("camera: videos, --overlay and --postprocess are for files: leave them out, or the camera")
+    from camera import run
+    session = run(network, cfg.camera, cfg.people, cfg.device)
+    print(f"camera {cfg.camera}: {session.shown} frames shown, {session.dropped} dropped")
+    return {}
+
+
+def main(argv=None):
+    """{name: path of the CSV} of the videos."""
+    cfg = parse_config(argv, __file__, __doc__, WORDS)
+    if not cfg.network:
+        raise SettingsError("no network: best.pt of a run or an .onnx file, and then videos, were expected (--help)")
+    network = opened(cfg.network, cfg.device, cfg.precision)
+    if cfg.about:
+        from model_card import card_text
+        print(card_text(network.card))
+        return {}
+    print(f"{cfg.network}: {describe(network.card)}")
+    check_use(network, cfg.network, cfg.people, cfg.postprocess)
+    if cfg.camera >= 0:
+        return watch(network, cfg)
+    if not cfg.videos:
+        raise SettingsError("no videos: one or more, or folders of videos, were expected after the network")
+    videos = shard_of(find_videos(cfg.videos), cfg.shard)
+    prepare(cfg, network, videos)
+    rate = network.card["frame_rate"]
+    todo = {name: path for name, path in videos.items() if not Path(cfg.out, f"{name}.csv").exists()}
+    sizes = {name: about_frames(path, rate) * (1 + cfg.overlay) for name, path in todo.items()}
+    try:
+        for_each(videos, functools.partial(make, videos=videos, cfg=cfg), sizes, cfg.workers, worth=WORTH_A_WORKER)
+    finally:
+        print(summary(videos, cfg.out, network.targets))
+    return {name: Path(cfg.out, f"{name}.csv") for name in videos}
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main, __file__))
