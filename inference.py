@@ -50,12 +50,8 @@ class TorchNetwork:
         """precision: float32, as mmpkd.py predicts, or bfloat16; "auto" is float32."""
         from checkpoints import load_model
         model, state = load_model(path)
-        self.card = state.get("card")
-        if not self.card:
-            raise UserError(f"{path} was written by an older version, which did not note how its images were made: "
-                            "train it again")
         self.model, self.device, self.bfloat16 = model.to(device), device, precision == "bfloat16"
-        self.inputs, self.targets = tuple(model.inputs), list(self.card["targets"])
+        self.card, self.inputs, self.targets = state["card"], tuple(model.inputs), state["targets"]
 
     def __call__(self, frames, specs, state=None):
         """(predictions (T, K) float32, state) of the frames that follow those of `state`, which is None at first.
@@ -76,11 +72,12 @@ class TorchNetwork:
 def describe(card):
     """One line on what kind of network it is, from its card."""
     inputs = {("frames",): "face only", ("specs",): "voice only"}.get(tuple(card["inputs"]), "face and voice")
-    trained = sum(map(len, (card.get("trained_on") or {}).values()))
-    parts = [card["stage"], inputs] + [f"trained on {trained} subjects"] * bool(trained)
-    if taught := card.get("taught_by"):
-        parts.append("taught by " + (taught if isinstance(taught, str) else ", ".join(map(str, taught))))
-    return f"{', '.join(parts)}: {' and '.join(card['targets'])} at {card['frame_rate']:g} frames/s"
+    trained, teachers = sum(map(len, (card["trained_on"] or {}).values())), card["taught_by"] or []
+    parts = [card["stage"], inputs] + [f"trained on {trained} subject{'s' * (trained > 1)}"] * bool(trained)
+    parts += ["taught by " + ", ".join(teachers[:2]) + f" and {len(teachers) - 2} more" * (len(teachers) > 2)
+              + f" ({card['distill']})"] * bool(teachers)
+    rate = f" at {card['frame_rate']:g} frames/s" if card["frame_rate"] else ""
+    return f"{', '.join(parts)}: {' and '.join(card['targets'])}{rate}"
 
 
 # ---- batches for the network ----------------------------------------------------------------------------------------
@@ -304,14 +301,16 @@ def predictions(network, video, people="largest", postprocess=False, device="", 
 def check_use(network, path, people, postprocess):
     """Raises SettingsError if the network cannot be used on videos in this way."""
     card = network.card
-    if "frames" in network.inputs and not card.get("faces"):
-        raise SettingsError(f"{path} was trained on images or features that face_detector.py did not make: faces of a "
-                            "video cannot be given to it in the same form")
-    if "specs" in network.inputs and not card.get("sound"):
-        raise SettingsError(f"{path} was trained on spectrograms that audio_melspec.py did not make: the sound of a "
-                            "video cannot be given to it in the same form")
+    made = {"frames": ("faces", "face crops", "face_detector.py"),
+            "specs": ("sound", "spectrograms", "audio_melspec.py")}
+    for name in network.inputs:
+        entry, what, script = made[name]
+        if not card[entry] or not card["frame_rate"]:
+            raise SettingsError(f"{path} does not say how the {what} that it was trained on were made, so it cannot be "
+                                f"given a video: they were not made by {script}, or an older version wrote the file. "
+                                "Train it again on such")
     if people == "all" and tuple(network.inputs) != ("frames",):
         raise SettingsError(f"people: all needs a network that sees faces only, {path} hears, too: whose voice it is "
                             "cannot be known")
-    if postprocess and not card.get("postprocessing"):
-        raise SettingsError(f"postprocess: {path} holds no post-processing: run plot_ccc.py for its run first")
+    if postprocess and not card["postprocessing"]:
+        raise SettingsError(f"postprocess: {path} holds no post-processing constants: leave --postprocess out")
