@@ -158,9 +158,9 @@ def onnx_predictions(network, pictures, order, report):
             return np.concatenate(preds, 1)
 
 
-def differences(model, network, length=STREAM):
+def differences(model, network, length):
     """{recordings at a time: largest difference between predictions of onnxruntime and PyTorch}."""
-    pictures, order = stream_frames(network.side, max(BATCHES), length)
+    pictures, order = stream_frames(network.card["inputs"]["frames"][-1], max(BATCHES), length)
     total = length * (max(BATCHES) + sum(BATCHES))
     with tqdm(total=total, desc="comparing with PyTorch", unit=" frames", disable=None, leave=False) as bar:
         expected = torch_predictions(model, pictures, order, bar.update)
@@ -170,7 +170,7 @@ def differences(model, network, length=STREAM):
 
 def check_agreement(model, network):
     """A sentence on how well they agree. Raises UserError unless predictions agree within ALLOWED."""
-    found = differences(model, network)
+    found = differences(model, network, STREAM)
     text = ", ".join(f"{value:.1e} (batch {streams})" for streams, value in found.items())
     if not all(value <= ALLOWED for value in found.values()):
         raise UserError(f"predictions of onnxruntime and PyTorch differ by up to {text}, {ALLOWED:g} is allowed: "

@@ -29,8 +29,8 @@ class OnnxNetwork:
         self.session = open_session(path)
         self.card = _card(self.session, path)
         self.targets = list(self.card["targets"])
-        frames, state = _arguments(self.session, path)
-        self.side, self.state_size = frames[-1], state[-1]
+        check_signature(self.session, self.card, path)
+        self.state_size = self.session.get_inputs()[1].shape[-1]
 
     def __call__(self, frames, specs=None, state=None):
         """(predictions (T, K) float32, state) of the frames (T, 3, S, S) uint8 that follow those of `state`; None at
@@ -82,12 +82,16 @@ def _card(session, path):
     return check_card(card, path)
 
 
-def _arguments(session, path):
-    """Shapes of the inputs `frames` and `state`. Raises UserError if a file's inputs and outputs are others."""
-    inputs, outputs = ({one.name: one for one in each} for each in (session.get_inputs(), session.get_outputs()))
-    kinds = [(one.type, len(one.shape)) for one in inputs.values()]
-    if [*inputs] != INPUTS or [*outputs] != OUTPUTS or kinds != [("tensor(uint8)", 5), ("tensor(float)", 3)]:
-        found = ", ".join(f"{one.name} {one.type} {one.shape}" for one in [*inputs.values(), *outputs.values()])
-        raise UserError(f"{path} has other inputs and outputs ({found}) than frames, state -> predictions, next_state: "
-                        f"{EXPECTED}")
-    return [one.shape for one in inputs.values()]
+def check_signature(session, card, path):
+    """Raises UserError if the inputs and outputs of a file are not those of export.py, or not of the card's sizes."""
+    found = [(one.name, one.type, one.shape) for one in [*session.get_inputs(), *session.get_outputs()]]
+    size = found[1][2][-1] if len(found) > 1 and found[1][2] else 0  # of the state
+    state = [1, "batch", size]
+    expected = [("frames", "tensor(uint8)", ["batch", "time", *card["inputs"]["frames"]]),
+                ("state", "tensor(float)", state),
+                ("predictions", "tensor(float)", ["batch", "time", len(card["targets"])]),
+                ("next_state", "tensor(float)", state)]
+    if found != expected or type(size) is not int:
+        text = ", ".join(f"{name} {kind} [{', '.join(map(str, shape))}]" for name, kind, shape in found)
+        raise UserError(f"{path} has other inputs and outputs ({text}) than export.py gives the network that its card "
+                        f"describes: {EXPECTED}")
