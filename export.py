@@ -238,7 +238,7 @@ def to_int8(proto, crops, state_size):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "int8.onnx")
         quantize_static(proto, path, Crops(crops, state_size), per_channel=True,
-                        op_types_to_quantize=["Conv", "Add", "MaxPool"],
+                        op_types_to_quantize=["Conv"],
                         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
         small = onnx.load(path)
     return with_card(small, card | {"network": card["network"] | {"precision": "int8"}})
