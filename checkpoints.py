@@ -11,6 +11,7 @@ import importlib.metadata
 import io
 import math
 import platform
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def describe_model(cfg, shapes, sets):
         "sound": _sound(cfg, shapes["specs"]) if "specs" in shapes else None,
         "trained_on": {TRAIN: ids["train"], UNLABELLED: ids.get("unlabelled", [])},
         "chosen_on": chosen | {"epoch": 0, "keep": cfg.keep}, "ccc_on": on, **_taught(cfg)}
-    check_card(card, run_folder(cfg) / "best.pt")  # now rather than after hours of training
+    card = check_card(card, run_folder(cfg) / "best.pt")  # now rather than after hours of training
     return {"stage": cfg.stage, "config": settings, "targets": cfg.targets, "shapes": shapes, "card": card}
 
 
@@ -69,24 +70,30 @@ def to_resume(about, model):
 
 def to_use(about, model, epoch, scores):
     """best.pt after an epoch; about: of describe_model; scores: scores.score() of the subjects it is chosen on."""
-    weights = model.state_dict()
-    parts = {"frames": "visual", "specs": "audio"}  # of the network
-    scale = {name: {key: weights[f"{parts[name]}.{key}"].flatten().tolist() for key in ("mean", "std")}
+    weights, card = model.state_dict(), about["card"]
+    part = {"frames": "visual", "specs": "audio"}  # of the network
+    scale = {name: {key: weights[f"{part[name]}.{key}"].flatten().tolist() for key in ("mean", "std")}
              for name in about["shapes"]}
-    card = about["card"]
-    card |= {"network": card["network"] | {"weights": sum(one.numel() for one in model.parameters())},
-             "normalisation": scale, "chosen_on": card["chosen_on"] | {"epoch": epoch}, "ccc": _ccc(scores),
-             "versions": versions(), "date": datetime.date.today().isoformat()}
-    return about | {"config": network_settings(about["config"]), "card": card, "model": weights, "epoch": epoch}
+    card = card | {"network": card["network"] | {"weights": sum(one.numel() for one in model.parameters())},
+                   "normalisation": scale, "chosen_on": card["chosen_on"] | {"epoch": epoch}, "ccc": _ccc(scores),
+                   "versions": versions(), "date": datetime.date.today().isoformat()}
+    return _best(about, card, weights, epoch)
 
 
-def finished(state, scores, subjects, postprocessing):
-    """best.pt of a finished run: its card gets the CCC on Val_Set and the constants of the post-processing.
+def finished(about, state, scores, subjects, postprocessing):
+    """best.pt of a finished run, from what it was: its card gets the CCC on Val_Set and the post-processing.
 
-    scores: scores.score() of Val_Set; subjects: their ids; postprocessing: {"smoothing": ..., target: its constants}.
+    scores: scores.score() of Val_Set; subjects: their ids; postprocessing: {"smoothing": ..., target: PostProcessing}.
     """
-    return state | {"card": state["card"] | {"ccc_on": {"set": VAL, "subjects": subjects}, "ccc": _ccc(scores),
-                                             "postprocessing": postprocessing}}
+    known = {name: value for name, value in state["card"].items() if value is not None}  # all, but of older versions
+    constants = {name: value if name == "smoothing" else value._asdict() for name, value in postprocessing.items()}
+    card = about["card"] | known | {"ccc_on": {"set": VAL, "subjects": subjects}, "ccc": _ccc(scores),
+                                    "postprocessing": constants}
+    return _best(about, card, state["model"], state["epoch"])
+
+
+def _best(about, card, weights, epoch):
+    return about | {"config": network_settings(about["config"]), "card": card, "model": weights, "epoch": epoch}
 
 
 def network_settings(settings):
@@ -185,7 +192,8 @@ def _unpickled(path):
         with zipfile.ZipFile(path) as file:  # a few bytes can pretend to be terabytes: torch never compresses
             if sum(one.file_size for one in file.infolist()) > Path(path).stat().st_size:
                 raise ValueError
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's, of what is in the file
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path} is missing: a checkpoint of mmpkd.py was expected") from None
     except PermissionError:

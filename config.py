@@ -81,6 +81,7 @@ class Config:
     overlay: bool = False  # also write each video with the face's box and the predictions drawn into it
     people: Literal["largest", "all"] = "largest"  # whose face: the largest one's, followed | everybody's
     postprocess: bool = False  # smooth, shift, scale and delay the predictions as plot_ccc.py fitted it for this run
+    camera: Annotated[int, (-1, math.inf, True)] = -1  # number of a camera to watch, live in a window; -1: none
     about: bool = False  # only print what the network is, for what it may be used, and how well it did
 
     # --- export: export.py
@@ -157,7 +158,7 @@ class Config:
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
 
-    # --- post-processing: plot_ccc.py
+    # --- post-processing: mmpkd.py plot_ccc.py
     smoothing: Literal["mean", "median"] = "mean"  # smoothing filter over the predictions
     max_window_s: NotNegative = 10.0  # longest smoothing window to try, seconds; 0: no smoothing
     max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face to try, seconds; 0: none

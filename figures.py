@@ -4,6 +4,7 @@ Functions take a run as plot_ccc.Run describes it: its name, stage, targets and 
 """
 import math
 import textwrap
+import warnings
 from pathlib import Path
 
 import cv2
@@ -30,7 +31,8 @@ NOT_SELECTED = ("No epoch was selected on these validation recordings: runs kept
 
 def save_figure(fig, path, dpi=120):
     """Writes a figure as PNG, whole or not at all, and returns its path."""
-    with whole_file(path) as part:
+    with whole_file(path) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks: boxes
         fig.savefig(part, dpi=dpi, facecolor="white")
     return path
 
@@ -154,7 +156,7 @@ def ccc_text(raw, post, steps):
 
 
 def steps_text(constants, smoothing, frame_rate):
-    """The steps of a post-processing that change something, as text; constants: postprocessing.PostProcessing."""
+    """The steps of a post-processing that change something, as text; constants: PostProcessing."""
     window_s, delay_s = constants.window_frames / frame_rate, constants.delay_frames / frame_rate
     steps = [f"{smoothing} over {window_s:.2g} s"] * (constants.window_frames > 1)
     steps += [f"bias {constants.bias:+.3f}"] * (constants.bias != 0)
@@ -165,6 +167,7 @@ def steps_text(constants, smoothing, frame_rate):
 
 # ---- predictions for one video --------------------------------------------------------------------------------------
 
+SPAN = 0.3  # lowest range of an axis; ratings go from -1 to 1
 PEOPLE = ["#009E73", "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9"]  # colours of persons, again after the last
 
 
@@ -174,14 +177,16 @@ def prediction_figure(table, targets, name, about, crops):
     table: as in its CSV; about: a line on the network; crops: evenly spaced over the video, each (S, S, 3) RGB, or None
     where there is no face.
     """
-    wide, top = WIDTH - 1.0, 0.95 + (WIDTH - 1.0) / len(crops)
-    fig = Figure(figsize=(WIDTH, top + 0.85 + PANEL * len(targets) + GAP * (len(targets) - 1)))
-    height, end_s = fig.get_size_inches()[1], max(table["time_s"].iloc[-1], 0.1)
+    about = textwrap.wrap(about, 130, break_on_hyphens=False)
+    wide, top = WIDTH - 1.0, 0.9 + 0.2 * len(about) + (WIDTH - 1.0) / len(crops)
+    fig = Figure(figsize=(WIDTH, top + 0.6 + PANEL * len(targets) + GAP * (len(targets) - 1)))
+    height, frames = fig.get_size_inches()[1], table["time_s"].nunique()
+    end_s = max(table["time_s"].iloc[-1] * frames / max(1, frames - 1), 0.1)
     write_lines(fig, [name], 0.75, height - 0.15, fontsize=14, color="black", parse_math=False)
-    write_lines(fig, [about], 0.75, height - 0.43, fontsize=10, parse_math=False)
+    write_lines(fig, about, 0.75, height - 0.43, parse_math=False)
     strip = strip_of(crops)
     if strip is not None:
-        inches(fig, 0.75, height - top + 0.2, wide, wide / len(crops)).imshow(strip, aspect="auto")
+        inches(fig, 0.75, height - top + 0.3, wide, wide / len(crops)).imshow(strip, aspect="auto")
         fig.axes[-1].set_axis_off()
     people = dict(iter(table.groupby("person"))) if "person" in table else {1: table}
     for number, target in enumerate(targets):
@@ -189,14 +194,22 @@ def prediction_figure(table, targets, name, about, crops):
         axes.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
         for person, part in people.items():
             colour = PEOPLE[(person - 1) % len(PEOPLE)]
-            axes.plot(part["time_s"], part[target], color=colour, linewidth=1.6, label=f"person {person}")
-        axes.set(ylabel=target, xlim=(0, end_s))
+            axes.plot(part["time_s"], part[target], ".-", color=colour, linewidth=1.6, markersize=2,
+                      label=f"person {person}")
+        axes.set(xlim=(0, end_s), ylim=spread_out(*axes.get_ylim()))
+        axes.set_title(target, loc="left", fontsize=10)
         axes.tick_params(labelbottom=target == targets[-1])
     axes.set_xlabel("time in the video, seconds; gaps: frames without a face", fontsize=10)
     if len(people) > 1:
         place = 0.68 / WIDTH, 1 - 0.5 / height
         fig.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=place, ncols=8, frameon=False)
     return fig
+
+
+def spread_out(low, high):
+    """Limits of an axis that are at least SPAN apart: small changes must not look large."""
+    more = max(0, SPAN - (high - low)) / 2
+    return low - more, high + more
 
 
 def strip_of(crops):

@@ -17,6 +17,7 @@ import pandas as pd
 
 import face_detector
 from audio_extract import segments
+from audio_melspec import mel_spec_of, spec_blocks, steps_between
 from face_detector import FACE, Steadying, finder, shots
 from faces import Tracker, crop_face, one_thread
 from postprocessing import PostProcessing, postprocess
@@ -39,6 +40,8 @@ def open_model(path, device="", precision="auto"):
         raise UserError(f"{path} is a folder: the network in it was expected, such as {Path(path, 'best.pt')}")
     if Path(path).suffix.lower() == ONNX:
         from onnx_network import OnnxNetwork  # here: without torch, or without onnxruntime, the other kind works
+        if precision == "bfloat16":
+            raise SettingsError(f"precision: {path} has a precision of its own (export.py): leave --precision out")
         return OnnxNetwork(path)
     return TorchNetwork(path, torch_device(device), precision)
 
@@ -187,7 +190,6 @@ class Person:
 
 def spectrograms(video, frames, card):
     """Yields the spectrogram (1, M, F) uint8 of every frame, from <name>.wav beside the video or its sound track."""
-    from audio_melspec import mel_spec_of, spec_blocks, steps_between
     sound, beside = SimpleNamespace(**card["sound"], frame_rate=card["frame_rate"]), video.with_suffix(".wav")
     path, start_s = (beside, None) if beside.exists() else (video, picture_clock(video, ignored).start_s)
     with open_media(path) as container:
@@ -260,15 +262,10 @@ def table_of(rows, preds, network):
 
 
 def processed(table, card):
-    """A person's table with post-processed predictions. What was delayed from a frame without a face stays empty."""
+    """A person's table with post-processed predictions."""
     constants = card["postprocessing"]
-    for target in card["targets"]:
-        kept = PostProcessing(**constants[target])
-        series = postprocess(table[target].to_numpy(), kept, constants["smoothing"])
-        source = np.maximum(np.arange(len(table)) - kept.delay_frames, 0)
-        gone = table[target].isna().to_numpy()
-        table[target] = np.where(gone | gone[source], math.nan, series)
-    return table
+    return table.assign(**{target: postprocess(table[target].to_numpy(), PostProcessing(**constants[target]),
+                                               constants["smoothing"]) for target in card["targets"]})
 
 
 def predictions(network, video, people="largest", postprocess=False, device="", report=lambda n: None):

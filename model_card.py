@@ -191,8 +191,9 @@ def _wrong_constant(card):
     """What is wrong with the constants of the post-processing."""
     for target in card["targets"] if card["postprocessing"] else ():
         constants = card["postprocessing"][target]
-        if constants["window_frames"] < 1 or constants["window_frames"] % 2 == 0 or constants["delay_frames"] < 0:
-            return f"postprocessing.{target} has an even window, or one or a delay below 0"
+        window, its_delay = constants["window_frames"], constants["delay_frames"]
+        if not (1 <= window <= MOST and window % 2 == 1 and 0 <= its_delay <= MOST):
+            return f"postprocessing.{target} has an impossible window or delay"
     return ""
 
 
@@ -294,7 +295,7 @@ def _how_good(card):
     texts.append(f"CCC, the concordance correlation coefficient, is 1 if predictions equal the ratings and 0 if they "
                  f"have nothing to do with them. It was measured on {on['set'] or 'subjects'} ({_names(on['subjects'])}"
                  "), on which the network was not trained.")
-    return texts + [_how_chosen(chosen, on)] * bool(chosen)
+    return [*texts, _how_chosen(chosen, on)] if chosen else texts
 
 
 def _how_chosen(chosen, on):

@@ -11,7 +11,8 @@ Writes  predictions/<name>.csv      per frame: time_s, arousal, valence (empty w
 Frame rate, face crops and spectrograms are made as for the network's training. What is there is not made again.
 
     python predict.py runs/student_both/best.pt clip.mp4 folder/
-    python predict.py runs/student_both/best.pt --about
+    python predict.py runs/student_both/best.pt --camera 0      live, in a window; nothing is written
+    python predict.py runs/student_both/best.pt --about         what the network is, and is not, for
 
 In a notebook: from predict import predict_video; table = predict_video("best.pt", "clip.mp4")
 """
@@ -75,7 +76,7 @@ def find_videos(words):
             videos = [one for one in inside if one.suffix.lower() in VIDEOS]
             others = [one.name for one in inside if one not in videos and one.suffix.lower() != ".wav"]
             if others:
-                print(f"{path}: {len(others)} files are left out, which are no videos by their names: "
+                print(f"{path}: left out, no videos by their names: "
                       + ", ".join(others[:4]) + " ..." * (len(others) > 4))
             if not videos:
                 raise UserError(f"{path}/ holds no videos")
@@ -102,24 +103,33 @@ def prepare(cfg, network, videos):
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.glob("[!.]*")) and not (out / "settings.json").exists():
-            raise UserError(f"{out}/ holds other files and no results of predict.py: empty it, {hint}")
+            raise UserError(f"{out}/ holds other files and no results of predict.py: empty it")
         with open(cfg.network, "rb") as file:
             digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
         options = SimpleNamespace(network=f"{network.card['stage']} {digest}", people=cfg.people,
                                   postprocess=cfg.postprocess, precision=cfg.precision)
         keep_settings(out, options, " ".join(vars(options)))
-        note = out / "inputs.json"
-        before = json.loads(note.read_text()) if note.exists() else {}
-        now = {name: {"path": str(path.resolve()), "bytes": path.stat().st_size} for name, path in videos.items()}
-        for name in now:
-            if (out / f"{name}.csv").exists() and before.get(name, now[name])["bytes"] != now[name]["bytes"]:
-                raise UserError(f"{out / name}.csv was made of {before[name]['path']}, not of {videos[name]} as it is "
-                                f"now: delete it, {hint}")
-        with whole_file(note) as part:
-            part.write_text(json.dumps(before | now, indent=1) + "\n")
+        for name in videos if cfg.overlay else ():
+            if (out / f"{name}_overlay.mp4").resolve() in [path.resolve() for path in videos.values()]:
+                raise UserError(f"{out / name}_overlay.mp4 would be written over a video that is to be predicted")
+        note_inputs(out, videos)
+    except UserError as error:
+        raise UserError(f"{error}, {hint}") from None
     except OSError as error:
-        raise SettingsError(f"out: {out}/ cannot be written ({error.strerror or error}): name another folder with "
-                            "--out") from None
+        raise SettingsError(f"out: {out}/ cannot be written ({error.strerror or error}): name another folder") from None
+
+
+def note_inputs(out, videos):
+    """Notes of which video a name is. Raises UserError if there is a result of another one of that name."""
+    note, now = out / "inputs.json", {}
+    before = json.loads(note.read_text()) if note.exists() else {}
+    for name, path in videos.items():
+        now[name] = {"path": str(path.resolve()), "bytes": path.stat().st_size}
+        known = before.get(name, now[name])
+        if (out / f"{name}.csv").exists() and known["bytes"] != now[name]["bytes"]:
+            raise UserError(f"{out / name}.csv was made of {known['path']}, not of {path} as it is now: delete it")
+    with whole_file(note) as part:
+        part.write_text(json.dumps(before | now, indent=1) + "\n")
 
 
 def write_table(table, path):
@@ -170,6 +180,16 @@ def summary(videos, out, targets):
 
 # ---- main -----------------------------------------------------------------------------------------------------------
 
+def watch(network, cfg):
+    """Predicts what a camera sees, in a window, until it is closed. Nothing is written."""
+    if cfg.videos or cfg.overlay or cfg.postprocess:
+        raise SettingsError("camera: videos, --overlay and --postprocess are for files: leave them out, or the camera")
+    from camera import run
+    session = run(network, cfg.camera, cfg.people, cfg.device)
+    print(f"camera {cfg.camera}: {session.shown} frames shown, {session.dropped} dropped")
+    return {}
+
+
 def main(argv=None):
     """{name: path of the CSV} of the videos."""
     cfg = parse_config(argv, __file__, __doc__, WORDS)
@@ -182,6 +202,8 @@ def main(argv=None):
         return {}
     print(f"{cfg.network}: {describe(network.card)}")
     check_use(network, cfg.network, cfg.people, cfg.postprocess)
+    if cfg.camera >= 0:
+        return watch(network, cfg)
     if not cfg.videos:
         raise SettingsError("no videos: one or more, or folders of videos, were expected after the network")
     videos = shard_of(find_videos(cfg.videos), cfg.shard)

@@ -2,6 +2,7 @@
 
 Shapes: N frames of a recording, K targets.
 """
+import contextlib
 import math
 from pathlib import Path
 
@@ -115,13 +116,16 @@ def how_chosen(cfg):
 
 # ---- files ----------------------------------------------------------------------------------------------------------
 
-def write_predictions(folder, tables):
-    """Writes predictions/<set>/<id>.csv of {set: {id: prediction_table}} into a run's folder, all or nothing."""
+@contextlib.contextmanager
+def written_predictions(folder, tables):
+    """Writes predictions/<set>/<id>.csv of {set: {id: prediction_table}} into a run's folder, all or nothing: they
+    appear when the block ends well. Gives the path of the folder that they are in until then."""
     with whole_folder(folder / "predictions") as part:
         for name in tables:
             (part / name).mkdir()
             for recording, table in tables[name].items():
                 write_table(table, part / name / f"{recording}.csv")
+        yield part
 
 
 def write_table(table, path, digits=6):
@@ -132,9 +136,12 @@ def write_table(table, path, digits=6):
 
 def read_predictions(folder, partition, frame_rate):
     """{id: table} of a finished run, in natural order. Raises UserError naming what is missing or damaged."""
-    again = AGAIN.format(folder)
-    paths = find_recordings([Path(folder, "predictions", partition)], (), again)
-    return {name: read_table(path, frame_rate, again) for name, path in paths.items()}
+    return read_tables(Path(folder, "predictions", partition), frame_rate, AGAIN.format(folder))
+
+
+def read_tables(folder, frame_rate, again):
+    """{id: table} of a folder of predictions, in natural order. Raises UserError as read_table does."""
+    return {name: read_table(path, frame_rate, again) for name, path in find_recordings([folder], (), again).items()}
 
 
 def read_table(path, frame_rate, again):

@@ -1,8 +1,8 @@
 """Speed of predict.py from file to CSV, beside decoding alone and face_detector.py alone, in the same run.
 
-On a 640 x 360 clip of a drawn person, or on a given one, looped to a minute. Every picture is a frame (the frame rate is
-set to the video's). The networks have random weights, and are loaded before. The sides take turns, and the best round
-of each counts. A ratio above 1: predict.py is faster.
+On a 640 x 360 clip of a drawn person, or on a given one, looped to a minute. Every picture is a frame (the frame rate
+is set to the video's). The networks have random weights, and are loaded before. The sides take turns, and the best
+round of each counts. A ratio above 1: predict.py is faster.
 
     python bench/predict.py                 4 minutes on 2 cores
     python bench/predict.py clip.mp4
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import av
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from crops import best_of, decode, frame_rate_of, loop_to
 
@@ -83,8 +84,7 @@ def with_overlay(video, network, folder):
     """The same, and the video with box and predictions in it."""
     from overlay import write_overlay
     frames = file_to_csv(video, network, folder)
-    table = predict.read_table(folder / "table.csv")
-    write_overlay(video, table, network.targets, folder / "overlay.mp4", lambda n: None)
+    write_overlay(video, pd.read_csv(folder / "table.csv"), network.targets, folder / "overlay.mp4", lambda n: None)
     return frames
 
 
@@ -96,7 +96,7 @@ def has_bfloat16():
 
 def sides_of(video, scratch):
     """{name: side(folder) -> number of frames}"""
-    rate, sides = frame_rate_of(video), {DECODING: functools.partial(decode, video)}
+    rate, sides = float(frame_rate_of(video)), {DECODING: functools.partial(decode, video)}
     for name, settings in STUDENTS.items():
         path, size = scratch / "student.pt", Config(**settings).face_size
         sides.setdefault(f"{DETECTOR}, {size} px", functools.partial(detect, video, size))

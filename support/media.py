@@ -23,6 +23,7 @@ from support.errors import UserError
 
 CLOCK_S = 0.002  # time stamps this close are the same: containers round to a millisecond, also the stamp of the start
 AHEAD = 8, 2  # pictures in a group that a thread decodes in advance, and groups that are decoded in advance
+AHEAD_PIXELS = 2**24  # of a group: fewer pictures where they are large, as one of 8K takes 50 MB
 DECODERS, LARGE = 3, 1e6  # threads inside FFmpeg for pictures above LARGE pixels; with smaller ones they only wait
 BT601 = (2, 5, 6)  # FFmpeg's numbers for colours of BT.601: unspecified (treated as such), BT.470BG, SMPTE 170M
 FULL_RANGE = 2  # FFmpeg's number for: black is 0 (not 16) and white 255 (not 235)
@@ -40,6 +41,13 @@ def open_media(path):
         empty = Path(path).exists() and not Path(path).stat().st_size
         reason = "the file is empty" if empty else error.strerror
         raise UserError(f"{path} cannot be read as video or sound ({reason}): replace it") from None
+
+
+def check_codec(stream, path):
+    """Raises UserError if FFmpeg does not know the codec of a file's stream."""
+    if stream.codec_context is None:
+        raise UserError(f"{path} has a {stream.type} track in a codec that is not known here: convert it, to H.264 and "
+                        "AAC in an .mp4")
 
 
 def refuse(message):
@@ -68,6 +76,7 @@ def picture_clock(video, cut_short=refuse):
         if container.format.name == "image2" or container.format.name.endswith("_pipe"):
             raise UserError(f"{video} is an image: replace it by a video")
         stream = container.streams.video[0]
+        check_codec(stream, video)
         stamps, held_s = _stamps(container, stream)
         shown = sorted((pts, duration) for pts, duration, discarded in stamps if not discarded)
         if not shown:
@@ -230,13 +239,13 @@ def _rounding_s(times_s, stream):
 def _decoded(container):
     """Yields PyAV's frames of a video. A thread decodes the next ones meanwhile; not in workers: they use all cores."""
     stream = container.streams.video[0]
-    alone = multiprocessing.parent_process() is None
-    stream.thread_type, stream.thread_count = "AUTO", DECODERS if alone and stream.width * stream.height > LARGE else 1
+    alone, pixels = multiprocessing.parent_process() is None, max(1, stream.width * stream.height)
+    stream.thread_type, stream.thread_count = "AUTO", DECODERS if alone and pixels > LARGE else 1
     pictures = _readable(container.decode(stream))
     if not alone:
         yield from pictures
         return
-    at_once, waiting = AHEAD
+    at_once, waiting = max(1, min(AHEAD[0], AHEAD_PIXELS // pixels)), AHEAD[1]
     with ThreadPoolExecutor(1) as thread:  # in groups: to wake a thread for every picture costs more than it saves
         def following():
             return thread.submit(lambda: list(itertools.islice(pictures, at_once)))
@@ -270,6 +279,7 @@ def read_sound(path, rate, start_s=None):
         if not container.streams.audio:
             raise UserError(f"{path} has no sound track: put the sound of this recording into audio/ as "
                             f"{path.stem}.wav")
+        check_codec(container.streams.audio[0], path)
         done = 0
         for frame in _resampled(container, rate):
             block = frame.to_ndarray()[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from videos import CARD, bars, card, numbers_in, on_show, write_pictures
+from videos import CARD, bars, card, faststart, number_of, numbers_in, on_show, write_pictures
 
 from drawn.people import FRAME_RATE, SOUND_RATE, Recording, write_video
 from support.errors import UserError
@@ -105,17 +105,60 @@ def test_pictures_that_cannot_be_decoded_at_the_beginning_are_an_error(tmp_path)
 
 def test_an_mp4_whose_end_is_missing_is_cut_short(tmp_path):
     """One that says at its beginning where its pictures are."""
-    whole, video = write_pictures(tmp_path / "whole.mp4", [bars(n) for n in range(100)]), tmp_path / "a.mp4"
-    with av.open(str(whole)) as source, av.open(str(video), "w", options={"movflags": "faststart"}) as copy:
-        stream = copy.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                copy.mux(packet)
+    whole = write_pictures(tmp_path / "whole.mp4", [bars(n) for n in range(100)])
+    video = faststart(whole, tmp_path / "a.mp4")
     assert numbers_in(video) == list(range(100))
     video.write_bytes(video.read_bytes()[:video.stat().st_size // 2])
     with pytest.raises(UserError, match="cut short"):
         numbers_in(video)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "avi"])
+def test_of_a_file_that_breaks_off_the_frames_before_are_read_where_that_is_wanted(kind, tmp_path):
+    """What it holds up to there, and no frame more; what is wrong is said."""
+    made = {"stamps": range(100), "tick": Fraction(1, 25), "codec": "mpeg4"} if kind == "avi" else {}
+    whole = write_pictures(tmp_path / f"whole.{kind}", [bars(n) for n in range(100)], **made)
+    if kind == "mp4":
+        whole = faststart(whole, tmp_path / "first.mp4")
+    video, said = tmp_path / f"a.{kind}", []
+    video.write_bytes(whole.read_bytes()[:whole.stat().st_size * 6 // 10])
+    numbers = [number_of(picture.rgb) for ks, picture in read_frames(video, 25, said.append) for _ in ks]
+    assert numbers == list(range(len(numbers))) and 20 < len(numbers) < 80
+    assert f"{video} is cut short" in said[0]
+    with pytest.raises(UserError, match="cut short"):
+        numbers_in(video)
+
+
+def test_of_a_file_whose_end_cannot_be_decoded_the_frames_before_are_read_where_that_is_wanted(tmp_path):
+    video, said = write_pictures(tmp_path / "a.mp4", [bars(n) for n in range(100)]), []
+    with av.open(str(video)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(video.read_bytes())
+    for at, size in packets[60:]:
+        data[at:at + size] = bytes(size)
+    video.write_bytes(data)
+    numbers = [number_of(picture.rgb) for ks, picture in read_frames(video, 25, said.append) for _ in ks]
+    assert numbers == list(range(len(numbers))) and 50 < len(numbers) <= 61
+    assert f"{video} is damaged: only" in said[0]
+    with pytest.raises(UserError, match="damaged.*replace it"):
+        numbers_in(video)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".mp4"])
+def test_an_image_is_not_taken_for_a_video(ending, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.jpg"), bars(1))
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png")
+    image = tmp_path / ("a.png" if ending == ".png" else "a.jpg")
+    image = image.rename(tmp_path / f"b{ending}")
+    with pytest.raises(UserError, match=f"b{ending} is an image"):
+        picture_clock(image)
+
+
+def test_a_codec_that_is_not_known_is_named(tmp_path):
+    video = write_pictures(tmp_path / "a.mp4", [bars(1)] * 5)
+    video.write_bytes(video.read_bytes().replace(b"avc1", b"xyz1").replace(b"avcC", b"xyzC"))
+    with pytest.raises(UserError, match="a.mp4 has a video track in a codec that is not known"):
+        picture_clock(video)
 
 
 def test_a_file_without_pictures_and_one_that_is_empty_are_named(tmp_path):

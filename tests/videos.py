@@ -45,6 +45,17 @@ def write_pictures(path, pictures, stamps=None, tick=Fraction(1, 90000), codec="
     return path
 
 
+def faststart(video, out):
+    """A copy of an .mp4 that says at its beginning where its pictures are."""
+    with av.open(str(video)) as source, av.open(str(out), "w", options={"movflags": "faststart"}) as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    return out
+
+
 def on_show(stamps_s, frames, rate=25):
     """The number of the last picture at or before k / rate seconds, for every frame k, in exact fractions."""
     from_first = [stamp - stamps_s[0] for stamp in stamps_s]
