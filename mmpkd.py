@@ -11,7 +11,7 @@
 Reads   Annotations/{Train_Set,Val_Set,Unlabelled_Set}/*.csv, Cropped_Aligned/, and specs/ for networks with audio
 Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]/
             config.json subjects.json log.jsonl curves.png    settings, subjects, a line per epoch
-            last.pt best.pt                                 to resume from; the network that is kept
+            last.pt best.pt                                 to resume from; the network that is kept and its model card
             labels/<id>.csv                                 a student's pseudo-labels
             predictions/{train,val,held_out}/<id>.csv       written last: they mark the run as finished
 """

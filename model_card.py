@@ -34,8 +34,8 @@ class Plain:
 
 
 LONGEST, MOST, LARGEST = 1000, 10**6, 2**53  # characters of a text, items of a list or dict, size of a number
-LIMITS = {"frames": ((3, 3), (1, 1024), (1, 1024)), "specs": ((1, 1), (1, 2**15), (1, 2**20))}  # of the inputs' sizes
-SPEC_PIXELS = 2**22  # of a spectrogram: more would take gigabytes in a network
+CHANNELS = {"frames": 3, "specs": 1}
+PIXELS = 2**22  # of an image, at most: more would take gigabytes in a network
 WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a dict of entries",
          list: "a list", type(None): "nothing"}
 
@@ -152,10 +152,8 @@ def _conflict(card):
     if set(inputs) != set(INPUTS[stage]):
         return f"inputs are {', '.join(map(_shown, inputs)) or 'none'}, {' and '.join(INPUTS[stage])} were expected"
     for name, size in inputs.items():
-        if len(size) != 3 or not all(low <= n <= high for n, (low, high) in zip(size, LIMITS[name])):
-            return f"inputs.{name} are no sizes of images that this network can be given"
-    if math.prod(inputs.get("specs", ())) > SPEC_PIXELS:
-        return "inputs.specs is absurdly large"
+        if len(size) != 3 or size[0] != CHANNELS[name] or min(size) < 1 or math.prod(size[1:]) > PIXELS:
+            return (f"inputs.{name} is not [{CHANNELS[name]}, height, width] of an image of at most {PIXELS:,} pixels")
     if card["faces"] and "frames" not in inputs or card["sound"] and "specs" not in inputs:
         return f"it has settings of inputs that a network of the stage {stage} is not given"
     return _wrong_setting(card) or _wrong_size(card) or _wrong_constant(card)
