@@ -21,7 +21,6 @@ import itertools
 import json
 import logging
 import math
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -36,24 +35,20 @@ answer_first(__name__, __file__, __doc__, **CALL)
 
 import cv2
 import numpy as np
-import onnx
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from checkpoints import load_model
-from data import check_files, load_recordings, read_image
-from model_card import check_card
+from checkpoints import card_ccc, load_model
+from int8 import ccc_table, read_corpus, to_int8, val_scores
 from onnx_network import CARD, INPUTS, OUTPUTS, OnnxNetwork
-from scores import prediction_table, score
-from support.recordings import PARTITIONS, SUMMARIES
+from support.recordings import PARTITIONS
 
 ALLOWED = 1e-4  # largest difference between predictions of onnxruntime and of PyTorch
 STREAM, BATCHES, PIECES = 1000, (1, 3, 8), (1, 7, 16, 64)  # frames, recordings at a time, and frames at a time
 AT_ONCE = 64  # images at most: more would take gigabytes in VGG19
 PICTURES = 128  # different images in the streams
 TIMED, TIMED_S = (1, 16, 64), 0.5  # frames at a time, seconds for each
-CALIBRATION = 256  # crops that the ranges of --int8 are taken from
 
 
 # ---- the ONNX file --------------------------------------------------------------------------------------------------
@@ -204,100 +199,52 @@ def speed_table(model, networks, side):
     return "\n".join([title] + [f"{name:28}" + "".join(f"{value:10.0f}" for value in rows[name]) for name in rows])
 
 
-# ---- 8 bits ---------------------------------------------------------------------------------------------------------
-
-def calibration_crops(cfg, card):
-    """Crops, each (1, 1, 3, S, S), of the network's training subjects, spread evenly. Raises UserError if there are
-    none."""
-    trained = (card["trained_on"] or {}).get(PARTITIONS["train"], [])
-    recordings = [one for one in check_files(cfg, ("frames",), PARTITIONS["train"]) if one.name in trained]
-    paths = [path for recording in recordings for path in recording.paths["frames"]]
-    if not paths:
-        raise UserError(f"{cfg.annotations_dir / PARTITIONS['train']}/ has none of the subjects that the network was "
-                        "trained on, whose crops --int8 needs: name its corpus with --data-dir")
-    chosen = np.linspace(0, len(paths) - 1, min(CALIBRATION, len(paths))).astype(int)
-    return [read_image(paths[k], "frames")[None, None] for k in chosen]
-
-
-class Crops:
-    """Calibration data for onnxruntime: crops (1, 1, 3, S, S) one by one, each the first of a recording."""
-
-    def __init__(self, crops, state_size):
-        state = np.zeros((1, 1, state_size), np.float32)
-        self.feeds = iter([{"frames": crop, "state": state} for crop in crops])
-
-    def get_next(self):
-        return next(self.feeds, None)
-
-
-def to_int8(proto, crops, state_size):
-    """The onnx.ModelProto with convolutions in 8 bits, their ranges taken from crops, each (1, 1, 3, S, S)."""
-    from onnxruntime.quantization import QuantType, quantize_static  # here: --help does without it
-    card = json.loads(proto.metadata_props[0].value)
-    logging.getLogger().setLevel(logging.ERROR)  # it advises to optimise the file first
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "int8.onnx")
-        quantize_static(proto, path, Crops(crops, state_size), per_channel=True,
-                        op_types_to_quantize=["Conv"],
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
-        small = onnx.load(path)
-    return with_card(small, card | {"network": card["network"] | {"precision": "int8"}})
-
-
-def ccc_table(cfg, networks):
-    """CCC on Val_Set of {name: OnnxNetwork}, as text."""
-    recordings, lines = load_recordings(cfg, PARTITIONS["val"], ("frames",)), []
-    for name, network in networks.items():
-        tables = {one.name: prediction_table(one, whole(network, one), cfg.targets, cfg.frame_rate)
-                  for one in recordings}
-        scores = score(tables, cfg.targets)
-        values = [scores[target][key] for target in cfg.targets for key in SUMMARIES]
-        lines.append(f"{name:28}" + "".join(f"{value:{width}.4f}" for value, width in zip(values, [16, 14] * 2)))
-    title = "".join(f"{target + ' mean':>16}{'concatenated':>14}" for target in cfg.targets)
-    return "\n".join([f"{'CCC on ' + PARTITIONS['val']:28}{title}", *lines])
-
-
-def whole(network, recording):
-    """Predictions for a whole recording, in pieces: (N, K)."""
-    preds, state = [], None
-    for start in range(0, len(recording), AT_ONCE):
-        pred, state = network(recording.arrays["frames"][start:start + AT_ONCE], None, state)
-        preds.append(pred)
-    return np.concatenate(preds)
-
-
 # ---- the script -----------------------------------------------------------------------------------------------------
 
 def load_student(path):
-    """(model, its card). Raises UserError for another kind of network, or one
-    without a card."""
+    """(model in evaluation mode, its card). Raises UserError for a network that hears."""
     model, state = load_model(path)
     if model.inputs != OnnxNetwork.inputs:
         raise UserError(f"{path} is of the stage {state['stage']}, which hears: only networks that see the face alone "
                         "(student, visual) are exported")
-    if not state.get("card"):
-        raise UserError(f"{path} was written by an older version, which kept no model card: train it again")
-    return model, check_card(state["card"], path)
+    return model, state["card"]
+
+
+def write_int8(path, proto, float32, corpus):
+    """(OnnxNetwork, ccc_table) of a network in 8 bits, which is written to `path`; its card has the CCC it has now.
+
+    proto, float32: the network as it was; corpus: of read_corpus.
+    """
+    crops, val = corpus
+    small = to_int8(proto, crops, float32.state_size)
+    path.write_bytes(small.SerializeToString())
+    scores = {"float32": val_scores(float32, val), "int8": val_scores(OnnxNetwork(path), val)}
+    on = {"set": PARTITIONS["val"], "subjects": [one.name for one in val]}
+    card = float32.card | {"network": float32.card["network"] | {"precision": "int8"}, "ccc_on": on,
+                           "ccc": card_ccc(scores["int8"])}
+    path.write_bytes(with_card(small, card).SerializeToString())
+    return OnnxNetwork(path), ccc_table(scores, float32.targets)
 
 
 def main(argv=None):
+    """The path of the file."""
     cfg = parse_config(argv, __file__, __doc__, **CALL)
     source, out = paths_of(cfg)
     model, card = load_student(source)
-    corpus = dataclasses.replace(cfg, target=card["target"])
-    crops = calibration_crops(corpus, card) if cfg.int8 else []  # before the minutes that the comparison may take
+    corpus = None
+    if cfg.int8:  # an error in it now rather than after minutes
+        corpus = read_corpus(dataclasses.replace(cfg, target=card["target"]), card)
     with whole_file(out) as part:
         proto = to_onnx(model, card["inputs"]["frames"], card)
         part.write_bytes(proto.SerializeToString())
-        networks = {"float32": OnnxNetwork(part)}
+        networks, cost = {"float32": OnnxNetwork(part)}, ""
         print(check_agreement(model, networks["float32"]))
         if cfg.int8:
-            part.write_bytes(to_int8(proto, crops, model.gru.hidden_size).SerializeToString())
-            networks["int8"] = OnnxNetwork(part)
+            networks["int8"], cost = write_int8(part, proto, networks["float32"], corpus)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB ({source.name}: {source.stat().st_size / 1e6:.1f} MB)")
     print(speed_table(model, networks, card["inputs"]["frames"][-1]))
-    if cfg.int8:
-        print(ccc_table(corpus, networks))
+    print(cost, end="\n" * bool(cost))
+    return out
 
 
 def paths_of(cfg):

@@ -54,6 +54,8 @@ def open_session(path):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong with a file is said once, by the error
     options.intra_op_num_threads = _threads()
+    # Threads that wait busily for the next call take six times the processor time for 3% of speed
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
     try:
         return onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])

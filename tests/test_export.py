@@ -5,6 +5,7 @@ import torch
 from conftest import one_line, run_of, tiny_config
 
 import export
+import int8
 import models_kd
 from checkpoints import load_model
 from onnx_network import OnnxNetwork
@@ -112,8 +113,8 @@ def test_wrong_calls_are_one_line(trained_corpus, tmp_path, call):
 # ---- 8 bits ---------------------------------------------------------------------------------------------------------
 
 def test_int8_is_calibrated_on_training_subjects_and_prints_what_it_costs(trained, call, short, monkeypatch):
-    read, real = [], export.read_image
-    monkeypatch.setattr(export, "read_image", lambda path, kind: read.append(path.parent.name) or real(path, kind))
+    read, real = [], int8.read_image
+    monkeypatch.setattr(int8, "read_image", lambda path, kind: read.append(path.parent.name) or real(path, kind))
     code, text, err = call("export", best_of(trained), "--int8", "--data-dir", trained)
     assert code == 0, err
     assert set(read) == {"train_1", "train_2"}
@@ -121,6 +122,8 @@ def test_int8_is_calibrated_on_training_subjects_and_prints_what_it_costs(traine
     assert lines[-6:] == ["PyTorch", "float32", "int8", "CCC", "float32", "int8"]
     network = OnnxNetwork(run_of(trained, "student") / "best_int8.onnx")
     assert network.card["network"]["precision"] == "int8"
+    assert network.card["ccc_on"] == {"set": "Val_Set", "subjects": ["dev_1"]}
+    assert f"{network.card['ccc']['valence']['mean']:.4f}" in text.splitlines()[-1]
     assert not (run_of(trained, "student") / "best.onnx").exists()
 
 
