@@ -10,10 +10,11 @@ Writes  best.onnx beside it, or --out FILE.onnx; with --int8 best_int8.onnx
 The file takes face crops and the GRU's state and gives predictions and the next state (onnx_network.py), for any number
 of recordings and frames at once; pixels are normalised inside, and the model card is in its metadata. It is written
 only if onnxruntime agrees with PyTorch within 1e-4 on streams of 1,000 frames, one to eight at a time. That takes
-seconds for the small CNNs, and minutes for the larger networks. `predict.py best.onnx VIDEO` uses the file.
+seconds for the small CNNs, minutes for ResNet-18, and up to half an hour for VGG19 on few cores. `python predict.py
+best.onnx VIDEO` uses the file.
 
---int8 rounds the weights and activations of the convolutions to 8 bits. What that costs in CCC and gains in speed is
-printed: it pays for large networks (ResNet-18, VGG19), and makes small ones slower.
+--int8 rounds the convolutions to 8 bits, and prints what that costs in CCC and gains in speed. It pays for large
+networks (about 3 times the speed of ResNet-18 and VGG19, less than half the size); small CNNs become slower.
 """
 import copy
 import dataclasses

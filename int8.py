@@ -2,6 +2,7 @@
 
 The ranges that are divided into 256 steps are those of activations on crops of the training subjects.
 """
+import copy
 import logging
 import tempfile
 from pathlib import Path
@@ -33,13 +34,14 @@ class Crops:
 def to_int8(proto, crops, state_size):
     """The onnx.ModelProto with its convolutions in 8 bits, their ranges taken from crops, each (3, S, S).
 
-    The GRU and the heads stay as they are: they take little time, and to round them costs ten times as much accuracy.
+    The rest stays as it is: on the demo's corpus, rounded heads multiplied the error by 2 to 8 and gained no speed.
     """
     logging.getLogger().setLevel(logging.ERROR)  # it advises to optimise the file first
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "int8.onnx")
-        quantize_static(proto, path, Crops(crops, state_size), op_types_to_quantize=["Conv"], per_channel=True,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+        quantize_static(copy.deepcopy(proto), path, Crops(crops, state_size),  # it empties what it is given
+                        op_types_to_quantize=["Conv"], per_channel=True, activation_type=QuantType.QUInt8,
+                        weight_type=QuantType.QInt8)
         return onnx.load(path)
 
 

@@ -5,7 +5,6 @@ import torch
 from conftest import one_line, run_of, tiny_config
 
 import export
-import int8
 import models_kd
 from checkpoints import load_model
 from onnx_network import OnnxNetwork
@@ -48,17 +47,20 @@ def test_onnxruntime_agrees_with_pytorch_over_1000_frames_at_every_batch(trained
         for piece in np.split(frames[:batch], [1, 2, 100, 350, 999], axis=1):
             pred, state = session.run(["predictions", "next_state"], {"frames": piece, "state": state})
             preds.append(pred)
-        np.testing.assert_allclose(np.concatenate(preds, 1), expected[:batch], atol=1e-4)
+        np.testing.assert_allclose(np.concatenate(preds, 1), expected[:batch], atol=1e-5)
     assert expected.std() > 1e-3  # not a constant
 
 
 def test_mobilenet_agrees_at_sizes_it_was_not_exported_with(tmp_path, monkeypatch):
-    model, card = some_student("mobilenet_v3_small")  # with a GRU of PyTorch its number of frames would become fixed
+    # With a GRU of PyTorch in it, its number of frames would become fixed
+    model, card = some_student("mobilenet_v3_small", linear_heads=True)
     monkeypatch.setattr("onnx_network.check_card", lambda card, path: card)
     path = tmp_path / "student.onnx"
     path.write_bytes(export.to_onnx(model, [3, 32, 32], card).SerializeToString())
-    found = export.differences(model, OnnxNetwork(path), 30)
-    assert set(found) == {1, 3, 8} and max(found.values()) < 1e-4
+    network = OnnxNetwork(path)
+    found = export.differences(model, network, 30)
+    pictures, order = export.stream_frames(32, 1, 30)
+    assert set(found) == {1, 3, 8} and max(found.values()) < network.run(pictures[order])[0].std() / 100
 
 
 def test_a_visual_baseline_is_exported_beside_its_checkpoint_and_names_no_path_of_the_machine(trained, call, short):
@@ -108,30 +110,3 @@ def test_wrong_calls_are_one_line(trained_corpus, tmp_path, call):
     (tmp_path / "odd.pt").write_bytes(b"odd")
     code, _, err = call("export", tmp_path / "odd.pt")
     assert "odd.pt" in one_line(code, err)
-
-
-# ---- 8 bits ---------------------------------------------------------------------------------------------------------
-
-def test_int8_is_calibrated_on_training_subjects_and_prints_what_it_costs(trained, call, short, monkeypatch):
-    read, real = [], int8.read_image
-    monkeypatch.setattr(int8, "read_image", lambda path, kind: read.append(path.parent.name) or real(path, kind))
-    code, text, err = call("export", best_of(trained), "--int8", "--data-dir", trained)
-    assert code == 0, err
-    assert set(read) == {"train_1", "train_2"}
-    lines = [line.split()[0] for line in text.splitlines()]
-    assert lines[-6:] == ["PyTorch", "float32", "int8", "CCC", "float32", "int8"]
-    network = OnnxNetwork(run_of(trained, "student") / "best_int8.onnx")
-    assert network.card["network"]["precision"] == "int8"
-    assert network.card["ccc_on"] == {"set": "Val_Set", "subjects": ["dev_1"]}
-    assert f"{network.card['ccc']['valence']['mean']:.4f}" in text.splitlines()[-1]
-    assert not (run_of(trained, "student") / "best.onnx").exists()
-
-
-def test_int8_needs_the_corpus_of_the_network(trained, tmp_path, call):
-    code, _, err = call("export", best_of(trained), "--int8", "--data-dir", tmp_path)
-    assert "run annotations.py first" in one_line(code, err)
-    for path in (trained / "Annotations" / "Train_Set").glob("train_*.csv"):
-        path.rename(path.with_name(path.name.replace("train", "other")))
-    code, _, err = call("export", best_of(trained), "--int8", "--data-dir", trained)
-    assert "none of the subjects that the network was trained on" in one_line(code, err)
-    assert not [*run_of(trained, "student").glob("*.onnx")]
