@@ -6,6 +6,7 @@ Frame k of the network shows the newest picture at that time. When the work take
 dropped and counted, never queued: the GRU's state goes on with the next. The window says how old a picture is when it
 is shown. Landmarks are not averaged over time as in files, because the pictures that follow are not known yet.
 """
+import os
 import subprocess
 import sys
 import threading
@@ -227,6 +228,7 @@ class Window:
 
     def __init__(self):
         """Raises UserError if there can be no window."""
+        os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # of fonts, which are not needed here
         trial = "import cv2; cv2.namedWindow('trial'); cv2.waitKey(1)"  # Qt ends the process where there is no display
         if subprocess.run([sys.executable, "-c", trial], capture_output=True).returncode:
             raise UserError("no window can be opened here: there is no display, or OpenCV is without windows "

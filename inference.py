@@ -51,7 +51,10 @@ class TorchNetwork:
 
     def __init__(self, path, device, precision):
         """precision: float32, as mmpkd.py predicts, or bfloat16; "auto" is float32."""
+        import torch
+
         from checkpoints import load_model
+        self.threads = torch.get_num_threads()
         model, state = load_model(path)
         self.model, self.device, self.bfloat16 = model.to(device), device, precision == "bfloat16"
         self.card, self.inputs, self.targets = state["card"], tuple(model.inputs), state["targets"]
@@ -65,6 +68,7 @@ class TorchNetwork:
 
         from augmentation import on_device
         from data import Batch
+        torch.set_num_threads(self.threads)  # of the thread that calls: the detector's uses one (faces.one_thread)
         frames, specs = (part if part is None else torch.from_numpy(part[None]) for part in (frames, specs))
         batch = Batch(frames, specs, torch.zeros(0))
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):

@@ -108,7 +108,7 @@ def prepare(cfg, network, videos):
             digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
         options = SimpleNamespace(network=f"{network.card['stage']} {digest}", people=cfg.people,
                                   postprocess=cfg.postprocess, precision=cfg.precision)
-        keep_settings(out, options, " ".join(vars(options)))
+        keep_settings(out, options, "network people postprocess precision")
         for name in videos if cfg.overlay else ():
             if (out / f"{name}_overlay.mp4").resolve() in [path.resolve() for path in videos.values()]:
                 raise UserError(f"{out / name}_overlay.mp4 would be written over a video that is to be predicted")

@@ -14,6 +14,9 @@ from face_detector import Shot
 from faces import GONE_S, STRIDE_S, STRIDE_WIDTHS, Face, Seen, Tracker
 
 GONE = None, "missing"
+# How far apart the middles of two boxes are, in sizes of the larger one, if ...
+SAME_PLACE = 0.25  # ... they are of one face: other people's are not as close
+ON_ONE_FACE = 0.125  # ... two Trackers are on one face: while two people pass, their faces are seen longer than that
 
 
 def people_shots(pictures, find, frame_rate, look_every):
@@ -72,7 +75,7 @@ class People:
         """Where two Trackers are on one face, it is whose was expected there; the other is missing from there."""
         for one, other in itertools.combinations(self.people, 2):
             for i, ((face, _), (its, _)) in enumerate(zip(looks[one], looks[other])):
-                if face and its and _is_same(face.box, its.box):
+                if face and its and _is_same(face.box, its.box, ON_ONE_FACE):
                     wrong = max(one, other, key=lambda each: each.surprise(looks[each][i][0], i))
                     wrong.lose(looks[wrong], i, pictures, times_s)
                     break
@@ -198,7 +201,7 @@ def _apart(box, other):
     return float(np.hypot(*(box[:2] + box[2:] - other[:2] - other[2:])) / 2 / (box[2] - box[0]))
 
 
-def _is_same(box, other):
-    """Whether two boxes are on one face: the middle of one lies in the middle half of the other."""
-    reach = np.maximum(box[2:] - box[:2], other[2:] - other[:2]) / 4
+def _is_same(box, other, share=SAME_PLACE):
+    """Whether the middles of two boxes are less than that share of the larger one apart, both across and down."""
+    reach = share * np.maximum(box[2:] - box[:2], other[2:] - other[:2])
     return bool((np.abs(box[:2] + box[2:] - other[:2] - other[2:]) / 2 < reach).all())

@@ -76,7 +76,6 @@ def picture_clock(video, cut_short=refuse):
         if container.format.name == "image2" or container.format.name.endswith("_pipe"):
             raise UserError(f"{video} is an image: replace it by a video")
         stream = container.streams.video[0]
-        check_codec(stream, video)
         stamps, held_s = _stamps(container, stream)
         shown = sorted((pts, duration) for pts, duration, discarded in stamps if not discarded)
         if not shown:
@@ -203,6 +202,7 @@ def read_frames(video, frame_rate, cut_short=refuse):
     number, picture, time_s = -1, None, 0.0
     with open_media(video) as container, contextlib.closing(_decoded(container)) as pictures:
         stream = container.streams.video[0]
+        check_codec(stream, video)
         early_s, aspect = _rounding_s(clock.times_s, stream), float(stream.sample_aspect_ratio or 1)
         stored_in_order = container.format.name == "avi"  # it has a rate, no times: FFmpeg's guesses go backwards
         for following in pictures:

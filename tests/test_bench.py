@@ -53,3 +53,15 @@ def test_the_training_bench_prints_a_line_for_every_pair(bench, monkeypatch, cap
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-4:]] == ["visual", "teacher", "student", "student"]
     assert all(float(line.split()[-1]) > 0 for line in lines[-4:])
+
+
+def test_the_predict_bench_prints_a_line_for_every_side(bench, monkeypatch, capsys):
+    module = bench("predict")
+    monkeypatch.setattr(module, "STUDENTS", {"small": module.DEMO, "large": {"visual_backbone": "small_cnn"}})
+    monkeypatch.setattr(module, "has_bfloat16", lambda: False)
+    module.main(["--seconds", "3", "--rounds", "1"])
+    lines = capsys.readouterr().out.splitlines()[3:]
+    assert [line.split("  ")[0] for line in lines] == [
+        module.DECODING, f"{module.DETECTOR}, 48 px", "small, float32", "small, with --overlay",
+        f"{module.DETECTOR}, 112 px", "large, float32"]
+    assert all(float(number) >= 0 for line in lines for number in line.split()[-4:])

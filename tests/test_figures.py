@@ -110,3 +110,40 @@ def test_curves_are_drawn_of_a_whole_and_of_an_empty_log(tmp_path):
         (tmp_path / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
         draw_curves(tmp_path)
         assert cv2.imread(str(tmp_path / "curves.png")).shape == (360, 1200, 3)
+
+
+# ---- predictions for one video --------------------------------------------------------------------------------------
+
+def predictions_of(*people):
+    """A table as predict.py writes it; without a face from frame 20 to 29."""
+    tables = [pd.DataFrame({"time_s": np.arange(FRAMES) / 25, "person": person,
+                            "arousal": np.sin(np.arange(FRAMES) / 8 + person)}) for person in people]
+    table = pd.concat(tables, ignore_index=True)
+    table.loc[table["time_s"].between(0.79, 1.17), "arousal"] = np.nan
+    return table if len(people) > 1 else table.drop(columns="person")
+
+
+def test_predictions_have_a_gap_where_there_is_no_face_and_faces_stand_at_their_times():
+    crops = [None if cell == 6 else np.full((16, 16, 3), 10 * cell, np.uint8) for cell in range(14)]
+    fig = figures.prediction_figure(predictions_of(1), ["arousal"], "a $x^2$", "a student", crops)
+    strip, axes = fig.axes
+    (image,), (_, curve) = strip.get_images(), axes.lines  # the first line is zero
+    cells = np.split(np.asarray(image.get_array()), 14, axis=1)
+    assert [int(cell[8, 8, 0]) for cell in cells] == [255 if crop is None else 10 * n for n, crop in enumerate(crops)]
+    assert np.flatnonzero(np.isnan(curve.get_ydata())).tolist() == list(range(20, 30))
+    assert axes.get_xlim() == pytest.approx((0, FRAMES / 25)) and strip.get_position().x0 == axes.get_position().x0
+    assert "a $x^2$" in texts_of(fig) and "person" not in texts_of(fig)
+
+
+def test_each_person_has_a_curve_of_a_colour_of_its_own():
+    fig = figures.prediction_figure(predictions_of(1, 2, 3), ["arousal"], "a", "a student", [None] * 14)
+    curves = fig.axes[-1].lines[1:]
+    assert [curve.get_label() for curve in curves] == ["person 1", "person 2", "person 3"]
+    assert len({to_hex(curve.get_color()) for curve in curves}) == 3 and len(fig.axes) == 1  # no faces above
+
+
+def test_small_changes_are_not_drawn_large():
+    table = predictions_of(1).assign(arousal=0.1)
+    axes = figures.prediction_figure(table, ["arousal"], "a", "", [None] * 14).axes[-1]
+    low, high = axes.get_ylim()
+    assert low < 0.1 < high and high - low == pytest.approx(figures.SPAN)

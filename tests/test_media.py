@@ -158,7 +158,7 @@ def test_a_codec_that_is_not_known_is_named(tmp_path):
     video = write_pictures(tmp_path / "a.mp4", [bars(1)] * 5)
     video.write_bytes(video.read_bytes().replace(b"avc1", b"xyz1").replace(b"avcC", b"xyzC"))
     with pytest.raises(UserError, match="a.mp4 has a video track in a codec that is not known"):
-        picture_clock(video)
+        numbers_in(video)
 
 
 def test_a_file_without_pictures_and_one_that_is_empty_are_named(tmp_path):

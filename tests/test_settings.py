@@ -67,6 +67,18 @@ def test_a_value_after_an_equals_sign_keeps_its_underscores():
     assert parse_config(["--data_dir=my_own_data"], "mmpkd.py", "").data_dir == "my_own_data"
 
 
+def test_words_without_a_flag_are_the_fields_that_a_script_names_wherever_they_stand(tmp_path, capsys):
+    def of(*argv):
+        cfg = parse_config(argv, "predict.py", "", ("network", "videos"))
+        return cfg.network, cfg.videos, cfg.overlay, cfg.out
+    assert of("a_b.pt", "1.mp4", "--overlay", "2.mp4", "--out", "x") == ("a_b.pt", ("1.mp4", "2.mp4"), True, "x")
+    assert of("--out", "x", "a.pt") == ("a.pt", (), False, "x")
+    assert of() == ("", (), False, Config().out)
+    (tmp_path / "config.json").write_text('{"network": "a.pt", "videos": ["one.mp4"]}')
+    assert of("--config", str(tmp_path / "config.json"))[:2] == ("a.pt", ("one.mp4",))
+    assert "'two.mp4' was not expected" in outcome(["two.mp4"], capsys)[1]  # where a script names none
+
+
 def test_presets_of_a_script_are_weaker_than_file_and_flag(tmp_path):
     (tmp_path / "config.json").write_text('{"batch_size": 3}')
     preset = {"batch_size": 2, "clip_length": 6, "epochs": 5}

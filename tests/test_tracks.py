@@ -7,7 +7,7 @@ from videos import shown, sitter
 
 from drawn.people import Recording
 from face_detector import shots
-from faces import FaceFinder, Tracker, one_thread
+from faces import TEMPLATE, Face, FaceFinder, Tracker, one_thread
 from tracks import People, people_shots
 
 EVERY = 6  # pictures that are looked at together
@@ -146,22 +146,81 @@ def test_without_a_face_there_are_no_rows(find):
     assert everybody(rooms, find) == {}
 
 
+# ---- scenes of faces without pictures --------------------------------------------------------------------------------
+
+class SceneFinder:
+    """Finds the faces of a scene, [x, ...] for each picture, whose number is its brightness; each is 60 pixels wide."""
+
+    min_face_size = 40
+
+    def __init__(self, scenes):
+        self.scenes, self.searched = scenes, []
+
+    def faces(self, rgb):
+        return [Face(np.array([x - 30.0, 80, x + 30, 150]), TEMPLATE * 60 + [x - 30, 85], 0.99)
+                for x in self.scenes[rgb[0, 0, 0]]]
+
+    def __call__(self, rgb):
+        self.searched.append(int(rgb[0, 0, 0]))
+        boxes, points, scores = zip(*self.faces(rgb)) if self.faces(rgb) else ([], [], [])
+        return np.reshape(boxes, (-1, 4)), np.reshape(points, (-1, 5, 2)), np.array(scores)
+
+    def refine(self, picture, box):
+        """The face that is nearest to where one was, as MTCNN's output network would find it."""
+        near = [face for face in self.faces(picture.rgb) if abs(face.box[0] - box[0]) < 20]
+        return min(near, key=lambda face: abs(face.box[0] - box[0]), default=None)
+
+
+def followed(scenes, every=EVERY):
+    """{id: middles (n,)} of scenes at 25 per second."""
+    pictures = [np.full((240, 640, 3), k, np.uint8) for k in range(len(scenes))]
+    return {number: middles(look) for number, look in everybody(pictures, SceneFinder(scenes), every).items()}
+
+
+def test_what_is_seen_in_one_search_only_is_nobody():
+    scenes = [[100] + [300] * (k in (11, 12, 35)) for k in range(48)]
+    assert list(followed(scenes)) == [1]
+    assert list(followed([[100] + [300] * (k >= 11) for k in range(48)])) == [1, 2]
+
+
+@pytest.mark.parametrize("every", [1, EVERY])
+def test_two_are_never_on_one_face_and_it_stays_the_one_s_who_moved_there(every):
+    """One is hidden at the moment when the other passes right in front."""
+    passing = [60 + 4.0 * k for k in range(60)]
+    scenes = [[x] + [200] * (abs(x - 200) > 7) for x in passing]
+    people = followed(scenes, every)
+    assert list(people) == [1, 2] and np.allclose(people[1], passing)
+    assert np.allclose(people[2][:34], 200) and np.allclose(people[2][39 + EVERY:], 200)
+    assert np.isnan(people[2][34:37]).all()
+
+
+def test_one_who_comes_back_first_is_not_taken_for_another_who_is_out_of_sight():
+    """Both were away for longer than a Follower by itself remembers the other one."""
+    scenes = [[100, 190] if k < 24 else [] if k < 60 else [190] if k < 90 else [100, 190] for k in range(120)]
+    people = followed(scenes)
+    assert list(people) == [1, 2] and np.allclose(people[2][60 + EVERY:], 190)
+    assert np.isnan(people[1][60:90]).all() and np.allclose(people[1][90 + EVERY:], 100)
+
+
+def test_who_is_given_up_is_not_looked_for_any_more(monkeypatch):
+    monkeypatch.setattr("tracks.GONE_S", 0.5)
+    scenes = [[100] + [300] * (k < 12) for k in range(60)]
+    people = People(SceneFinder(scenes), EVERY)
+    for k in range(60):
+        with one_thread():
+            [looks] = people([shown(np.full((240, 640, 3), k, np.uint8))], [k / 25])
+    assert len(looks) == len(people.people) == 1
+
+
 def test_a_picture_is_searched_once_for_everybody_and_then_forgotten():
-    searched = []
-
-    class Nothing:
-        min_face_size = 60
-
-        def __call__(self, rgb):
-            searched.append(id(rgb))
-            return np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0)
-
-        def refine(self, picture, box):
-            return None
-
-    people = People(Nothing(), EVERY)
+    find = SceneFinder([[]] * 60)
+    people = People(find, EVERY)
     for start in range(0, 60, EVERY):
-        group = [shown(np.zeros((80, 80, 3), np.uint8)) for _ in range(EVERY)]
+        group = [shown(np.full((80, 80, 3), start + k, np.uint8)) for k in range(EVERY)]
         assert people(group, [(start + k) / 25 for k in range(EVERY)]) == [[]] * EVERY
         assert len(people.find.found) == 1
-    assert len(searched) == 10
+    assert find.searched == list(range(EVERY - 1, 60, EVERY))
+    find = SceneFinder([[100, 200, 300]] * 6 + [[]] * 6)
+    with one_thread():
+        list(people_shots(iter(numbered([np.full((240, 640, 3), k, np.uint8) for k in range(12)])), find, 25, EVERY))
+    assert len(find.searched) == len(set(find.searched))
