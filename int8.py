@@ -54,9 +54,9 @@ def read_corpus(cfg, card):
     recordings = [one for one in check_files(cfg, ("frames",), PARTITIONS["train"]) if one.name in trained]
     paths = [path for recording in recordings for path in recording.paths["frames"]]
     if not paths:
-        raise UserError(f"{cfg.annotations_dir / PARTITIONS['train']}/ has none of the {len(trained)} subjects that the "
-                        "network was trained on by its model card, and --int8 needs their crops: name its corpus with "
-                        "--data-dir")
+        raise UserError(f"{cfg.annotations_dir / PARTITIONS['train']}/ has none of the {len(trained)} subjects that, "
+                        "by its model card, the network was trained on, and whose crops --int8 needs: name its corpus "
+                        "with --data-dir")
     chosen = np.linspace(0, len(paths) - 1, min(CALIBRATION, len(paths))).astype(int)
     crops = [read_image(paths[k], "frames") for k in chosen]
     val = load_recordings(cfg, PARTITIONS["val"], ("frames",))
