@@ -75,7 +75,7 @@ def to_use(about, model, epoch, scores):
     scale = {name: {key: weights[f"{part[name]}.{key}"].flatten().tolist() for key in ("mean", "std")}
              for name in about["shapes"]}
     card = card | {"network": card["network"] | {"weights": sum(one.numel() for one in model.parameters())},
-                   "normalisation": scale, "chosen_on": card["chosen_on"] | {"epoch": epoch}, "ccc": _ccc(scores),
+                   "normalisation": scale, "chosen_on": card["chosen_on"] | {"epoch": epoch}, "ccc": card_ccc(scores),
                    "versions": versions(), "date": datetime.date.today().isoformat()}
     return _best(about, card, weights, epoch)
 
@@ -87,7 +87,7 @@ def finished(about, state, scores, subjects, postprocessing):
     """
     known = {name: value for name, value in state["card"].items() if value is not None}  # all, but of older versions
     constants = {name: value if name == "smoothing" else value._asdict() for name, value in postprocessing.items()}
-    card = about["card"] | known | {"ccc_on": {"set": VAL, "subjects": subjects}, "ccc": _ccc(scores),
+    card = about["card"] | known | {"ccc_on": {"set": VAL, "subjects": subjects}, "ccc": card_ccc(scores),
                                     "postprocessing": constants}
     return _best(about, card, state["model"], state["epoch"])
 
@@ -159,7 +159,7 @@ def _taught(cfg):
     return taught
 
 
-def _ccc(scores):
+def card_ccc(scores):
     """The CCCs of scores.score() for a card: {target: {"mean", "concatenated", "subjects": how many}}."""
     return {target: {key: None if math.isnan(each[key]) else each[key] for key in SUMMARIES} |
             {"subjects": len(each) - len(SUMMARIES)} for target, each in scores.items()}
@@ -244,7 +244,7 @@ def _card_of_old(state):
         subjects = [name for name in scores[state["targets"][0]] if name not in SUMMARIES]
         on = {"set": HELD_OUT if state["config"].get("fold") else VAL, "subjects": subjects}
         chosen = {"set": None, "subjects": []} if keep == "last" else on
-        return card | {"ccc": _ccc(scores), "ccc_on": on, "chosen_on": chosen | {"epoch": epoch, "keep": keep}}
+        return card | {"ccc": card_ccc(scores), "ccc_on": on, "chosen_on": chosen | {"epoch": epoch, "keep": keep}}
     except (TypeError, KeyError, AttributeError):
         return card | {"ccc": "unreadable"}  # check_card refuses it
 

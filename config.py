@@ -22,7 +22,7 @@ Backbones = Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn", "
 @dataclass
 class Config:
     # --- corpus: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
-              # mmpkd.py plot_ccc.py demo.py experiment.py
+              # mmpkd.py plot_ccc.py demo.py experiment.py export.py
     data_dir: str = "data"  # folder of the corpus (videos/, audio/, ratings_gold_standard/) and everything made from it
 
     # --- frames: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py mmpkd.py plot_ccc.py
@@ -73,15 +73,20 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: in training bfloat16 on CUDA devices that have
                                                                 # it, else float32; float32 in predict.py
 
-    # --- prediction: predict.py
+    # --- network: predict.py export.py
     network: str = ""  # the trained network: best.pt in a run's folder, or an .onnx file of export.py
+    out: str = "predictions"  # folder for the tables and figures; of export.py: the file, "": beside the network
+
+    # --- prediction: predict.py
     videos: tuple[str, ...] = ()  # videos, or folders of videos
-    out: str = "predictions"  # folder for the tables and figures
     overlay: bool = False  # also write each video with the face's box and the predictions drawn into it
     people: Literal["largest", "all"] = "largest"  # whose face: the largest one's, followed | everybody's
     postprocess: bool = False  # smooth, shift, scale and delay the predictions as plot_ccc.py fitted it for this run
     camera: Annotated[int, (-1, math.inf, True)] = -1  # number of a camera to watch, live in a window; -1: none
     about: bool = False  # only print what the network is, for what it may be used, and how well it did
+
+    # --- export: export.py
+    int8: bool = False  # round the convolutions to 8 bits, for large networks; needs the corpus in data_dir
 
     # --- runs: mmpkd.py plot_ccc.py report.py
     runs_dir: str = ""  # folder of the runs; "": runs/ in data_dir
