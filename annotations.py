@@ -142,7 +142,8 @@ def refuse_moved(partitions, cfg):
 
 def without_ratings(rated, cfg):
     """Ids of recordings that are not in `rated` but listed by their id, in videos/ or in audio/, or that have crops."""
-    listed = [name for name in (*cfg.train_ids, *cfg.val_ids) if not set(name) & set("*?[")]
+    listed = [name for name in (*cfg.train_ids, *cfg.val_ids)
+              if not set(name) & set("*?[") and not any(matches(one, [name]) for one in rated)]
     files = [path for folder in (cfg.videos_dir, cfg.audio_dir) for path in folder.glob("[!.]*") if is_recording(path)]
     crops = [path for path in cfg.crops_dir.glob("[!.]*") if path.is_dir() and is_recording(path)]
     found = {path.name if path.is_dir() else path.stem for path in files + crops}

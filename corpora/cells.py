@@ -229,9 +229,11 @@ def files_by_id(folder, endings):
 
 def header_of(path):
     """The names in the first line of a text file; [] if it has none or cannot be read."""
+    if not path.is_file():  # a FIFO would be waited for
+        return []
     try:
         with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
-            held = file.read(4096) if path.is_file() else b""
+            held = file.read(4096)
     except (OSError, EOFError, zlib.error):
         return []
     encoding = next((name for mark, name in MARKS if held.startswith(mark)), "utf-8")

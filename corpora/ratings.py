@@ -120,10 +120,10 @@ def on_frames(ratings, frame_rate, frames=None, source="", pictures=None):
     step = np.median(np.diff(times)) if len(times) > 1 else 1 / frame_rate
     count = frames if frames is not None else int((times[-1] + step / 2) * frame_rate + 1e-6) + 1
     made = resample(np.where(valid_labels(values), values, np.nan), times, np.arange(count) / frame_rate)
-    outside = np.count_nonzero(~covered(times, np.arange(count) / frame_rate))
     notes += (f"rated every {step:.4g} s from {times[0]:g} to {times[-1]:g} s: interpolated linearly to {frame_rate:g} "
               "per second",)
-    notes += (f"{outside} frames are more than half a step from any rating: masked",) * (outside > 0)
+    if outside := np.count_nonzero(~covered(times, np.arange(count) / frame_rate)):
+        notes += (f"{outside} frames are more than half a step from any rating: masked",)
     return Ratings(made, None, notes)
 
 
@@ -153,12 +153,12 @@ def match_frames(values, frames, frame_rate=25.0, source="", pictures=None):
 
 
 def check_span(times, frames, frame_rate, source):
-    """Raises UserError if ratings do not end, within 1 % or a step, where the frames do (if their number is known)."""
+    """Raises UserError if ratings do not end, within 1 % and a step, where the frames do (if their number is known)."""
     step, end = (times[-1] - times[0]) / max(1, len(times) - 1), None if frames is None else frames / frame_rate
     if times[-1] > LONGEST_S or times[0] < -LONGEST_S:
         raise UserError(f"times from {times[0]:g} to {times[-1]:g} s are no times of a recording: seconds from its "
                         "beginning were expected")
-    if end is not None and not times[-1] - step - SLACK * end <= end <= times[-1] + 2 * step + SLACK * end:
+    if end is not None and abs(times[-1] + step - end) > max(step, 1 / frame_rate) + SLACK * end:
         thousand = " Milliseconds? Then name the column time_ms." if 900 < times[-1] / end < 1100 else ""
         raise UserError(f"the ratings reach from {times[0]:g} to {times[-1]:g} s, the frames to {end:g} s ({source}): "
                         f"times in seconds, and the same end within 1 %, were expected.{thousand} Or the wrong file?")

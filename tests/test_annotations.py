@@ -386,6 +386,59 @@ def test_a_recording_that_is_listed_by_its_id_must_have_ratings(tmp_path, call):
     assert made_for(tmp_path) == ["Train_Set/P1"]
 
 
+# ---- the same recording twice ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("of", ["dev_1", "test_1", "train_1"])
+def test_a_copy_of_another_recording_is_not_unlabelled(of, tmp_path, call):
+    rated(tmp_path, train_1=rows(5), dev_1=rows(5))
+    for name in ("train_1", "dev_1", "test_1", "other_1"):
+        give_video(tmp_path, name, 5)
+    shutil.copy(tmp_path / "videos" / f"{of}.mp4", tmp_path / "videos" / f"{of} (1).mp4")
+    code, out, err = call("annotations", "--data-dir", tmp_path, "--unlabelled-ids", f"{of} (1)")
+    assert code == 1 and f"{of} (1): FAILED: its video is a copy of that of {of}, byte for byte" in out
+    assert made_for(tmp_path) == ["Train_Set/train_1", "Unlabelled_Set/other_1", "Val_Set/dev_1"]
+
+
+@pytest.mark.parametrize("names,apart", [(("train_1", "train_2"), False), (("dev_1", "train_1"), True)])
+def test_copies_of_rated_recordings_are_named(names, apart, tmp_path, call):
+    rated(tmp_path, **{name: rows(5) for name in names})
+    give_video(tmp_path, names[0], 5)
+    shutil.copy(tmp_path / "videos" / f"{names[0]}.mp4", tmp_path / "videos" / f"{names[1]}.mp4")
+    out = call("annotations", "--data-dir", tmp_path)[1]
+    assert f"WARNING: the same video, byte for byte, of {', '.join(names)}" in out
+    assert ("in different sets" in out) == apart
+
+
+def test_names_that_only_look_the_same_are_refused_and_the_others_are_done(tmp_path, call):
+    composed, decomposed = "dev_Zo\u00eb", "dev_Zoe\u0308"
+    give_video(rated(tmp_path, train_1=rows(5), **{composed: rows(5)}), decomposed, 5)
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 1 and f"{composed}: FAILED" in out and f"{decomposed}: FAILED" in out and "Unicode" in out
+    assert made_for(tmp_path) == ["Train_Set/train_1"]
+    (tmp_path / "videos" / f"{decomposed}.mp4").rename(tmp_path / "videos" / f"{composed}.mp4")
+    assert call("annotations", "--data-dir", tmp_path, "--val-ids", decomposed)[0] == 0
+    assert made_for(tmp_path) == ["Train_Set/train_1", f"Val_Set/{composed}"]
+
+
+def test_names_that_are_not_utf_8_are_refused_and_the_others_are_done(tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5)), "other_1", 5)
+    give_video(tmp_path, "other_2", 5)
+    os.rename(tmp_path / "videos" / "other_2.mp4", os.fsencode(tmp_path / "videos") + b"/other_\xe9.mp4")
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 1 and "other_\\udce9: FAILED: its name is not UTF-8" in out
+    assert made_for(tmp_path) == ["Train_Set/train_1", "Unlabelled_Set/other_1"]
+
+
+def test_what_lies_beside_videos_is_no_recording(tmp_path, call):
+    give_video(rated(tmp_path, train_1=rows(5)), "train_1", 5)
+    for name in ("train_1.srt", "train_1M01.XML", "Thumbs.db"):
+        (tmp_path / "videos" / name).write_text("x")
+    (tmp_path / "videos" / "@eaDir").mkdir()
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    assert (code, err) == (0, "") and made_for(tmp_path) == ["Train_Set/train_1"]
+    assert "3 files that are not video or sound by their names are left alone (Thumbs.db" in out
+
+
 # ---- bad ratings ----------------------------------------------------------------------------------------------------
 
 def test_nan_and_out_of_range_ratings_are_kept_and_counted(tmp_path, call):

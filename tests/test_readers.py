@@ -1,0 +1,54 @@
+"""The table of forms: what a folder is taken for."""
+import pytest
+
+from corpora.readers import FORMS, describe, find_ratings
+from support.errors import UserError
+
+FILES = {  # of each form, by the path in ratings_gold_standard/
+    "recola": ["train_10.csv", "train_2.txt"],
+    "avec": ["arousal/dev_1.arff", "valence/dev_1.arff.gz"],
+    "affwild2": ["VA_Set/Train_Set/video.txt", "VA_Set/Validation_Set/video_left.txt"],
+    "table": ["all.csv"],
+}
+IDS = {"recola": ["train_2", "train_10"], "avec": ["dev_1"], "affwild2": ["video", "video_left"], "table": ["P1", "P2"]}
+TABLE = "recording,time_s,arousal,valence\nP1,0,0,0\nP2,0,0,0\n"
+
+
+def put(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(TABLE if name == "all.csv" else "")
+    return folder
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_is_recognised_and_said(form, tmp_path):
+    put(tmp_path, *FILES[form], "Thumbs.db", "desktop.ini", "@eaDir/a.csv", "settings.json", ".hidden.csv")
+    for asked in ("auto", form):
+        found = find_ratings(tmp_path, asked)
+        assert list(found) == IDS[form] and {source.form for source in found.values()} == {form}
+    lines = describe(tmp_path, found)
+    assert len(lines) == 1 and f"{len(found)} recordings in the form {form} (" in lines[0]
+
+
+def test_a_folder_may_hold_several_forms_of_which_one_can_be_chosen(tmp_path):
+    put(tmp_path, *sum(FILES.values(), []), "notes.docx", "more/x.pdf")
+    assert sorted(find_ratings(tmp_path)) == sorted(sum(IDS.values(), []))
+    for form in FORMS:
+        assert list(find_ratings(tmp_path, form)) == IDS[form]
+    lines = describe(tmp_path, find_ratings(tmp_path))
+    assert len(lines) == 5 and "2 other files or folders are left alone (more, notes.docx)" in lines[-1]
+
+
+def test_a_recording_in_two_forms_is_refused_until_one_is_chosen(tmp_path):
+    put(tmp_path, *FILES["avec"], "dev_1.csv")
+    with pytest.raises(UserError, match="dev_1.csv .recola. and .*dev_1.arff .avec. are both ratings of dev_1"):
+        find_ratings(tmp_path)
+    assert list(find_ratings(tmp_path, "recola")) == ["dev_1"]
+
+
+@pytest.mark.parametrize("form", ["auto", *FORMS])
+def test_a_folder_without_ratings_says_what_is_expected(form, tmp_path):
+    for folder in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(UserError, match=f"no recordings in {folder}/: put the gold standard there"):
+            find_ratings(folder, form)
