@@ -34,6 +34,7 @@ from support.recordings import (
     is_recording,
     known_frames,
     natural_key,
+    subjects_of,
     valid_labels,
     video_file,
 )
@@ -112,8 +113,14 @@ def partition_of(name, train_ids, val_ids, own=""):
 
 
 def partitions_of(sources, cfg):
-    """{id: Train_Set, Val_Set or None} of all rated recordings. Raises UserError if one is in both."""
-    return {name: partition_of(name, cfg.train_ids, cfg.val_ids, source.partition) for name, source in sources.items()}
+    """{id: Train_Set, Val_Set or None} of all rated recordings. Raises UserError if one, or a subject, is in both."""
+    sets = {name: partition_of(name, cfg.train_ids, cfg.val_ids, source.partition) for name, source in sources.items()}
+    first = {}  # recording of each subject
+    for name, subject in subjects_of(cfg.data_dir, [name for name in sets if sets[name]]).items():
+        if sets[first.setdefault(subject, name)] != sets[name]:
+            raise UserError(f"{first[subject]} ({sets[first[subject]]}) and {name} ({sets[name]}) are of one subject, "
+                            f"{subject} ({cfg.data_dir}/subjects.csv): a subject must not be in both partitions")
+    return sets
 
 
 def held_out(name, val_ids, unlabelled_ids):
@@ -225,16 +232,16 @@ def annotate(name, source, partition, cfg):
     return f"{name}: {partition}, {'; '.join(notes)}{'' if changed else ' (unchanged)'}", changed
 
 
-def annotate_unlabelled(name, subjects, cfg):
+def annotate_unlabelled(name, rated, cfg):
     """The same for a recording without ratings. Whether anything was written is None if the recording is left out.
 
-    subjects: ids of the rated subjects of this video (<video>_left, <video>_right).
+    rated: ids of rated recordings of its subjects.
 
     Raises UserError if train_ids or val_ids list it by its id, if its video or sound cannot be read, or if it is left
     out but has a CSV from an earlier run.
     """
-    if subjects:
-        return f"{name}: its subjects are rated, as {', '.join(subjects)}: left out", None
+    if rated:
+        return f"{name}: no ratings, but its subjects are rated in {', '.join(rated)}: left out", None
     if name in (*cfg.train_ids, *cfg.val_ids):
         raise UserError(f"no ratings: train_ids or val_ids list it, so {cfg.ratings_dir / name}.csv was expected")
     out, (frames, lack) = cfg.annotations_dir / UNLABELLED / f"{name}.csv", unlabelled_frames(name, cfg)
@@ -285,6 +292,7 @@ def main(argv=None):
         raise UserError(f"none of the {len(sources)} recordings in {cfg.ratings_dir}/ is in train_ids or val_ids: "
                         "name them there")
     reasons = refused(sources, partitions, others, cfg)
+    subjects = subjects_of(cfg.data_dir, [*sources, *others])
     wanted = [name for name in (*sources, *others) if name in cfg.recordings or not cfg.recordings]
     chosen = [name for name in wanted if partitions.get(name) or name in others]
     for name in wanted:
@@ -299,7 +307,8 @@ def main(argv=None):
             raise UserError(reasons[name])
         if name in sources:
             return annotate(name, sources[name], partitions[name], cfg)
-        return annotate_unlabelled(name, [one for one in sources if video_of(one) == name], cfg)
+        same = [one for one in sources if video_of(one) == name or subjects.get(one) == subjects[name]]
+        return annotate_unlabelled(name, same, cfg)
 
     reasons |= {printable(name): reasons[name] for name in reasons}
     results = for_each([printable(name) for name in chosen], work)

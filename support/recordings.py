@@ -1,4 +1,5 @@
 """The recordings of a corpus on disk: ids, frames, sound, and the settings that a folder was made with."""
+import csv
 import glob
 import json
 import math
@@ -96,6 +97,27 @@ def shard_of(recordings, shard):
     """Every n-th of `recordings` from the i-th on, for the shard "i/n"; all of them for ""."""
     i, n = part_of(shard) or (1, 1)
     return {name: recordings[name] for name in list(recordings)[i - 1::n]}
+
+
+def subjects_of(data_dir, names):
+    """{id: subject} of recordings: what subjects.csv says (recording,subject), else each is a subject of its own.
+
+    Raises UserError, naming the line, if that file is not as expected.
+    """
+    path, subjects = Path(data_dir, "subjects.csv"), {}
+    if not path.exists():
+        return {name: name for name in names}
+    try:
+        with open(path if path.is_file() else os.devnull, newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a table of recording,subject ({error})") from None
+    if not rows or [cell.lower() for cell in rows[0]] != ["recording", "subject"]:
+        raise UserError(f"{path} line 1: the header recording,subject was expected")
+    for line, row in enumerate(rows[1:], 2):
+        if len(row) != 2 or not all(row) or subjects.setdefault(row[0], row[1]) != row[1]:
+            raise UserError(f"{path} line {line}: {','.join(row)[:40]!r}: a recording and its subject were expected")
+    return {name: subjects.get(name, name) for name in names}
 
 
 # ---- the settings that a folder was made with -----------------------------------------------------------------------

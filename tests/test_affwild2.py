@@ -76,7 +76,7 @@ def test_the_subjects_of_one_video_are_two_and_their_video_is_no_stranger(tmp_pa
     official(tmp_path, a_left="Train_Set", a_right="Train_Set", b="Validation_Set")
     give_video(tmp_path, "a", 4)
     code, out, err = call("annotations", "--data-dir", tmp_path)
-    assert code == 1 and "a: its subjects are rated, as a_left, a_right: left out" in out
+    assert code == 1 and "a: no ratings, but its subjects are rated in a_left, a_right: left out" in out
     assert "a_left: FAILED: one of the subjects of " in out and "a_right: FAILED" in out and "(a_left, a_right)" in err
     assert not (tmp_path / "Annotations" / "Unlabelled_Set").exists()
     give_crops(tmp_path, "a_left", 4), give_crops(tmp_path, "a_right", 4)

@@ -386,6 +386,32 @@ def test_a_recording_that_is_listed_by_its_id_must_have_ratings(tmp_path, call):
     assert made_for(tmp_path) == ["Train_Set/P1"]
 
 
+# ---- subjects of several recordings ---------------------------------------------------------------------------------
+
+def test_recordings_of_one_subject_stay_in_one_set(tmp_path, call):
+    rated(tmp_path, train_1=rows(5), train_2=rows(5), dev_1=rows(5))
+    for name in ("other_1", "other_2"):
+        give_video(tmp_path, name, 5)
+    (tmp_path / "subjects.csv").write_text("recording,subject\ntrain_1,a\ntrain_2,a\nother_1,a\nother_2,b\n")
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 0 and "other_1: no ratings, but its subjects are rated in train_1, train_2: left out" in out
+    assert made_for(tmp_path)[2:] == ["Unlabelled_Set/other_2", "Val_Set/dev_1"]
+    (tmp_path / "subjects.csv").write_text("Recording, Subject\ntrain_1,a\ndev_1,a\n")
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    assert code == 1 and "dev_1 (Val_Set) and train_1 (Train_Set) are of one subject, a" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("held,line", [
+    (b"train_1,a\n", 1), (b"", 1), (b"recording,subject\ntrain_1\n", 2), (b"recording,subject\na,\n", 2),
+    (b"recording,subject\na,b\na,c\n", 3), (b"recording,subject\n\xff,b\n", None),
+])
+def test_a_table_of_subjects_that_is_not_one_is_refused(held, line, tmp_path, call):
+    (rated(tmp_path, train_1=rows(5)) / "subjects.csv").write_bytes(held)
+    code, out, err = call("annotations", "--data-dir", tmp_path)
+    assert code == 1 and f"subjects.csv {f'line {line}: ' if line else 'is not a table'}" in err
+    assert err.count("\n") == 1 and out == ""
+
+
 # ---- the same recording twice ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("of", ["dev_1", "test_1", "train_1"])
