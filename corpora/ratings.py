@@ -18,7 +18,7 @@ COUNTERS = ["frame", "frameid", "frame_id", "frame_number"]
 INVALID = -5  # how Aff-Wild2 marks a frame without a rating
 SLACK = 0.01  # share of the frames by which the number of ratings may differ
 OTHER_SCALE = 0.1  # share of the ratings outside the scale from which on they are taken to be on another one
-LONGEST_S = 1e6  # eleven days: times beyond are no times of a recording
+LONGEST_S = 1e5  # a day: times beyond are no times of a recording
 
 
 class Ratings(NamedTuple):
@@ -63,6 +63,9 @@ def times_of(cells):
     times = numbers(cells, names)[:, 0] * TIMES[names[0]]
     for row in np.flatnonzero(~np.isfinite(times)):
         raise cells.fault(cells.table.index[row], f"no {names[0]}: every row must have one")
+    for row in np.flatnonzero(np.abs(times) > LONGEST_S):
+        raise cells.fault(cells.table.index[row], f"{times[row]:g} s is no time of a recording: seconds from its "
+                                                  "beginning were expected")
     return times
 
 
@@ -119,10 +122,13 @@ def on_frames(ratings, frame_rate, frames=None, source="", pictures=None):
     check_span(times, frames, frame_rate, source)
     step = np.median(np.diff(times)) if len(times) > 1 else 1 / frame_rate
     count = frames if frames is not None else int((times[-1] + step / 2) * frame_rate + 1e-6) + 1
-    made = resample(np.where(valid_labels(values), values, np.nan), times, np.arange(count) / frame_rate)
+    made = resample(np.where(valid_labels(values), values, np.nan), times, np.arange(max(0, count)) / frame_rate)
     notes += (f"rated every {step:.4g} s from {times[0]:g} to {times[-1]:g} s: interpolated linearly to {frame_rate:g} "
               "per second",)
-    if outside := np.count_nonzero(~covered(times, np.arange(count) / frame_rate)):
+    outside = np.count_nonzero(~covered(times, np.arange(len(made)) / frame_rate))
+    if outside == len(made):
+        raise UserError(f"rated from {times[0]:g} to {times[-1]:g} s: no frame is there")
+    if outside:
         notes += (f"{outside} frames are more than half a step from any rating: masked",)
     return Ratings(made, None, notes)
 
@@ -155,9 +161,6 @@ def match_frames(values, frames, frame_rate=25.0, source="", pictures=None):
 def check_span(times, frames, frame_rate, source):
     """Raises UserError if ratings do not end, within 1 % and a step, where the frames do (if their number is known)."""
     step, end = (times[-1] - times[0]) / max(1, len(times) - 1), None if frames is None else frames / frame_rate
-    if times[-1] > LONGEST_S or times[0] < -LONGEST_S:
-        raise UserError(f"times from {times[0]:g} to {times[-1]:g} s are no times of a recording: seconds from its "
-                        "beginning were expected")
     if end is not None and abs(times[-1] + step - end) > max(step, 1 / frame_rate) + SLACK * end:
         thousand = " Milliseconds? Then name the column time_ms." if 900 < times[-1] / end < 1100 else ""
         raise UserError(f"the ratings reach from {times[0]:g} to {times[-1]:g} s, the frames to {end:g} s ({source}): "

@@ -1,7 +1,7 @@
 """Ratings -> frames: scale, time, number, delay."""
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpora.ratings import (
@@ -123,8 +123,8 @@ def test_missing_ratings_spoil_no_others():
     np.testing.assert_allclose(made.values[:, 1], [0, .05, .1, np.nan, np.nan, np.nan, .3, np.nan, np.nan, np.nan])
 
 
-@given(st.lists(st.floats(-1, 1) | st.just(np.nan), min_size=1, max_size=30), st.floats(0.5, 200), st.floats(0, 3),
-       st.floats(1, 60))
+@given(st.lists(st.floats(-1, 1) | st.just(np.nan), min_size=2, max_size=30), st.floats(0.5, 60), st.floats(0, 3),
+       st.floats(60, 100))
 def test_interpolated_ratings_stay_between_their_neighbours(values, rate, first_s, frame_rate):
     both = np.column_stack([values, values])
     made = on_frames(Ratings(both, timed(rate, len(values), first_s)), frame_rate).values
@@ -132,9 +132,23 @@ def test_interpolated_ratings_stay_between_their_neighbours(values, rate, first_
     assert (np.nanmax(np.r_[made[:, 0], -2]) <= np.nanmax(np.r_[both[:, 0], -2]) + 1e-9)
 
 
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e5, 1e5) | st.floats(0, 10), min_size=1, max_size=30, unique=True).map(sorted),
+       st.none() | st.integers(1, 300))
+def test_whatever_the_times_there_is_a_row_per_frame_or_one_error(times, frames):
+    values = np.linspace(-1, 1, 2 * len(times)).reshape(-1, 2)
+    try:
+        made = on_frames(Ratings(values, np.array(times)), 5, frames).values
+    except UserError as error:
+        assert len(str(error)) < 400
+    else:
+        assert len(made) == (frames or len(made)) > 0 or abs(len(made) - frames) <= 3
+        assert not (np.abs(made) > 1 + 1e-9).any() and np.isfinite(made).any()
+
+
 @pytest.mark.parametrize("times,says", [
     (timed(25) * 1000, "time_ms"), (timed(25) / 2, "wrong file"), (timed(25) * 2, "wrong file"),
-    (timed(25) + 1e9, "no times"),
+    (timed(25) + 90000, "wrong file"), (timed(25) - 90000, "wrong file"),
 ])
 def test_times_of_another_unit_or_of_another_recording_are_refused(times, says):
     with pytest.raises(UserError, match=says):

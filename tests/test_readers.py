@@ -1,8 +1,14 @@
 """The table of forms: what a folder is taken for."""
+import shutil
+
+import numpy as np
+import pandas as pd
 import pytest
+from conftest import TINY, run_of, table_of
 
 from corpora.readers import FORMS, describe, find_ratings
 from support.errors import UserError
+from support.recordings import TARGETS
 
 FILES = {  # of each form, by the path in ratings_gold_standard/
     "recola": ["train_10.csv", "train_2.txt"],
@@ -52,3 +58,40 @@ def test_a_folder_without_ratings_says_what_is_expected(form, tmp_path):
     for folder in (tmp_path, tmp_path / "gone"):
         with pytest.raises(UserError, match=f"no recordings in {folder}/: put the gold standard there"):
             find_ratings(folder, form)
+
+
+# ---- from files of a form to a trained network ----------------------------------------------------------------------
+
+def rewrite(folder, form):
+    """The ratings of a corpus in another form."""
+    ratings = {path.stem: np.loadtxt(path, delimiter=";") for path in folder.glob("*.csv")}
+    shutil.rmtree(folder)
+    rows = []
+    for name, gold in ratings.items():
+        times = np.arange(len(gold)) / 25
+        for target, series in zip(TARGETS * (form == "avec"), gold.T):
+            put(folder, f"{target}/{name}.arff").joinpath(f"{target}/{name}.arff").write_text(
+                "@relation GOLDSTANDARD\n@attribute Instance_name string\n@attribute frameTime numeric\n"
+                "@attribute GoldStandard numeric\n@data\n"
+                + "".join(f"'{name}',{time:.2f},{value}\n" for time, value in zip(times, series)))
+        if form == "affwild2":
+            text = f"{'Train' if name.startswith('train') else 'Validation'}_Set/{name}.txt"
+            put(folder, text).joinpath(text).write_text(
+                "valence,arousal\n" + "".join(f"{valence},{arousal}\n" for arousal, valence in gold))
+        rows.append(pd.DataFrame({"recording": name, "time_s": times, "arousal": gold[:, 0], "valence": gold[:, 1]}))
+    if form == "table":
+        put(folder, "all.csv")
+        pd.concat(rows).to_csv(folder / "all.csv", index=False)
+
+
+@pytest.mark.parametrize("form", ["avec", "affwild2", "table"])
+def test_files_of_every_form_train_the_network_that_recola_s_train(form, made, call):
+    tables = {name: pd.read_csv(table_of(made, name)) for name in ("train_1", "train_2", "dev_1")}
+    rewrite(made / "ratings_gold_standard", form)
+    shutil.rmtree(made / "Annotations")
+    code, out, _ = call("annotations", "--data-dir", made)
+    assert code == 0 and f"3 recordings in the form {form}" in out
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(pd.read_csv(table_of(made, name)), table)
+    assert call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual")[0] == 0
+    assert (run_of(made, "visual", "arousal") / "best.pt").exists()

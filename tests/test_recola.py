@@ -132,6 +132,7 @@ def test_scale_and_delay_are_settings(tmp_path, call):
     ("arousal;valence;arousal\n1;2;3\n", "two columns"),
     ("valence\n0.1\n", "none is called arousal"), ("time;time_s;arousal;valence\n0;0;0;0\n", "both columns of time"),
     ("time;arousal;valence\n0;0;0\n;0;0\n", "line 3: no time"),
+    ("timestamp;arousal;valence\n1700000000;0;0\n", "line 2: 1.7e+09 s is no time"),
     ("time;arousal;valence\n0;0;0\n00:01;0;0\n", "line 3: '00:01'"),
     ("frame;arousal;valence\n1;0;0\n2;0;0\n4;0;0\n", "line 4: frame 4 follows 2"), ("0.1;0.2\n0.1;x\n", "line 2: 'x'"),
 ])
