@@ -33,10 +33,10 @@ from support.recordings import (
     is_media,
     is_recording,
     known_frames,
+    media_file,
     natural_key,
     subjects_of,
     valid_labels,
-    video_file,
 )
 from support.settings import parse_config
 from support.workers import for_each
@@ -72,7 +72,7 @@ def frames_of(name, cfg):
     there is nothing but the video of both.
     """
     frames, source = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
-    shared, video = video_file(video_of(name), cfg.videos_dir), video_file(name, cfg.videos_dir)
+    shared, video = media_file(video_of(name), cfg.videos_dir), media_file(name, cfg.videos_dir)
     if shared and not video and not (cfg.crops_dir / name).exists():
         raise UserError(f"one of the subjects of {shared}: their faces are not told apart yet; put the crops of this "
                         f"one into {cfg.crops_dir / name}/, or a video of this one into {cfg.videos_dir}/")
@@ -162,7 +162,7 @@ def left_alone(cfg):
     for folder in (cfg.videos_dir, cfg.audio_dir):
         others = sorted(path.name for path in folder.glob("[!.]*") if path.is_file() and not is_media(path))
         if others:
-            first = ", ".join(map(printable, others[:3])) + " ..." * (len(others) > 3)
+            first = ", ".join(others[:3]) + " ..." * (len(others) > 3)
             yield f"{folder}: {len(others)} files that are not video or sound by their names are left alone ({first})"
 
 
@@ -192,7 +192,7 @@ def choose(cfg):
 def refused(sources, partitions, others, cfg):
     """{id: why a recording cannot be used}: its name, one that looks the same, or a video that is another one's.
 
-    Prints which recordings of the same set, or of two sets but with ratings of their own, have the same video.
+    Prints which recordings have the same video, sound or ratings.
     """
     names, reasons = [*sources, *others], {}
     for name, other in spelt_alike(names).items():
@@ -200,21 +200,19 @@ def refused(sources, partitions, others, cfg):
                          f"({ascii(name)}, {ascii(other)}): rename one of them")
     reasons |= {name: why for name in names if (why := fault_of_id(name))}
     sets = partitions | {name: UNLABELLED for name in others if not held_out(name, cfg.val_ids, cfg.unlabelled_ids)}
-    videos = {name: video for name in names if name not in reasons and (video := video_file(name, cfg.videos_dir))}
-    for alike in copies(videos):
-        inside = {sets.get(name) for name in alike}
-        first = next((name for name in alike if sets.get(name) != UNLABELLED), alike[0])
-        for name in alike:
-            if sets.get(name) == UNLABELLED and len(inside) > 1:
-                reasons[name] = f"its video is a copy of that of {first}, byte for byte: delete {videos[name]}"
-        apart = ", in different sets: what is reported on one that is trained on means nothing" * (len(inside) > 1)
-        print(f"WARNING: the same video, byte for byte, of {', '.join(alike)}{apart}")
+    there = [name for name in names if name not in reasons]
+    rated = {name: sources[name].files[0] for name in there if name in sources and sources[name].form != "table"}
+    for kind, files in (("videos", {name: media_file(name, cfg.videos_dir) for name in there}),
+                        ("sounds", {name: media_file(name, cfg.audio_dir) for name in there}), ("ratings", rated)):
+        for alike in copies({name: path for name, path in files.items() if path}):
+            apart = len({sets.get(name) for name in alike}) > 1
+            first = next((name for name in alike if sets.get(name) != UNLABELLED), alike[0])
+            print(f"WARNING: the {kind} of {', '.join(alike)} are the same, byte for byte"
+                  + ", but in different sets: a result on one that is trained on means nothing" * apart)
+            if kind == "videos" and apart:
+                reasons |= {name: f"its video is a copy of that of {first}, byte for byte: delete {files[name]}"
+                            for name in alike if sets.get(name) == UNLABELLED}
     return reasons
-
-
-def printable(name):
-    """An id as text that can be printed, also if it is not UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 # ---- one recording --------------------------------------------------------------------------------------------------
@@ -297,7 +295,7 @@ def main(argv=None):
     chosen = [name for name in wanted if partitions.get(name) or name in others]
     for name in wanted:
         if name not in chosen:
-            print(f"{printable(name)}: in neither train_ids nor val_ids, left out")
+            print(f"{name}: in neither train_ids nor val_ids, left out")
     sets = (cfg.annotations_dir / TRAIN, cfg.annotations_dir / VAL)
     for folder in (cfg.crops_dir, cfg.segments_dir, cfg.specs_dir, *sets):
         folder.mkdir(parents=True, exist_ok=True)
@@ -310,8 +308,7 @@ def main(argv=None):
         same = [one for one in sources if video_of(one) == name or subjects.get(one) == subjects[name]]
         return annotate_unlabelled(name, same, cfg)
 
-    reasons |= {printable(name): reasons[name] for name in reasons}
-    results = for_each([printable(name) for name in chosen], work)
+    results = for_each(chosen, work)
     return summarise(results, [name for name in chosen if name in others], cfg)
 
 

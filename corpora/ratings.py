@@ -182,7 +182,7 @@ def resample(values, times, at):
     values: (R, 2); times: (R,), increasing; at: (N,).
     """
     if len(times) == 1:
-        return np.where((at == times[0])[:, None], values, np.nan)
+        return np.where(covered(times, at)[:, None], values, np.nan)
     after = np.searchsorted(times, at).clip(1, len(times) - 1)
     weight = ((at - times[after - 1]) / (times[after] - times[after - 1])).clip(0, 1)[:, None]
     weight = np.where(np.abs(weight - weight.round()) < 1e-6, weight.round(), weight)

@@ -172,17 +172,17 @@ def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
     faces = Path(crops_dir, name, "faces.csv")
     if faces.exists():
         return _lines(faces) - 1, faces
-    if video := video_file(name, videos_dir):
+    if video := media_file(name, videos_dir):
         return frame_count(picture_clock(video).end_s, frame_rate), video
     for table in Path(annotations_dir).glob(f"*/{glob.escape(name)}.csv") if annotations_dir else []:
         return _lines(table) - 1, table
     return None, None
 
 
-def video_file(name, videos_dir):
-    """The video of a recording, None if there is none."""
-    videos = Path(videos_dir).glob(f"{glob.escape(name)}.*")
-    return next((video for video in videos if video.stem == name and is_media(video)), None)
+def media_file(name, folder):
+    """The video or sound file of a recording in a folder, None if there is none."""
+    files = Path(folder).glob(f"{glob.escape(name)}.*")
+    return next((path for path in files if path.stem == name and is_media(path)), None)
 
 
 def has_sound(name, audio_dir, videos_dir, *made_dirs):

@@ -431,7 +431,8 @@ def test_copies_of_rated_recordings_are_named(names, apart, tmp_path, call):
     give_video(tmp_path, names[0], 5)
     shutil.copy(tmp_path / "videos" / f"{names[0]}.mp4", tmp_path / "videos" / f"{names[1]}.mp4")
     out = call("annotations", "--data-dir", tmp_path)[1]
-    assert f"WARNING: the same video, byte for byte, of {', '.join(names)}" in out
+    for kind in ("videos", "ratings"):
+        assert f"WARNING: the {kind} of {', '.join(names)} are the same, byte for byte" in out
     assert ("in different sets" in out) == apart
 
 
@@ -532,7 +533,7 @@ def test_what_stops_a_run_leaves_whole_files_and_the_next_run_resumes(error, cod
         return whole(path, data)
     monkeypatch.setattr(type(tmp_path), "write_bytes", write_bytes)
     ended, out, err = call("annotations", "--data-dir", tmp_path)
-    assert ended == code and err.count("\n") == 1 and "train_3" not in out
+    assert ended == code and err.count("\n") == 1 and "train_3: " not in out
     assert [path.name for path in made.iterdir()] == ["train_1.csv"]
     monkeypatch.setattr(type(tmp_path), "write_bytes", whole)
     code, out, _ = call("annotations", "--data-dir", tmp_path)

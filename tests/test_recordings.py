@@ -16,10 +16,10 @@ from support.recordings import (
     if_newer,
     keep_settings,
     known_frames,
+    media_file,
     natural_key,
     shard_of,
     valid_labels,
-    video_file,
 )
 
 
@@ -148,7 +148,7 @@ def test_what_lies_beside_recordings_is_none(tmp_path):
     touch(tmp_path, "a.mp4", "a.srt", "b.XML", "c.TextGrid", "Thumbs.db", "desktop.ini", "settings.json", "B.MOV")
     (tmp_path / "@eaDir").mkdir()
     assert list(find_recordings([tmp_path], (), "")) == ["B", "a"]
-    assert video_file("a", tmp_path) == tmp_path / "a.mp4" and video_file("b", tmp_path) is None
+    assert media_file("a", tmp_path) == tmp_path / "a.mp4" and media_file("b", tmp_path) is None
 
 
 @pytest.mark.parametrize("name,why", [
