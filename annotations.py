@@ -238,11 +238,11 @@ def annotate_unlabelled(name, rated, cfg):
     Raises UserError if train_ids or val_ids list it by its id, if its video or sound cannot be read, or if it is left
     out but has a CSV from an earlier run.
     """
-    if rated:
-        return f"{name}: no ratings, but its subjects are rated in {', '.join(rated)}: left out", None
     if name in (*cfg.train_ids, *cfg.val_ids):
         raise UserError(f"no ratings: train_ids or val_ids list it, so {cfg.ratings_dir / name}.csv was expected")
-    out, (frames, lack) = cfg.annotations_dir / UNLABELLED / f"{name}.csv", unlabelled_frames(name, cfg)
+    out = cfg.annotations_dir / UNLABELLED / f"{name}.csv"
+    frames, lack = unlabelled_frames(name, cfg) if not rated else (
+        0, f"no ratings, but its subjects are rated in {', '.join(rated)}: left out")
     if lack and out.exists():
         raise UserError(f"{lack}; but {out} is there from an earlier run: delete that file")
     if lack:
@@ -302,7 +302,9 @@ def main(argv=None):
 
     def work(name, report):
         if name in reasons:
-            raise UserError(reasons[name])
+            old = cfg.annotations_dir / UNLABELLED / f"{name}.csv"
+            also = f"; delete {old}, too" if not fault_of_id(name) and old.exists() else ""
+            raise UserError(reasons[name] + also)
         if name in sources:
             return annotate(name, sources[name], partitions[name], cfg)
         same = [one for one in sources if video_of(one) == name or subjects.get(one) == subjects[name]]

@@ -396,6 +396,9 @@ def test_recordings_of_one_subject_stay_in_one_set(tmp_path, call):
     code, out, _ = call("annotations", "--data-dir", tmp_path)
     assert code == 0 and "other_1: no ratings, but its subjects are rated in train_1, train_2: left out" in out
     assert made_for(tmp_path)[2:] == ["Unlabelled_Set/other_2", "Val_Set/dev_1"]
+    (tmp_path / "subjects.csv").write_text("recording,subject\ntrain_1,a\nother_2,a\n")
+    code, out, _ = call("annotations", "--data-dir", tmp_path)
+    assert code == 1 and "other_2: FAILED" in out and "is there from an earlier run" in out
     (tmp_path / "subjects.csv").write_text("Recording, Subject\ntrain_1,a\ndev_1,a\n")
     code, out, err = call("annotations", "--data-dir", tmp_path)
     assert code == 1 and "dev_1 (Val_Set) and train_1 (Train_Set) are of one subject, a" in err and err.count("\n") == 1
@@ -423,6 +426,10 @@ def test_a_copy_of_another_recording_is_not_unlabelled(of, tmp_path, call):
     code, out, err = call("annotations", "--data-dir", tmp_path, "--unlabelled-ids", f"{of} (1)")
     assert code == 1 and f"{of} (1): FAILED: its video is a copy of that of {of}, byte for byte" in out
     assert made_for(tmp_path) == ["Train_Set/train_1", "Unlabelled_Set/other_1", "Val_Set/dev_1"]
+    old = tmp_path / "Annotations" / "Unlabelled_Set" / f"{of} (1).csv"
+    old.write_text("image path,spec path\n")  # of an earlier run
+    code, out, _ = call("annotations", "--data-dir", tmp_path, "--unlabelled-ids", f"{of} (1)")
+    assert code == 1 and f"delete {old}, too" in out
 
 
 @pytest.mark.parametrize("names,apart", [(("train_1", "train_2"), False), (("dev_1", "train_1"), True)])
