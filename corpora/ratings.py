@@ -184,7 +184,8 @@ def resample(values, times, at):
     if len(times) == 1:
         return np.where(covered(times, at)[:, None], values, np.nan)
     after = np.searchsorted(times, at).clip(1, len(times) - 1)
-    weight = ((at - times[after - 1]) / (times[after] - times[after - 1])).clip(0, 1)[:, None]
+    with np.errstate(over="ignore"):  # times that all but coincide
+        weight = ((at - times[after - 1]) / (times[after] - times[after - 1])).clip(0, 1)[:, None]
     weight = np.where(np.abs(weight - weight.round()) < 1e-6, weight.round(), weight)
     between = (1 - weight) * values[after - 1] + weight * values[after]
     exact = np.where(weight == 0, values[after - 1], np.where(weight == 1, values[after], between))  # 0 * NaN is NaN
