@@ -18,14 +18,13 @@ def draw_augmentation(clips, generator):
 def augment(frames, changes):
     """Crops shifted, flipped and brightened as draw_augmentation drew it, the same over a clip.
 
-    (B, T, 3, S, S) uint8, or float in [0, 1] -> float in [0, 1].
+    (B, T, 3, S, S) uint8, or float in [0, 1] -> float in [0, 1]. Both lie on one device.
     """
     side, (down, right, flip, light, _) = frames.shape[-1], changes
     across = _shifted(right, int(side * SHIFT), side)
     across = torch.where(flip[:, None] < 0.5, across, across.flip(1))
-    source = _shifted(down, int(side * SHIFT), side)[:, :, None] * side + across[:, None, :]
-    source = source.flatten(1).to(frames.device, non_blocking=True)
-    light = (1 + LIGHT * (2 * light - 1)).to(frames.device, non_blocking=True)
+    source = (_shifted(down, int(side * SHIFT), side)[:, :, None] * side + across[:, None, :]).flatten(1)
+    light = 1 + LIGHT * (2 * light - 1)
     pixels = frames.flatten(3)
     moved = pixels.gather(3, source[:, None, None].expand(pixels.shape))  # while a pixel is one byte
     moved = moved.unflatten(3, frames.shape[3:])
@@ -39,7 +38,7 @@ def shift_in_time(specs, changes):
     memorise.
     """
     columns = specs.shape[-1]
-    source = _shifted(changes[4], int(columns * LATER), columns).to(specs.device, non_blocking=True)
+    source = _shifted(changes[4], int(columns * LATER), columns)
     return specs.gather(4, source[:, None, None, None].expand(specs.shape))
 
 
@@ -47,7 +46,7 @@ def _shifted(draw, reach, size):
     """Where each of `size` pixels comes from after a shift of up to `reach`, the border repeated: (B,) in [0, 1] -> (B,
     size)."""
     shift = (draw * (2 * reach + 1)).floor().long() - reach
-    return (torch.arange(size) + shift[:, None]).clamp(0, size - 1)
+    return (torch.arange(size, device=draw.device) + shift[:, None]).clamp(0, size - 1)
 
 
 def on_device(batch, device, changes=None):
@@ -56,6 +55,7 @@ def on_device(batch, device, changes=None):
     if changes is None:
         frames, specs = _as_float(frames), _as_float(specs)
     else:
+        changes = changes.to(device, non_blocking=True)  # five numbers a clip: a GPU makes the large indices itself
         frames = frames if frames is None else augment(frames, changes)
         specs = specs if specs is None else _as_float(shift_in_time(specs, changes))
     return batch._replace(frames=frames, specs=specs, gold=gold, taught=taught)

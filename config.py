@@ -25,6 +25,7 @@ class Config:
     data_dir: str = "data"  # folder of the corpus (videos/, audio/, ratings_gold_standard/) and everything made from it
 
     # --- frames: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py mmpkd.py plot_ccc.py
+                # report.py
     frame_rate: Annotated[float, (0, 1000, False)] = 25.0  # ratings, faces, audio segments and spectrograms per second
 
     # --- recordings: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py
@@ -74,7 +75,7 @@ class Config:
     # --- device: face_detector.py face_detector_frameRetention.py mmpkd.py experiment.py
     device: str = ""  # cpu, cuda, cuda:1 ...; "": cuda if available, else cpu
 
-    # --- runs: mmpkd.py plot_ccc.py
+    # --- runs: mmpkd.py plot_ccc.py report.py
     runs_dir: str = ""  # folder of the runs; "": runs/ in data_dir
 
     # --- seed: mmpkd.py demo.py
@@ -147,7 +148,7 @@ class Config:
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
 
-    # --- post-processing: plot_ccc.py
+    # --- post-processing: mmpkd.py plot_ccc.py report.py
     smoothing: Literal["mean", "median"] = "mean"  # smoothing filter over the predictions
     max_window_s: NotNegative = 10.0  # longest smoothing window to try, seconds; 0: no smoothing
     max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face to try, seconds; 0: none

@@ -164,7 +164,7 @@ def ccc_text(raw, post, steps):
 
 
 def steps_text(constants, smoothing, frame_rate):
-    """The steps of a post-processing that change something, as text; constants: plot_ccc.PostProcessing."""
+    """The steps of a post-processing that change something, as text; constants: PostProcessing."""
     window_s, delay_s = constants.window_frames / frame_rate, constants.delay_frames / frame_rate
     steps = [f"{smoothing} over {window_s:.2g} s"] * (constants.window_frames > 1)
     steps += [f"bias {constants.bias:+.3f}"] * (constants.bias != 0)

@@ -47,11 +47,27 @@ def ccc_loss(pred, gold):
 
     A target with fewer than two such frames has loss 0 and gradient 0.
     """
+    if gold.device.type != "cpu":
+        return torch.stack([masked_loss(*series) for series in zip(pred.unbind(1), gold.unbind(1))])
     losses = []
     for p, g in zip(pred.unbind(1), gold.unbind(1)):
         valid = ~g.isnan()
         losses.append(1 - ccc(p[valid], g[valid]) if valid.sum() > 1 else (p * 0).sum())
     return torch.stack(losses)
+
+
+def masked_loss(pred, gold):
+    """ccc_loss of one target, up to rounding, without waiting for a GPU to say how many frames are valid: (N,), (N,) ->
+    scalar."""
+    missing = gold.isnan()
+    gold, count = gold.masked_fill(missing, 0), (~missing).sum()
+
+    def mean(series):
+        return series.masked_fill(missing, 0).sum() / count.clamp_min(1)
+
+    p, g = pred - mean(pred), gold - mean(gold)
+    spread = mean(p * p) + mean(g * g) + mean(pred - gold) ** 2
+    return (1 - 2 * mean(p * g) / spread.clamp_min(TINY)).masked_fill(count < 2, 0)
 
 
 # ---- distillation: student features (N, Ds), teacher features (N, Dt) -> scalar >= 0 --------------------------------

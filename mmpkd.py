@@ -11,7 +11,7 @@
 Reads   Annotations/{Train_Set,Val_Set,Unlabelled_Set}/*.csv, Cropped_Aligned/, and specs/ for networks with audio
 Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]/
             config.json subjects.json log.jsonl curves.png    settings, subjects, a line per epoch
-            last.pt best.pt                                 to resume from; the network that is kept
+            last.pt best.pt                                 to resume from; the network that is kept and its model card
             labels/<id>.csv                                 a student's pseudo-labels
             predictions/{train,val,held_out}/<id>.csv       written last: they mark the run as finished
 """
@@ -20,6 +20,7 @@ import shutil
 from functools import partial
 
 from runs import (
+    AGAIN,
     INPUTS,
     PSEUDO,
     answer_list,
@@ -44,11 +45,21 @@ from torch import nn
 
 import data
 import pseudo_labels
-from checkpoints import describe_model, load_model
+from checkpoints import describe_model, finished, load_model, save_checkpoint
 from checks import check_before, describe_way, methods_of
 from losses import DISTILL, ccc_loss
 from models_kd import HINT, forward
-from scores import comparison, how_chosen, outputs, predictions, read_predictions, score, write_predictions
+from postprocessing import fit_tables
+from scores import (
+    comparison,
+    how_chosen,
+    outputs,
+    predictions,
+    read_predictions,
+    read_tables,
+    score,
+    written_predictions,
+)
 from support.devices import first_goes_first, joined, wait_for_others, whole_batch, world
 from training import start_run
 from training import train as train_epochs
@@ -185,8 +196,8 @@ def add_teacher_outputs(recordings, teacher):
     It goes through each recording from the beginning, as in `predict`, and so knows what came before a clip.
     """
     for recording in recordings:
-        parts = [torch.cat([output.pred, output.feat], 2)[0].cpu() for output in outputs(teacher, recording)]
-        recording.arrays["taught"] = torch.cat(parts).numpy()
+        parts = [torch.cat([output.pred, output.feat], 2)[0] for output in outputs(teacher, recording)]
+        recording.arrays["taught"] = torch.cat(parts).cpu().numpy()
 
 
 def teacher_ccc(recordings, targets):
@@ -238,23 +249,34 @@ def training_call(cfg, device, teach):
             shutil.rmtree(folder / "labels", ignore_errors=True)  # of a run that never began
         objective, rated, unlabelled = teach(sets, shapes)
         inputs = ("frames", "taught") if isinstance(objective, Distillation) else INPUTS[cfg.stage]
+        about = describe_model(cfg, shapes, sets)
         clips = data.Clips(rated, cfg.batch_size, cfg.clip_length, inputs, cfg.seed, cfg.epoch_steps, unlabelled)
         training = start_run(cfg, state, shapes, getattr(objective, "adapters", None), device)
         chosen_on = sets.get("held_out", sets["val"])
         train_epochs(training, objective, clips, lambda model: score(predictions(model, chosen_on, cfg), cfg.targets),
-                     folder, describe_model(cfg, shapes))
-        scores = finish_run(folder, sets, cfg, device) if world()[0] == 0 else None
+                     folder, about)
+        scores = finish_run(folder, sets, cfg, device, about) if world()[0] == 0 else None
     wait_for_others()
     return scores
 
 
-def finish_run(folder, sets, cfg, device):
-    """Writes the predictions of the network that is kept, which marks the run as finished: its scores on Val_Set."""
+def finish_run(folder, sets, cfg, device, about):
+    """Writes the predictions of the network that is kept, which marks the run as finished: its scores on Val_Set.
+
+    Before that, best.pt gets these scores and the constants of the post-processing: as plot_ccc.py finds them, from the
+    predictions as they are in the files.
+    """
     model, state = load_model(folder / "best.pt")
     tables = {name: predictions(model.to(device), recordings, cfg) for name, recordings in sets.items()
               if name != "unlabelled"}
-    write_predictions(folder, tables)
     scores = score(tables["val"], cfg.targets)
+    with written_predictions(folder, tables) as part:
+        train_tables = read_tables(part / "train", cfg.frame_rate, AGAIN.format(folder))
+        constants = {"smoothing": cfg.smoothing} | fit_tables(
+            train_tables, cfg.targets, cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate)
+        complete = finished(about, state, scores, [*tables["val"]], constants)
+        if complete["card"] != state["card"]:  # else it stays the same file, for students that know it as their teacher
+            save_checkpoint(folder / "best.pt", complete)
     why = "was the last" if cfg.keep == "last" else f"had the best {'held-out' if cfg.fold else 'validation'} CCC"
     print(f"{folder}: finished; epoch {state['epoch']} {why} and is kept: "
           + ", ".join(f"{target} {scores[target]['mean']:.3f}" for target in cfg.targets))

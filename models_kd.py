@@ -80,19 +80,21 @@ class Backbone(nn.Module):
         what distinguishes expressions, and saturates the GRU. Without norm, training can stay at a CCC of 0.
         """
         super().__init__()
-        self.net = _network(name, shape[0]).to(memory_format=torch.channels_last)  # faster on CPUs and GPUs
-        mean, std = load_weights(self.net, name, weights) if weights else ([0.5], [0.25])
+        self.channels = shape[0]
+        with torch.device("cpu"):  # also within torch.device("meta"), on which the first pass takes a second
+            self.net = _network(name, shape[0]).to(memory_format=torch.channels_last)  # faster on CPUs and GPUs
+            mean, std = load_weights(self.net, name, weights) if weights else ([0.5], [0.25])
+            self.net.eval()
+            with torch.no_grad():
+                width = self.net(torch.zeros(1, *shape)).flatten(1).shape[1]
+            self.net.train()
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
-        self.net.eval()
-        with torch.no_grad():
-            width = self.net(torch.zeros(1, *shape)).flatten(1).shape[1]
-        self.net.train()
         self.out = nn.Sequential(nn.Linear(width, size), *[nn.BatchNorm1d(size)] * norm)
 
     def _load_from_state_dict(self, state, prefix, *rest):
         for name in ("mean", "std"):  # pretrained weights have one value per colour, not one in all
-            if prefix + name in state:
+            if prefix + name in state and state[prefix + name].shape == (self.channels, 1, 1):
                 setattr(self, name, getattr(self, name).new_empty(state[prefix + name].shape))
         super()._load_from_state_dict(state, prefix, *rest)
 

@@ -9,10 +9,7 @@ Writes  plots/ccc.csv               run,target,recording,frames,ccc_raw,ccc_post
         plots/ccc.png               the runs side by side, with their bounds
         plots/traces/<run>/<id>.png gold standard and prediction over time
 
-Post-processing has AVEC's steps in AVEC's order: a smoothing window, a bias, a scale, a delay. Each is fitted on
-Train_Set and kept only if it raises the CCC there; Val_Set, which the table reports, is not used. As in AVEC, this CCC
-is that of all recordings concatenated: the constants are the same for every recording, and the best bias and scale for
-this CCC follow from means and standard deviations alone.
+Post-processing (postprocessing.py) is fitted on Train_Set alone: Val_Set, which the table reports, is not used.
 
 All files are written again in every call. plots/traces/<run>/ then holds the recordings of that run and no others; the
 traces of runs that are not in the runs folder stay, because they may belong to another --runs-dir.
@@ -36,12 +33,10 @@ import pandas as pd
 from tqdm import tqdm
 
 import figures
-from losses import ccc
+from postprocessing import fit_tables, postprocess, six_digits
+from runs import changed
 from scores import AGAIN, gaps_closed, read_predictions, score, summary_of, targets_of
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS
-
-GAIN = 1e-6  # smallest rise of the CCC for which a step is kept: predictions have six digits
-CONSTANT = 1e-9  # predictions with a smaller standard deviation are constant and are not scaled
 
 FOLD = re.compile(r"_fold\d+of\d+")  # in the name of a run with held-out subjects
 # What each stage sees and what it is for; the runs are shown in this order.
@@ -68,15 +63,6 @@ class Run(NamedTuple):
     def about(self): return STAGES.get(self.stage, "") + how_taught(self) * (self.stage == "student")
 
 
-class PostProcessing(NamedTuple):
-    """Constants of one run and target; these defaults change nothing."""
-    window_frames: int = 1  # of the smoothing, odd
-    bias: float = 0.0  # is added
-    scale: float = 1.0  # times the distance from ...
-    centre: float = 0.0  # ... this value
-    delay_frames: int = 0  # ratings lag behind the face, and so must predictions
-
-
 def stage_of(name):
     """Stage of a run, from the name of its folder."""
     return name.split("_")[0]
@@ -90,80 +76,6 @@ def how_taught(run):
         teachers = teachers.replace("+", ", ", teachers.count("+") - 1).replace("+", " and ")
         return ", trained on ratings and pseudo-labels" + f" of {teachers} teachers" * bool(teachers)
     return f", distilled from the teacher ({distill})" if distill else ""
-
-
-# ---- post-processing: series of one recording, (N,) -> (N,) ---------------------------------------------------------
-
-def smooth(pred, window_frames, smoothing):
-    """Mean or median over the window around each frame; at the edges over the part of it inside the recording."""
-    window = pd.Series(pred).rolling(window_frames, center=True, min_periods=1)
-    return (window.median() if smoothing == "median" else window.mean()).to_numpy()
-
-
-def rescale(pred, scale, centre):
-    """`pred` with its distance from `centre` multiplied by `scale`."""
-    return centre + scale * (pred - centre)
-
-
-def delay(pred, delay_frames):
-    """`pred` that many frames later: its first value is repeated at the start, its last values are dropped."""
-    return pred[np.maximum(np.arange(len(pred)) - delay_frames, 0)]
-
-
-def postprocess(pred, constants, smoothing):
-    """Post-processed predictions of one recording."""
-    smoothed = smooth(pred, constants.window_frames, smoothing)
-    return delay(rescale(smoothed + constants.bias, constants.scale, constants.centre), constants.delay_frames)
-
-
-def joint_ccc(preds, golds):
-    """CCC of recordings concatenated, over the frames whose gold is not NaN; NaN if those are fewer than two."""
-    pred, gold = np.concatenate(preds), np.concatenate(golds)
-    valid = ~np.isnan(gold)
-    return float(ccc(pred[valid], gold[valid])) if valid.sum() > 1 else math.nan
-
-
-def best_of(values, ccc_of):
-    """The value with the highest CCC; the first, which changes nothing, unless another raises the CCC by over GAIN."""
-    best, highest = values[0], ccc_of(values[0])
-    for value in values[1:]:
-        if (reached := ccc_of(value)) > highest + GAIN:
-            best, highest = value, reached
-    return best
-
-
-def fit_postprocessing(preds, golds, smoothing, longest_window, longest_delay):
-    """PostProcessing that raises the joint CCC of recordings most, fitted step by step.
-
-    preds, golds: one series per recording; the longest window and delay tried, in frames. Bias and scale have closed
-    forms: a CCC is highest where the means agree, and then where the standard deviations agree. Both are rounded to
-    six digits, as in the file.
-    """
-    gold = np.concatenate(golds)
-    valid = ~np.isnan(gold)
-    if valid.sum() < 2:
-        return PostProcessing()
-    windows = range(1, max(longest_window, 1) + 1, 2)
-    window = best_of(windows, lambda w: joint_ccc([smooth(p, w, smoothing) for p in preds], golds))
-    preds = [smooth(p, window, smoothing) for p in preds]
-
-    pred = np.concatenate(preds)[valid]
-    biases = [0.0, six_digits(float(gold[valid].mean() - pred.mean()))]
-    bias = best_of(biases, lambda b: joint_ccc([p + b for p in preds], golds))
-    preds = [p + bias for p in preds]
-
-    centre = six_digits(float(pred.mean()) + bias)
-    scales = [1.0, six_digits(float(gold[valid].std() / pred.std()))] if pred.std() > CONSTANT else [1.0]
-    scale = best_of(scales, lambda s: joint_ccc([rescale(p, s, centre) for p in preds], golds))
-    preds = [rescale(p, scale, centre) for p in preds]
-
-    delay_frames = best_of(range(longest_delay + 1), lambda d: joint_ccc([delay(p, d) for p in preds], golds))
-    return PostProcessing(window, bias, scale, centre if scale != 1 else 0.0, delay_frames)
-
-
-def six_digits(value):
-    """`value` rounded as in the files; -0 becomes 0, because its sign would depend on rounding."""
-    return round(value, 6) + 0.0
 
 
 # ---- runs on disk ---------------------------------------------------------------------------------------------------
@@ -231,13 +143,6 @@ def check_same_gold(root, runs):
 
 
 # ---- the tables -----------------------------------------------------------------------------------------------------
-
-def fit_run(run, target, smoothing, longest_window, longest_delay):
-    """PostProcessing of a run's target, from its predictions for Train_Set alone."""
-    preds, golds = ([table[f"{target}_{column}"].to_numpy() for table in run.train.values()]
-                    for column in ("pred", "gold"))
-    return fit_postprocessing(preds, golds, smoothing, longest_window, longest_delay)
-
 
 def processed(tables, constants, smoothing):
     """{id: table} with post-processed predictions; constants: {target: PostProcessing}."""
@@ -320,6 +225,14 @@ def constants_report(table):
     return "\n".join(lines)
 
 
+def other_settings(runs, cfg):
+    """A sentence on the runs whose own post-processing, in their best.pt, was fitted with other settings; or none."""
+    now = {name: getattr(cfg, name) for name in ("smoothing", "max_window_s", "max_delay_s")}
+    others = [run.name for run in runs if changed(run.settings, now)]
+    return [f"{', '.join(others)}: fitted with other settings when trained, and predict.py --postprocess uses the "
+            "constants of then."] * bool(others)
+
+
 def left_out(unfinished, folds=()):
     """Sentences on the runs that are not shown, if any."""
     sentences = [f"Left out, not finished (no predictions/): {', '.join(unfinished)}."] * bool(unfinished)
@@ -361,10 +274,9 @@ def main(argv=None):
     """{"ccc": table of ccc.csv, "postprocessing": table of constants, "summary": path of ccc.png, "traces": paths}."""
     cfg = parse_config(argv, __file__, __doc__)
     runs, unfinished, folds = read_runs(cfg.run_root, cfg.frame_rate)
-    longest = int(cfg.max_window_s * cfg.frame_rate), int(cfg.max_delay_s * cfg.frame_rate)
+    limits = cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate
     bar = tqdm(runs, "fitting the post-processing", leave=False, disable=None)
-    constants = {run.name: {target: fit_run(run, target, cfg.smoothing, *longest) for target in run.targets}
-                 for run in bar}
+    constants = {run.name: fit_tables(run.train, run.targets, *limits) for run in bar}
     table = ccc_table(runs, constants, cfg.smoothing)
     fitted = constants_table(runs, constants, cfg.smoothing, cfg.frame_rate)
     save_table(table, cfg.plots_dir / "ccc.csv")
@@ -378,7 +290,7 @@ def main(argv=None):
 
     for target in table["target"].unique():
         print(ccc_report(runs, table, target), end="\n\n")
-    print(constants_report(fitted), end="\n\n")
+    print(constants_report(fitted), *other_settings(runs, cfg), sep="\n", end="\n\n")
     print(figures.selection_note(runs), *left_out(unfinished, folds), sep="\n")
     print(f"{cfg.plots_dir}: ccc.csv, postprocessing.csv, ccc.png and {len(traces)} figures in traces/ written"
           + f"; {removed} of recordings that are gone removed" * bool(removed))

@@ -2,6 +2,7 @@
 
 Shapes: N frames of a recording, K targets.
 """
+import contextlib
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 import torch
 
 from augmentation import on_device
-from data import stream
+from data import prefetch, stream
 from losses import ccc
 from models_kd import forward
 from runs import AGAIN
@@ -29,7 +30,7 @@ ROUNDING_S = 0.001  # time_s is rounded to less than this
 def outputs(model, recording):
     """Yields the model's Outputs along a recording as if in one pass: the GRU's state is carried along."""
     hidden, device = None, next(model.parameters()).device
-    for batch in stream(recording, model.inputs):
+    for batch in prefetch(stream(recording, model.inputs), device.type == "cuda"):
         output = forward(model, on_device(batch, device), hidden=hidden)
         hidden = output.hidden
         yield output
@@ -39,7 +40,7 @@ def predict(model, recordings):
     """Predictions for every frame, {id: (N, K) float32}. The model is in evaluation mode meanwhile."""
     was_training = model.training
     model.eval()
-    preds = {recording.name: torch.cat([output.pred[0].cpu() for output in outputs(model, recording)]).numpy()
+    preds = {recording.name: torch.cat([output.pred[0] for output in outputs(model, recording)]).cpu().numpy()
              for recording in recordings}
     model.train(was_training)
     return preds
@@ -115,13 +116,16 @@ def how_chosen(cfg):
 
 # ---- files ----------------------------------------------------------------------------------------------------------
 
-def write_predictions(folder, tables):
-    """Writes predictions/<set>/<id>.csv of {set: {id: prediction_table}} into a run's folder, all or nothing."""
+@contextlib.contextmanager
+def written_predictions(folder, tables):
+    """Writes predictions/<set>/<id>.csv of {set: {id: prediction_table}} into a run's folder, all or nothing: they
+    appear when the block ends well. Gives the path of the folder that they are in until then."""
     with whole_folder(folder / "predictions") as part:
         for name in tables:
             (part / name).mkdir()
             for recording, table in tables[name].items():
                 write_table(table, part / name / f"{recording}.csv")
+        yield part
 
 
 def write_table(table, path, digits=6):
@@ -132,9 +136,12 @@ def write_table(table, path, digits=6):
 
 def read_predictions(folder, partition, frame_rate):
     """{id: table} of a finished run, in natural order. Raises UserError naming what is missing or damaged."""
-    again = AGAIN.format(folder)
-    paths = find_recordings([Path(folder, "predictions", partition)], (), again)
-    return {name: read_table(path, frame_rate, again) for name, path in paths.items()}
+    return read_tables(Path(folder, "predictions", partition), frame_rate, AGAIN.format(folder))
+
+
+def read_tables(folder, frame_rate, again):
+    """{id: table} of a folder of predictions, in natural order. Raises UserError as read_table does."""
+    return {name: read_table(path, frame_rate, again) for name, path in find_recordings([folder], (), again).items()}
 
 
 def read_table(path, frame_rate, again):

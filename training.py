@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from augmentation import draw_augmentation, on_device
-from checkpoints import load_checkpoint, save_checkpoint
+from checkpoints import load_checkpoint, save_checkpoint, to_resume, to_use
 from data import prefetch, seed_of
 from models_kd import build_model
 from runs import check_same, origin_of, run_folder, settings_of
@@ -284,8 +284,8 @@ class RunFiles:
 
     def save_last(self):
         """Writes last.pt, to resume from at this step."""
-        state = {"model": self.training.model.state_dict()} | self.training.state()
-        save_checkpoint(self.folder / "last.pt", self.about | state)
+        state = to_resume(self.about, self.training.model) | self.training.state()
+        save_checkpoint(self.folder / "last.pt", state)
 
     def end_epoch(self, parts, scores, seconds):
         """Writes best.pt, log.jsonl, last.pt: in this order, so that an epoch whose end was cut short is repeated."""
@@ -295,8 +295,7 @@ class RunFiles:
         if scores is None:
             return
         if improved or training.cfg.keep == "last":
-            state = {"model": training.model.state_dict(), "epoch": training.epoch, "val": scores}
-            save_checkpoint(self.folder / "best.pt", self.about | state)
+            save_checkpoint(self.folder / "best.pt", to_use(self.about, training.model, training.epoch, scores))
         val = {target: {key: scores[target][key] for key in SUMMARIES} for target in self.about["targets"]}
         entry = {"epoch": training.epoch, "seconds": round(seconds, 2), **parts, "val": val, "best": improved}
         with open(self.folder / "log.jsonl", "a") as log:

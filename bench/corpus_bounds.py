@@ -128,7 +128,8 @@ def bound(job):
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
         training = Training(build_model(stage, cfg, shapes), cfg)
-        train(training, task_objective, clips, evaluate, Path(folder), describe_model(cfg, shapes))
+        about = describe_model(cfg, shapes, {"train": train_set, "val": val_set})
+        train(training, task_objective, clips, evaluate, Path(folder), about)
         best, _ = load_model(Path(folder, "best.pt"))
     return evaluate(best)
 

@@ -92,7 +92,8 @@ def killed(folder, epochs, kills, seed, startup_s, whole_s):
 def differences(one, other):
     """Names of what differs between two run folders."""
     different = [f"{file}: {name}" for file in ("last.pt", "best.pt")
-                 for name in unequal(load_checkpoint(one / file), load_checkpoint(other / file))]
+                 for name in unequal(load_checkpoint(one / file), load_checkpoint(other / file))
+                 if name != "/card/date"]  # the day it was written on
     files = lambda folder: {path.name for path in folder.iterdir()}
     for name, of in {"log.jsonl": log_of, "predictions": tables_of, "files": files}.items():
         if of(one) != of(other) or not of(one):

@@ -129,31 +129,31 @@ def keep_settings(folder, cfg, names, made_of=None):
     there is one, must agree with `cfg` and is copied. Raises UserError if something was made with other settings.
     """
     settings = {name: getattr(cfg, name) for name in names.split()}
-    source = _read_note(made_of) if made_of else {}
+    source = made_with(made_of) if made_of else {}
     _agree(made_of, source, {name: settings[name] for name in settings if name in source})
     settings = source | settings
     made = any(path.is_dir() or path.suffix == ".npy" for path in Path(folder).glob("[!.]*"))
     if made or any(is_claimed(path) for path in Path(folder).glob(".*.part")):  # by another process, now
-        _agree(folder, _read_note(folder) or settings, settings)
-    if _read_note(folder) != settings:  # nothing has been made yet
+        _agree(folder, made_with(folder) or settings, settings)
+    if made_with(folder) != settings:  # nothing has been made yet
         with whole_file(Path(folder, "settings.json")) as part:
             part.write_text(json.dumps(settings, indent=1) + "\n")
     return settings
+
+
+def made_with(folder):
+    """The settings in `folder`/settings.json, as a dict; {} without one. Raises UserError if it is damaged."""
+    note = Path(folder, "settings.json")
+    try:
+        return dict(json.loads(note.read_text())) if note.exists() else {}
+    except (ValueError, TypeError):
+        raise UserError(f"{note} is damaged: delete {folder}/ and run the same command again") from None
 
 
 def if_newer(source, made):
     """A remark for the user if `source` was written after what was made from it; else ""."""
     newer = source.stat().st_mtime_ns > made.stat().st_mtime_ns
     return f"; {source} has changed since: delete {made} if it should be redone" if newer else ""
-
-
-def _read_note(folder):
-    """What `folder`/settings.json holds, as a dict; {} without one. Raises UserError if it is damaged."""
-    note = Path(folder, "settings.json")
-    try:
-        return dict(json.loads(note.read_text())) if note.exists() else {}
-    except (ValueError, TypeError):
-        raise UserError(f"{note} is damaged: delete {folder}/ and run the same command again") from None
 
 
 def _agree(folder, before, now):

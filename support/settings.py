@@ -161,7 +161,7 @@ class Kind(typing.NamedTuple):
         if self.base is tuple:
             return all(type(item) is self.items and (self.items is str or math.isfinite(item)) for item in value)
         if self.base in (int, float):
-            return math.isfinite(value) and (low <= value if with_low else low < value) and value <= high
+            return abs(value) < math.inf and (low <= value if with_low else low < value) and value <= high
         return not self.choices or value in self.choices
 
     def __str__(self):

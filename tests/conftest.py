@@ -17,6 +17,7 @@ import torch
 import drawn.people
 import mmpkd
 import training
+from checkpoints import load_checkpoint
 from config import Config
 from data import Batch, Recording
 from runs import read_log
@@ -190,6 +191,12 @@ def same(one, other):
     return torch.equal(one, other) if torch.is_tensor(one) else one == other
 
 
+def kept_of(run):
+    """best.pt of a run, but for the day that it was written on."""
+    state = load_checkpoint(Path(run) / "best.pt")
+    return state | {"card": state["card"] | {"date": None}}
+
+
 def log_of(folder):
     """The lines of log.jsonl, without how long each epoch took."""
     return [{key: value for key, value in entry.items() if key != "seconds"} for entry in read_log(folder)]
@@ -203,6 +210,13 @@ def one_line(code, err, expected=1):
     """The message of a script that failed as it should: one line, its exit code, no traceback."""
     assert code == expected and err.count("\n") == 1 and "Traceback" not in err, err
     return err
+
+
+def scripted(monkeypatch, values):
+    """Makes the validation CCCs of a run these, whatever the model does."""
+    values = iter(values)
+    monkeypatch.setattr(mmpkd, "score", lambda tables, targets: {
+        target: {"mean": next(values, 0.0), "concatenated": 0.0} for target in targets})
 
 
 # ---- runs that are stopped ------------------------------------------------------------------------------------------

@@ -44,6 +44,27 @@ def test_the_bounds_of_the_corpus_train_on_drawn_subjects(bench, tmp_path):
     assert text.count(f"{scores['arousal']['mean']:.3f}") >= len(bounds.ROWS)
 
 
+def test_the_bench_of_a_gpu_prints_every_table_in_small(bench, monkeypatch, capsys):
+    module = bench("gpu")
+    monkeypatch.setattr(module, "CASES", module.CASES[:1])
+    monkeypatch.setattr("training.RunFiles.draw", lambda self, last=False: None)  # it replaces that itself
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", torch.backends.cudnn.deterministic)
+    module.main(["--small", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert "FAILED" not in out and "left out" not in out and "the same bits" in out and "frames/s on cpu" in out
+    lines = [line.split("|") for line in out.splitlines() if " x 2 |" in line]
+    assert [line[1].split()[0] for line in lines] == ["visual,", "teacher,", "student,", "vgg19_bn"]
+    assert all(len(line) == 16 and float(line[5]) > 0 and float(line[7]) > 0 for line in lines)
+
+
+def test_recola_is_extrapolated_from_every_rate(bench):
+    rates = dict.fromkeys(["packing", "visual", "teacher", "student", "teacher's outputs", "visual predictions"], 1000)
+    table = bench("gpu").recola_table(rates, saving_s=0)
+    # 10 epochs of 67,500 frames trained and as many predicted, and 135,000 predicted at the end; 1,000 a second
+    assert "| visual, 10 epochs | 24.8 |" in table and "| student, 10 epochs | 25.9 |" in table
+    assert "| packing the images, once | 2.2 |" in table and "| together | 77.6 |" in table
+
+
 def test_the_training_bench_prints_a_line_for_every_pair(bench, monkeypatch, capsys):
     module = bench("training")
     monkeypatch.setattr(module, "SECONDS", 5)

@@ -9,7 +9,8 @@ from matplotlib.colors import to_hex
 
 import figures
 from figures import FACES, curves_figure, draw_curves, face_strip, summary_figure, traces_figure, value_limits
-from plot_ccc import PostProcessing, Run
+from plot_ccc import Run
+from postprocessing import PostProcessing
 from scores import gaps_closed
 from support.errors import UserError
 

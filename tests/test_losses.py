@@ -10,7 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import concordance_corrcoef
 
-from losses import DISTILL, ccc, ccc_distill, ccc_loss, cosine, cosine_original, fitnets, ot, parse_distill, rkd, sp
+from losses import (
+    DISTILL,
+    ccc,
+    ccc_distill,
+    ccc_loss,
+    cosine,
+    cosine_original,
+    fitnets,
+    masked_loss,
+    ot,
+    parse_distill,
+    rkd,
+    sp,
+)
 
 series = st.integers(2, 40).flatmap(lambda n: st.tuples(*[st.lists(st.floats(-1, 1), min_size=n, max_size=n)] * 2))
 
@@ -122,6 +135,19 @@ def test_frames_without_a_rating_get_no_gradient_and_a_target_needs_two_with_one
     loss.sum().backward()
     assert loss.shape == (2,) and torch.isfinite(loss).all() and (loss[1] == 0) == (valid < 2)
     assert pred.grad.isfinite().all() and not pred.grad[valid:, 1].any() and pred.grad[:, 1].any() == (valid > 1)
+
+
+@pytest.mark.parametrize("valid", [0, 1, 2, 9, 40])
+def test_the_loss_that_waits_for_no_device_is_the_same_and_so_is_its_gradient(valid):
+    pred = torch.randn(40, 1, dtype=torch.float64, requires_grad=True)
+    other = pred.detach().clone().requires_grad_()
+    gold = torch.randn(40, 1, dtype=torch.float64) + 3
+    gold[torch.randperm(40)[valid:]] = math.nan
+    losses = ccc_loss(pred, gold)[0], masked_loss(other[:, 0], gold[:, 0])
+    assert losses[1].item() == pytest.approx(losses[0].item(), abs=1e-12)
+    for loss in losses:
+        loss.backward()
+    assert torch.allclose(pred.grad, other.grad, rtol=1e-9, atol=1e-12) and pred.grad.any() == (valid > 1)
 
 
 # ---- distillation ---------------------------------------------------------------------------------------------------
@@ -423,10 +449,10 @@ def test_shapes_that_would_broadcast_or_leave_frames_out_raise(name):
 def test_no_loss_synchronises_with_the_device(name):
     """On the meta device there are no values: reading one raises."""
     student, teacher = torch.randn(300, 8, device="meta", requires_grad=True), torch.randn(300, 8, device="meta")
-    DISTILL[name].compare(student, teacher).backward()
+    (DISTILL[name].compare(student, teacher) + ccc_loss(student, teacher).sum()).backward()
     assert student.grad.shape == student.shape
-    with pytest.raises((RuntimeError, NotImplementedError)):  # ccc_loss does synchronise: the check can fail
-        ccc_loss(student, teacher)
+    with pytest.raises((RuntimeError, NotImplementedError)):  # the check can fail
+        student[teacher > 0]
 
 
 # ---- the setting ----------------------------------------------------------------------------------------------------

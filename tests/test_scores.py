@@ -110,9 +110,14 @@ def table_of(frames=40, rate=25.0, targets=("arousal", "valence")):
     return scores.prediction_table(data.Recording("x", gold, {}), pred, targets, rate)
 
 
+def write(folder, tables):
+    with scores.written_predictions(folder, tables) as part:
+        assert not (folder / "predictions").exists() and {path.name for path in part.iterdir()} == set(tables)
+
+
 def test_predictions_are_read_back_as_they_were_written(tmp_path):
     tables = {"val": {"dev_10": table_of(), "dev_2": table_of(1)}, "train": {"train_1": table_of(9)}}
-    scores.write_predictions(tmp_path, tables)
+    write(tmp_path, tables)
     back = scores.read_predictions(tmp_path, "val", 25)
     assert list(back) == ["dev_2", "dev_10"], "not in natural order"
     for name, table in back.items():
@@ -148,7 +153,7 @@ def lines_of(path, change):
     (lambda path: lines_of(path, lambda lines: [*lines[:7], "high" + lines[7], *lines[8:]]), "cannot be read"),
 ], ids=["empty", "bytes", "columns", "no rows", "header", "nan", "missing line", "text"])
 def test_damaged_predictions_are_one_line_that_names_the_file(tmp_path, damage, keyword):
-    scores.write_predictions(tmp_path, {"val": {"dev_1": table_of()}})
+    write(tmp_path, {"val": {"dev_1": table_of()}})
     path = tmp_path / "predictions" / "val" / "dev_1.csv"
     damage(path)
     with pytest.raises(UserError, match=keyword) as error:
@@ -157,7 +162,7 @@ def test_damaged_predictions_are_one_line_that_names_the_file(tmp_path, damage, 
 
 
 def test_another_frame_rate_is_named(tmp_path):
-    scores.write_predictions(tmp_path, {"val": {"dev_1": table_of()}})
+    write(tmp_path, {"val": {"dev_1": table_of()}})
     with pytest.raises(UserError, match="--frame-rate"):
         scores.read_predictions(tmp_path, "val", 50)
 

@@ -245,7 +245,8 @@ def test_a_flag_of_another_script_is_answered_with_its_scripts(capsys):
 def test_a_bad_value_is_answered_with_what_was_expected(capsys):
     assert "'1.5' is not a whole number, 1 or more" in outcome(["--epochs", "1.5"], capsys)[1]
     assert "a number, above 0" in outcome(["--learning-rate", "0"], capsys)[1]
-    assert "from 1 to 100" in outcome(["--jpeg-quality", "0.5"], capsys, "face_detector.py")[1]
+    for value in ("0.5", "9" * 400):
+        assert "from 1 to 100" in outcome(["--jpeg-quality", value], capsys, "face_detector.py")[1]
     assert "arousal, valence, both" in outcome(["--target", "joy"], capsys)[1]
 
 

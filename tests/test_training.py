@@ -1,10 +1,5 @@
 """training.py: optimizer, steps, checkpoints, and runs that are stopped and resumed."""
-import contextlib
-import json
 import math
-import pickle
-import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,19 +8,19 @@ import torch
 from conftest import (
     CPU,
     SHAPES,
-    STAGES,
     TINY,
     draw_curves,
     easy_batch,
     easy_recording,
     files_of,
     in_background,
+    kept_of,
     log_of,
     one_line,
     run_of,
     same,
+    scripted,
     stop_at,
-    stopped_run,
     tiny_config,
     wait_until,
 )
@@ -98,13 +93,6 @@ def test_a_validation_ccc_that_is_not_a_number_is_never_the_best_and_hides_none(
     improved = [training.end_epoch(value) for value in (math.nan, 0.1, math.nan, 0.1, 0.2)]
     assert improved == [False, True, False, False, True]
     assert training.best == 0.2 and training.stale == 0 and training.epoch == 5
-
-
-def scripted(monkeypatch, values):
-    """Makes the validation CCCs of a run these, whatever the model does."""
-    values = iter(values)
-    monkeypatch.setattr(mmpkd, "score", lambda tables, targets: {
-        target: {"mean": next(values, 0.0), "concatenated": 0.0} for target in targets})
 
 
 def test_training_stops_early_and_keeps_the_best_epoch_and_says_both(made, call, monkeypatch):
@@ -235,8 +223,8 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_never_was(trained, c
     code, out, err = call("mmpkd", *words, "--resume")
     assert code == 0 and ("resumed at epoch" in out) == (epoch > 1), err
 
-    for file in ("last.pt", "best.pt"):
-        assert same(load_checkpoint(never / file), load_checkpoint(run / file))
+    assert same(load_checkpoint(never / "last.pt"), load_checkpoint(run / "last.pt"))
+    assert same(kept_of(never), kept_of(run))
     assert log_of(never) == log_of(run) and len(log_of(never)) == 4
     assert files_of(never / "predictions") == files_of(run / "predictions")
     assert {path.name for path in run.iterdir()} == {path.name for path in never.iterdir()}, "something was left behind"
@@ -301,105 +289,6 @@ def test_stage_all_resumes_whichever_run_was_stopped(made, call):
     assert "teacher_arousal" in one_line(*call("mmpkd", *words)[::2])
     code, out, err = call("mmpkd", *words, "--resume")
     assert code == 0 and out.count("nothing to do") == 1 and out.count(": finished; ") == 2 and "gap closed" in out, err
-
-
-# ---- checkpoints ----------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_a_checkpoint_broken_off_while_it_is_written_leaves_the_old_one(tmp_path, monkeypatch, error):
-    save_checkpoint(tmp_path / "last.pt", {"epoch": 1})
-
-    def half(self, data):
-        with open(self, "wb") as file:
-            file.write(b"half of a checkpoint")
-        raise error
-
-    with monkeypatch.context() as patch, pytest.raises(error if isinstance(error, type) else OSError):
-        patch.setattr(Path, "write_bytes", half)
-        save_checkpoint(tmp_path / "last.pt", {"epoch": 2})
-    assert torch.load(tmp_path / "last.pt", weights_only=True) == {"epoch": 1} and len(list(tmp_path.iterdir())) == 1
-
-
-@contextlib.contextmanager
-def on_a_full_disk(path):
-    yield Path("/dev/full")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("module", ["training", "data"])
-def test_a_full_disk_is_one_line_from_checkpoint_and_cache_alike(made, call, monkeypatch, module):
-    """With the device that is always full: what torch and NumPy really raise there."""
-    monkeypatch.setattr(f"{module}.whole_file", on_a_full_disk)
-    assert "No space left on device" in one_line(*call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual")[::2])
-
-
-def test_checkpoints_hold_tensors_and_plain_python_only(trained_corpus, pseudo_corpus):
-    def kinds(value):
-        if isinstance(value, dict):
-            return {kind for item in value.items() for part in item for kind in kinds(part)}
-        if isinstance(value, list | tuple):
-            return {kind for part in value for kind in kinds(part)}
-        return {type(value)}
-
-    folders = [run_of(trained_corpus, stage) for stage in STAGES] + [run_of(pseudo_corpus, "student", distill="pseudo")]
-    for folder in folders:
-        for file in ("best.pt", "last.pt"):
-            assert kinds(load_checkpoint(folder / file)) <= {torch.Tensor, str, int, float, bool, type(None)}
-
-
-class Harmful:
-    def __reduce__(self):
-        return (print, ("code of a checkpoint was run",))
-
-
-DAMAGE = {
-    "half": lambda path: path.write_bytes(path.read_bytes()[:-2000]),
-    "empty": lambda path: path.write_bytes(b""),
-    "pickle": lambda path: path.write_bytes(pickle.dumps({"model": Harmful()}, protocol=2)),
-    "code": lambda path: torch.save(torch.load(path, weights_only=True) | {"extra": Harmful()}, path),
-    "tensor": lambda path: torch.save(torch.zeros(3), path),
-    "foreign": lambda path: torch.save({"net": {}}, path),
-}
-
-
-@pytest.mark.parametrize("damage", [*DAMAGE, "missing"])
-def test_a_damaged_checkpoint_is_one_line_and_runs_no_code(trained_corpus, tmp_path, capsys, damage):
-    path = Path(shutil.copy(run_of(trained_corpus, "teacher") / "best.pt", tmp_path))
-    DAMAGE.get(damage, Path.unlink)(path)
-    with pytest.raises(UserError, match="checkpoint of mmpkd.py") as error:
-        load_checkpoint(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value) and "was run" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("damage", ["half", "code", "best", "other network"])
-def test_a_damaged_or_foreign_last_checkpoint_is_one_line(made, call, damage):
-    folder = stopped_run(made, call, 1)
-    path = folder / "last.pt"
-    if damage == "best":  # a checkpoint, but without what is needed to resume
-        shutil.copy(folder / "best.pt", path)
-    elif damage == "other network":
-        torch.save(torch.load(path, weights_only=True) | {"model": {"weight": torch.zeros(3)}}, path)
-    else:
-        DAMAGE[damage](path)
-    words = ["--data-dir", made, *TINY, "--stage", "visual", "--epochs", 4, "--resume"]
-    code, out, err = call("mmpkd", *words)
-    assert str(path) in one_line(code, err) and "delete" in err and "was run" not in out
-
-
-def test_a_last_checkpoint_of_other_settings_is_refused_with_the_field(made, call):
-    folder = stopped_run(made, call, 1, "--gru-size", 8)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"gru_size": 16}))
-    words = ["--data-dir", made, *TINY, "--stage", "visual", "--epochs", 4, "--resume"]
-    assert "gru_size 8" in one_line(*call("mmpkd", *words)[::2])
-
-
-def test_crops_of_another_size_are_refused_on_resuming(made, call):
-    stopped_run(made, call, 1)
-    for path in (made / "Cropped_Aligned").glob("*/*.jpg"):
-        cv2.imwrite(str(path), np.zeros((40, 40, 3), np.uint8))
-    line = one_line(*call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--epochs", 4, "--resume")[::2])
-    assert "(3, 32, 32)" in line and "(3, 40, 40)" in line
 
 
 # ---- what is shown --------------------------------------------------------------------------------------------------

@@ -1,0 +1,232 @@
+"""One page of what the runs found, to open from disk or send to a colleague: plots/report.html.
+
+Reads   what plot_ccc.py reads, and computes the same tables; plot_ccc.py need not be run before
+        runs/<run>/log.jsonl best.pt labels/teachers.json   curves, versions, weights of the teachers, where they exist
+        Cropped_Aligned/<id>/               faces along the time axis, where they exist
+        */settings.json                     how the preprocessing was made
+Writes  plots/report.html                   one file of at most some 4 MB, which needs no network
+
+The page holds every number of the tables. The traces of long recordings are thinned to what a screen can show, and if
+there are many recordings, those between the worst, the median and the best are left out. The page says so.
+
+    python report.py --data-dir data
+"""
+import functools
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+
+from support.errors import UserError, run_script
+from support.files import whole_file
+from support.settings import answer_first, parse_config, read_settings
+
+answer_first(__name__, __file__, __doc__)
+
+import jinja2
+import markupsafe
+import vl_convert
+from tqdm import tqdm
+
+import figures
+import plot_ccc
+from checkpoints import load_checkpoint
+from postprocessing import fit_tables
+from pseudo_labels import read_report
+from report_page import charts, recordings, tables
+from runs import read_log
+from scores import summary_of
+
+VEGA_LITE = "6.4"
+PAGE = Path(__file__).with_name("report_page")
+FIELDS = ("data_dir", "runs_dir", "frame_rate", "smoothing", "max_window_s", "max_delay_s")  # of this script
+MADE_OF = ("Cropped_Aligned", "audio_segments", "specs")  # folders of the preprocessing with a settings.json
+
+
+# ---- parts of the page ----------------------------------------------------------------------------------------------
+
+def comparison(runs, table, methods, styles):
+    """([part of each target], {name: chart})."""
+    parts, drawn = [], {}
+    for target in table["target"].unique():
+        shown, rows = [run for run in runs if target in run.targets], table[table["target"] == target]
+        of = [method for method in methods if target in method.targets]
+        points = [{"run": row.run, "recording": row.recording, "raw": row.ccc_raw, "post": row.ccc_postprocessed}
+                  for row in rows.itertuples() if row.recording != "concatenated"
+                  and not math.isnan(row.ccc_postprocessed)]
+        bounds = [{"ccc": point["post"], "colour": styles[run.name]["colour"]} for run in shown for point in points
+                  if run.stage in ("visual", "teacher") and (point["run"], point["recording"]) == (run.name, "mean")]
+        drawn[f"comparison-{target}"] = charts.comparison(points, styles, bounds)
+        means = ", ".join(f"{run.name} {tables.number(summary_of(rows, run.name)[1], 2)}" for run in shown)
+        words = (f"CCC of {target}, post-processed. Bars: mean of recordings ({means}). Dots: recordings. Short line: "
+                 "the mean before post-processing. Dashed lines: the bounds, visual baseline and teacher.")
+        parts.append({"target": target, "words": words, "table": tables.comparison_table(shown, rows, target),
+                      "each": tables.each_table(shown, rows, target), "seeds": tables.seeds_table(of, rows, target)})
+    return parts, drawn
+
+
+def training(root, runs, styles):
+    """(the part on training, {name: chart}); (None, {}) if no run has a log."""
+    logs = [(run, entries) for run in runs if (entries := read_log(root / run.name))]
+    if not logs:
+        return None, {}
+    drawn, words = {}, []
+    for target in ("arousal", "valence"):
+        rows = [{"run": run.name, "epoch": entry["epoch"], "value": entry["val"][target]["mean"]}
+                for run, entries in logs for entry in entries
+                if target in entry["val"] and math.isfinite(entry["val"][target]["mean"])]
+        if rows:
+            title = f"CCC of {target} on validation, raw, mean of recordings"
+            drawn[f"curves-{target}"] = charts.curves(rows, styles, title)
+            words.append({"name": f"curves-{target}", "words": f"{title}, after every epoch."})
+    rows = [{"run": run.name, "epoch": entry["epoch"], "value": entry["loss"]} for run, entries in logs
+            for entry in entries if math.isfinite(entry.get("loss", math.nan))]
+    drawn["curves-loss"] = charts.curves(rows, styles, "training loss")
+    words.append({"name": "curves-loss", "words": "Training loss of every epoch. Losses of different kinds of runs are "
+                                                  "not comparable."})
+    table, epochs = tables.training_tables(logs)
+    return {"styles": {run.name: styles[run.name] for run, _ in logs}, "charts": words, "table": table,
+            "epochs": epochs}, drawn
+
+
+def teachers(root, runs):
+    """A table for each student of pseudo-labels."""
+    found = []
+    for run in runs:
+        if run.stage == "student" and (root / run.name / "labels").exists():
+            try:
+                found.append(tables.teachers_table(run.name, read_report(root / run.name)))
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise UserError(f"{root / run.name}/labels/teachers.json is not what mmpkd.py writes: delete "
+                                f"{root / run.name / 'labels'}/ and run again") from None
+    return found
+
+
+def again(cfg, runs, folds):
+    """Commands, seeds, versions: of the runs shown and of the runs of single folds, which taught students."""
+    rows, commands = [], []
+    for name in [*folds, *(run.name for run in runs)]:
+        folder = cfg.run_root / name
+        try:
+            settings = read_settings(folder / "config.json")
+            commands.append(tables.command_of(settings))
+        except UserError:
+            settings = {}
+            commands.append(f"# {name}: its config.json is missing or of another version")
+        card = card_of(folder)
+        rows.append((name, settings, note_of(folder / "subjects.json"), card.get("date") or finished_on(folder),
+                     card.get("versions") or {}))
+    # a student comes after its teachers
+    commands.sort(key=lambda command: "--stage student" in command)
+    commands.append(tables.command("report.py", cfg, FIELDS))
+    corpus = [[folder, tables.shown(name), tables.shown(value)] for folder in MADE_OF
+              for name, value in note_of(Path(cfg.data_dir, folder, "settings.json")).items()]
+    table, versions = tables.again_table(rows)
+    return {"words": "These commands train the runs again on the same recordings. With the same seed, machine and "
+                     "versions the result is the same; without --stage, mmpkd.py trains all that a student needs.",
+            "commands": "\n".join(dict.fromkeys(commands)), "runs": table, "versions": versions,
+            "corpus": tables.Table("Settings of the preprocessing", ["folder", "setting", "value"], corpus)}
+
+
+def card_of(folder):
+    """The model card in a run's best.pt; {} if there is none that can be read."""
+    try:
+        return load_checkpoint(folder / "best.pt")["card"]
+    except UserError:
+        return {}
+
+
+def note_of(path):
+    """A settings.json or subjects.json as a dict; {} if it is missing or damaged."""
+    try:
+        note = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+def made_on(root, runs):
+    """When the newest of the runs was finished, as a sentence."""
+    return f"The newest run was finished on {max(finished_on(root / run.name) for run in runs)}."
+
+
+def finished_on(folder):
+    """The day on which a run wrote its predictions, 2026-11-26; "-" if it is not finished."""
+    path = folder / "predictions"
+    return f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d}" if path.exists() else "-"
+
+
+@functools.cache
+def vega():
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    return vl_convert.javascript_bundle(vl_version=VEGA_LITE)
+
+
+def page_of(content, data):
+    """The page as text. content: what page.html shows; data: what page.js draws."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True,
+                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # JavaScript cannot read NaN
+    environment.filters["breakable"] = lambda text: markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>"))
+    parts = {"css": (PAGE / "page.css").read_text(), "script": (PAGE / "page.js").read_text(),
+             "library": vega()}
+    for name, text in parts.items():
+        assert "</s" not in text.lower().replace("</span", "").replace("</svg", ""), f"{name} would end its own element"
+    parts = {name: markupsafe.Markup(text) for name, text in parts.items()}
+    return environment.get_template("page.html").render(
+        **content, **parts, data=data, vega=vl_convert.get_vega_version(), vega_lite=VEGA_LITE)
+
+
+def content_of(cfg, runs, left_out, folds, fitted):
+    """({what page.html shows}, {what page.js draws})."""
+    table, constants = fitted
+    after = {run.name: plot_ccc.processed(run.val, constants[run.name], cfg.smoothing) for run in runs}
+    styles, methods = charts.styles_of(runs), tables.methods_of(runs)
+    parts, drawn = comparison(runs, table, methods, styles)
+    trained, curves = training(cfg.run_root, runs, styles)
+    shown, data = recordings.traces(runs, after, table, cfg.crops_dir, cfg.frame_rate)
+    differ, everything = tables.settings_tables(runs)
+    unknown = [run.name for run in runs if not run.settings]
+    none = "The runs do not differ in a setting that they share." if not unknown else (
+        f"Not known: config.json of {', '.join(unknown)} is missing or of another version.")
+    shown["legend"] = {"gold standard (ratings)": {"colour": "var(--text)", "dash": []}} | {
+        name: styles[name] for name in shown["shown"]}
+    content = {"title": "MMPKD: what the runs found", "answer": tables.answer(runs, table, methods),
+               "about_ccc": figures.ABOUT_CCC, "made": made_on(cfg.run_root, runs),
+               "notes": [figures.selection_note(runs), *plot_ccc.other_settings(runs, cfg), *left_out],
+               "comparison": parts, "styles": styles,
+               "postprocessing": tables.postprocessing_table(
+                   plot_ccc.constants_table(runs, constants, cfg.smoothing, cfg.frame_rate)),
+               "traces": shown, "training": trained, "teachers": teachers(cfg.run_root, runs),
+               "settings": {"differ": differ, "all": everything, "none": none}, "again": again(cfg, runs, folds)}
+    limits = figures.value_limits(runs, after)
+    of = {target: [run for run in runs if target in run.targets] for target in limits}
+    return content, {"charts": drawn | curves, "traces": data, "face_panel": charts.face_panel(),
+                     "panels": {target: charts.trace_panel(target, each, styles, limits[target])
+                                for target, each in of.items()},
+                     "runs": {target: [run.name for run in each] for target, each in of.items()}}
+
+
+def main(argv=None):
+    """Path of the page."""
+    cfg = parse_config(argv, __file__, __doc__)
+    runs, unfinished, folds = plot_ccc.read_runs(cfg.run_root, cfg.frame_rate)
+    limits = cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate
+    bar = tqdm(runs, "fitting the post-processing", leave=False, disable=None)
+    constants = {run.name: fit_tables(run.train, run.targets, *limits) for run in bar}
+    table = plot_ccc.ccc_table(runs, constants, cfg.smoothing)
+    left_out = plot_ccc.left_out(unfinished, folds)
+    content, data = content_of(cfg, runs, left_out, folds, (table, constants))
+    path = cfg.plots_dir / "report.html"
+    with whole_file(path) as part:
+        part.write_text(page_of(content, data), encoding="utf-8")
+    print(*left_out, *content["traces"]["notes"][-1:], sep="\n")
+    size = path.stat().st_size / 1e6
+    print(f"{path}: {tables.counted(len(runs), 'run')}, {size:.1f} MB, written; open it in a browser")
+    return path
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main, __file__))
