@@ -1,6 +1,6 @@
 """Step 0: gold standard -> one annotation CSV per recording, and the folders of the manual.
 
-Reads   ratings_gold_standard/<id>.csv          RECOLA's form: arousal;valence in every row, no header
+Reads   ratings_gold_standard/                  of RECOLA, AVEC, Aff-Wild2, or a table: corpora/readers.py has the forms
         videos/<id>.*, Cropped_Aligned/<id>/    if there: the number of frames that the ratings must match
         audio/<id>.*, videos/<id>.*             of recordings without ratings: whether they have sound
 Writes  Annotations/{Train_Set,Val_Set}/<id>.csv    header: image path,spec path,arousal,valence; line k = frame k
@@ -12,21 +12,30 @@ Recordings without ratings that val_ids covers, or that are called test*, are le
 trained on. --unlabelled-ids puts them into Unlabelled_Set all the same, where the test's rules allow that.
 """
 import fnmatch
-from pathlib import Path
+import unicodedata
 
 import numpy as np
 import pandas as pd
 
+from corpora.affwild2 import video_of
+from corpora.copies import copies, spelt_alike
+from corpora.ratings import moved_earlier, on_frames, to_scale
+from corpora.readers import describe, find_ratings
 from support.errors import UserError, run_script
 from support.files import whole_file
+from support.media import picture_clock
 from support.recordings import (
     PARTITIONS,
     TARGETS,
     UNLABELLED,
-    find_recordings,
+    fault_of_id,
     has_sound,
+    is_media,
+    is_recording,
     known_frames,
+    media_file,
     natural_key,
+    subjects_of,
     valid_labels,
 )
 from support.settings import parse_config
@@ -37,36 +46,40 @@ TRAIN, VAL = PARTITIONS.values()
 
 # ---- ratings and their frames ---------------------------------------------------------------------------------------
 
-def read_gold(path):
-    """(K, 2): arousal and valence in every row of RECOLA's `<id>.csv`; an empty or `nan` rating is NaN.
+def gold_of(name, source, cfg):
+    """(N, 2) ratings of a recording, row k for frame k, its number of frames (None: unknown), and notes for the user.
 
-    Raises UserError, naming the line, if a row does not hold two numbers.
+    source: where they are (corpora.ratings.Source). Raises UserError if they cannot be read or do not match the frames.
     """
-    text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
-    rows = [line.split(";") for line in text.rstrip().splitlines()]
-    if not rows:
-        raise UserError(f"{path} is empty: rows of arousal;valence were expected")
-    for number, row in enumerate(rows, 1):
-        if len(row) != 2:
-            found = ";".join(row)[:40]
-            raise UserError(f"{path} line {number}: {found!r} is not arousal;valence (two numbers, no header)")
-    table = pd.DataFrame(rows).map(str.strip).replace("", "nan")
-    gold = table.apply(pd.to_numeric, errors="coerce")
-    for line, column in zip(*np.nonzero((gold.isna() & (table.map(str.lower) != "nan")).to_numpy())):
-        found = table.iat[line, column][:40]
-        raise UserError(f"{path} line {line + 1}: {found!r} is not a number (arousal;valence, no header)")
-    return gold.to_numpy(float)
+    ratings = source.read(cfg.raters)
+    try:
+        ratings = ratings._replace(values=to_scale(ratings.values, cfg.label_range))
+    except UserError as error:
+        raise UserError(f"{source.files[0]}: {error}") from None
+    frames, known_from, pictures = frames_of(name, cfg)
+    gold, _, notes = on_frames(ratings, cfg.frame_rate, frames, known_from, pictures)
+    if late := round(cfg.label_delay_s * cfg.frame_rate):
+        gold = moved_earlier(gold, late)
+        notes += (f"each frame has the rating {late} frames later ({late / cfg.frame_rate:g} s): the last {late} are "
+                  "masked",)
+    return gold, frames, notes
 
 
-def match_frames(gold, frames, source):
-    """(frames, 2): the ratings that have a frame. One rating more than frames is dropped, such as RECOLA's 7501st.
+def frames_of(name, cfg):
+    """(number of frames, file it is known from, (number of pictures, pictures per second) of the video or None).
 
-    frames: their number; None: unknown, all ratings are kept; source: the file that it is known from. Raises UserError
-    if there are fewer ratings, or more than one too many.
+    The first two are None if they are unknown. Raises UserError for a subject <video>_left or <video>_right of whom
+    there is nothing but the video of both.
     """
-    if frames is not None and not 0 <= len(gold) - frames <= 1:
-        raise UserError(f"{len(gold)} ratings for {frames} frames ({source}): as many, or one more, were expected")
-    return gold if frames is None else gold[:frames]
+    frames, source = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
+    shared, video = media_file(video_of(name), cfg.videos_dir), media_file(name, cfg.videos_dir)
+    if shared and not video and not (cfg.crops_dir / name).exists():
+        raise UserError(f"one of the subjects of {shared}: their faces are not told apart yet; put the crops of this "
+                        f"one into {cfg.crops_dir / name}/, or a video of this one into {cfg.videos_dir}/")
+    if not video:
+        return frames, source, None
+    clock = picture_clock(video)
+    return frames, source, (len(clock.times_s), len(clock.times_s) / clock.end_s)
 
 
 def annotation_table(name, gold):
@@ -80,16 +93,34 @@ def annotation_table(name, gold):
 # ---- which recording belongs to which set ---------------------------------------------------------------------------
 
 def matches(name, patterns):
-    """Whether an id is one of `patterns`, or matches one of them (train_*)."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether an id is one of `patterns` (also one with brackets), or matches one of them (train_*)."""
+    name, *patterns = (unicodedata.normalize("NFC", text) for text in (name, *patterns))
+    return name in patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def partition_of(name, train_ids, val_ids):
-    """Train_Set, Val_Set or None. Raises UserError if a recording is in both."""
+def partition_of(name, train_ids, val_ids, own=""):
+    """Train_Set, Val_Set or None. own: the set that the corpus itself puts it in, "" if it has no sets.
+
+    Raises UserError if a recording is in both.
+    """
     inside = [partition for partition, ids in ((TRAIN, train_ids), (VAL, val_ids)) if matches(name, ids)]
     if len(inside) > 1:
         raise UserError(f"{name} is in train_ids and in val_ids: a subject must not be in both partitions")
-    return inside[0] if inside else None
+    if own and inside and inside != [own]:
+        raise UserError(f"{name} is in {own} of the corpus, but train_ids or val_ids put it into {inside[0]}: change "
+                        "them")
+    return own or (inside[0] if inside else None)
+
+
+def partitions_of(sources, cfg):
+    """{id: Train_Set, Val_Set or None} of all rated recordings. Raises UserError if one, or a subject, is in both."""
+    sets = {name: partition_of(name, cfg.train_ids, cfg.val_ids, source.partition) for name, source in sources.items()}
+    first = {}  # recording of each subject
+    for name, subject in subjects_of(cfg.data_dir, [name for name in sets if sets[name]]).items():
+        if sets[first.setdefault(subject, name)] != sets[name]:
+            raise UserError(f"{first[subject]} ({sets[first[subject]]}) and {name} ({sets[name]}) are of one subject, "
+                            f"{subject} ({cfg.data_dir}/subjects.csv): a subject must not be in both partitions")
+    return sets
 
 
 def held_out(name, val_ids, unlabelled_ids):
@@ -105,13 +136,12 @@ def held_out(name, val_ids, unlabelled_ids):
     return f"no ratings, and {why}: left out, as test subjects must not be trained on (else: --unlabelled-ids {name})"
 
 
-def refuse_moved(names, cfg):
+def refuse_moved(partitions, cfg):
     """Raises UserError if a rated recording has an annotation CSV in a set that it is no longer in."""
     for folder in (TRAIN, VAL, UNLABELLED):
-        for name in names:
+        for name, now in partitions.items():
             old = cfg.annotations_dir / folder / f"{name}.csv"
-            now = partition_of(name, cfg.train_ids, cfg.val_ids)
-            if old.exists() and now != folder:
+            if now != folder and not fault_of_id(name) and old.exists():
                 why = "has ratings now" if folder == UNLABELLED else f"is now in {now or 'neither partition'}"
                 raise UserError(f"{old} is from an earlier run, but {name} {why}: "
                                 f"delete that file, or all of {cfg.annotations_dir}/")
@@ -119,63 +149,100 @@ def refuse_moved(names, cfg):
 
 def without_ratings(rated, cfg):
     """Ids of recordings that are not in `rated` but listed by their id, in videos/ or in audio/, or that have crops."""
-    listed = [name for name in (*cfg.train_ids, *cfg.val_ids) if not set(name) & set("*?[")]
-    files = [path for folder in (cfg.videos_dir, cfg.audio_dir) for path in folder.glob("[!.]*")]
-    crops = [path for path in cfg.crops_dir.glob("[!.]*") if path.is_dir()]
-    found = {path.name if path.is_dir() else path.stem for path in files + crops if path.name != "settings.json"}
+    listed = [name for name in (*cfg.train_ids, *cfg.val_ids)
+              if not set(name) & set("*?[") and not any(matches(one, [name]) for one in rated)]
+    files = [path for folder in (cfg.videos_dir, cfg.audio_dir) for path in folder.glob("[!.]*") if is_recording(path)]
+    crops = [path for path in cfg.crops_dir.glob("[!.]*") if path.is_dir() and is_recording(path)]
+    found = {path.name if path.is_dir() else path.stem for path in files + crops}
     return sorted({*listed, *found} - set(rated), key=natural_key)
 
 
+def left_alone(cfg):
+    """Lines for the user that name files in videos/ and audio/ that are not taken for recordings."""
+    for folder in (cfg.videos_dir, cfg.audio_dir):
+        others = sorted(path.name for path in folder.glob("[!.]*") if path.is_file() and not is_media(path))
+        if others:
+            first = ", ".join(others[:3]) + " ..." * (len(others) > 3)
+            yield f"{folder}: {len(others)} files that are not video or sound by their names are left alone ({first})"
+
+
 def choose(cfg):
-    """The recordings to work on: {id: file of ratings}, and the ids of those without ratings.
+    """The recordings to work on: {id: Source of its ratings}, and the ids of those without ratings.
 
     Raises UserError if there are no ratings at all, if --recordings names a recording that does not exist, or if
     unlabelled_ids covers a rated recording or none.
     """
-    missing = "put the gold standard there, one <id>.csv per recording"
-    ratings = find_recordings([cfg.ratings_dir], (), missing)
-    others = without_ratings(ratings, cfg)
+    sources = find_ratings(cfg.ratings_dir, cfg.corpus)
+    others = without_ratings(sources, cfg)
     for pattern in cfg.unlabelled_ids:
-        if rated := [name for name in ratings if matches(name, [pattern])]:
-            raise UserError(f"unlabelled_ids: {pattern!r} covers {rated[0]}, which has ratings ({ratings[rated[0]]}): "
-                            "name recordings without ratings only")
+        if rated := [name for name in sources if matches(name, [pattern])]:
+            raise UserError(f"unlabelled_ids: {pattern!r} covers {rated[0]}, which has ratings "
+                            f"({sources[rated[0]].files[0]}): name recordings without ratings only")
         if not any(matches(name, [pattern]) for name in others):
             raise UserError(f"unlabelled_ids: {pattern!r} matches no recording without ratings")
-    if cfg.recordings:
-        wanted = [name for name in cfg.recordings if name not in others]
-        ratings = find_recordings([cfg.ratings_dir], wanted, missing) if wanted else {}
-    return ratings, [name for name in others if name in cfg.recordings or not cfg.recordings]
+    for name in cfg.recordings:
+        if name not in {*sources, *others}:
+            raise UserError(f"no recording {name!r} in {cfg.ratings_dir}/; there are {', '.join(list(sources)[:6])}"
+                            + " ..." * (len(sources) > 6))
+    return sources, others
+
+
+# ---- recordings that must not be used -------------------------------------------------------------------------------
+
+def refused(sources, partitions, others, cfg):
+    """{id: why a recording cannot be used}: its name, one that looks the same, or a video that is another one's.
+
+    Prints which recordings have the same video, sound or ratings.
+    """
+    names, reasons = [*sources, *others], {}
+    for name, other in spelt_alike(names).items():
+        reasons[name] = ("its name looks the same as that of another recording but is spelt differently in Unicode "
+                         f"({ascii(name)}, {ascii(other)}): rename one of them")
+    reasons |= {name: why for name in names if (why := fault_of_id(name))}
+    sets = partitions | {name: UNLABELLED for name in others if not held_out(name, cfg.val_ids, cfg.unlabelled_ids)}
+    there = [name for name in names if name not in reasons]
+    rated = {name: sources[name].files[0] for name in there if name in sources and sources[name].form != "table"}
+    for kind, files in (("videos", {name: media_file(name, cfg.videos_dir) for name in there}),
+                        ("sounds", {name: media_file(name, cfg.audio_dir) for name in there}), ("ratings", rated)):
+        for alike in copies({name: path for name, path in files.items() if path}):
+            apart = len({sets.get(name) for name in alike}) > 1
+            first = next((name for name in alike if sets.get(name) != UNLABELLED), alike[0])
+            print(f"WARNING: the {kind} of {', '.join(alike)} are the same, byte for byte"
+                  + ", but in different sets: a result on one that is trained on means nothing" * apart)
+            if kind == "videos" and apart:
+                reasons |= {name: f"its video is a copy of that of {first}, byte for byte: delete {files[name]}"
+                            for name in alike if sets.get(name) == UNLABELLED}
+    return reasons
 
 
 # ---- one recording --------------------------------------------------------------------------------------------------
 
-def annotate(name, path, cfg):
+def annotate(name, source, partition, cfg):
     """Writes the CSV of a rated recording. Returns a line for the user, and whether anything was written.
 
     Raises UserError if its ratings cannot be read or do not match its frames.
     """
-    folder = partition_of(name, cfg.train_ids, cfg.val_ids)
-    gold = read_gold(path)
-    frames, source = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
-    kept = match_frames(gold, frames, source)
-    notes = [f"{len(kept)} frames" if frames else f"{len(kept)} rows; frames unknown yet (no video, no crops)"]
-    if len(kept) < len(gold):
-        notes.append("a last rating without a frame was dropped")
-    if invalid := np.count_nonzero(~valid_labels(kept).all(1)):
+    gold, frames, said = gold_of(name, source, cfg)
+    notes = [f"{len(gold)} frames" if frames else f"{len(gold)} rows; frames unknown yet (no video, no crops)", *said]
+    if invalid := np.count_nonzero(~valid_labels(gold).all(1)):
         notes.append(f"{invalid} rows have an invalid rating (NaN or outside [-1, 1]): kept, masked in loss and CCC")
-    changed = write_table(cfg.annotations_dir / folder / f"{name}.csv", annotation_table(name, kept))
-    return f"{name}: {folder}, {'; '.join(notes)}{'' if changed else ' (unchanged)'}", changed
+    changed = write_table(cfg.annotations_dir / partition / f"{name}.csv", annotation_table(name, gold))
+    return f"{name}: {partition}, {'; '.join(notes)}{'' if changed else ' (unchanged)'}", changed
 
 
-def annotate_unlabelled(name, cfg):
+def annotate_unlabelled(name, rated, cfg):
     """The same for a recording without ratings. Whether anything was written is None if the recording is left out.
+
+    rated: ids of rated recordings of its subjects.
 
     Raises UserError if train_ids or val_ids list it by its id, if its video or sound cannot be read, or if it is left
     out but has a CSV from an earlier run.
     """
     if name in (*cfg.train_ids, *cfg.val_ids):
         raise UserError(f"no ratings: train_ids or val_ids list it, so {cfg.ratings_dir / name}.csv was expected")
-    out, (frames, lack) = cfg.annotations_dir / UNLABELLED / f"{name}.csv", unlabelled_frames(name, cfg)
+    out = cfg.annotations_dir / UNLABELLED / f"{name}.csv"
+    frames, lack = unlabelled_frames(name, cfg) if not rated else (
+        0, f"no ratings, but its subjects are rated in {', '.join(rated)}: left out")
     if lack and out.exists():
         raise UserError(f"{lack}; but {out} is there from an earlier run: delete that file")
     if lack:
@@ -214,23 +281,41 @@ def write_table(out, table):
 
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
-    ratings, others = choose(cfg)
-    refuse_moved(ratings, cfg)
-    chosen = [name for name in ratings if partition_of(name, cfg.train_ids, cfg.val_ids)]
-    for name in ratings:
+    sources, others = choose(cfg)
+    partitions = partitions_of(sources, cfg)
+    refuse_moved(partitions, cfg)
+    for line in (*describe(cfg.ratings_dir, sources), *left_alone(cfg)):
+        print(line)
+    if not any(partitions.values()) and not (cfg.recordings and others):
+        raise UserError(f"none of the {len(sources)} recordings in {cfg.ratings_dir}/ is in train_ids or val_ids: "
+                        "name them there")
+    reasons = refused(sources, partitions, others, cfg)
+    subjects = subjects_of(cfg.data_dir, [*sources, *others])
+    wanted = [name for name in (*sources, *others) if name in cfg.recordings or not cfg.recordings]
+    chosen = [name for name in wanted if partitions.get(name) or name in others]
+    for name in wanted:
         if name not in chosen:
             print(f"{name}: in neither train_ids nor val_ids, left out")
-    if not chosen and not (cfg.recordings and others):
-        raise UserError(f"none of the {len(ratings)} recordings in {cfg.ratings_dir}/ is in train_ids or val_ids: "
-                        "name them there")
     sets = (cfg.annotations_dir / TRAIN, cfg.annotations_dir / VAL)
     for folder in (cfg.crops_dir, cfg.segments_dir, cfg.specs_dir, *sets):
         folder.mkdir(parents=True, exist_ok=True)
 
     def work(name, report):
-        return annotate(name, ratings[name], cfg) if name in ratings else annotate_unlabelled(name, cfg)
+        if name in reasons:
+            old = cfg.annotations_dir / UNLABELLED / f"{name}.csv"
+            also = f"; delete {old}, too" if not fault_of_id(name) and old.exists() else ""
+            raise UserError(reasons[name] + also)
+        if name in sources:
+            return annotate(name, sources[name], partitions[name], cfg)
+        same = [one for one in sources if video_of(one) == name or subjects.get(one) == subjects[name]]
+        return annotate_unlabelled(name, same, cfg)
 
-    results = for_each(chosen + others, work)
+    results = for_each(chosen, work)
+    return summarise(results, [name for name in chosen if name in others], cfg)
+
+
+def summarise(results, others, cfg):
+    """Prints how many annotation files were written; {id: whether it was} of those that have one."""
     written = {name: changed for name, changed in results.items() if changed is not None}
     if others:
         count = sum(name in written for name in others)

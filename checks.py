@@ -20,7 +20,7 @@ from runs import (
     state_of_run,
 )
 from support.errors import SettingsError, UserError
-from support.recordings import PARTITIONS, UNLABELLED, unlabelled_files
+from support.recordings import PARTITIONS, UNLABELLED, subjects_of, unlabelled_files
 
 
 def describe_way(cfg):
@@ -114,6 +114,9 @@ def check_student(cfg):
 
 def check_fold(cfg):
     """Raises UserError if Train_Set has fewer subjects than folds, or a fold leaves nothing to train on."""
-    if cfg.fold and (count := len(folds(cfg, 1))) < max(2, int(cfg.fold.split("/")[1])):
-        raise UserError(f"fold {cfg.fold}: Train_Set has {count} recording{'s' * (count > 1)}: as many as folds were "
+    subjects = subjects_of(cfg.data_dir, folds(cfg, 1)) if cfg.fold else {}
+    if cfg.fold and (count := len({*subjects.values()})) < max(2, int(cfg.fold.split("/")[1])):
+        some = f"{len(subjects)} recording{'s' * (len(subjects) > 1)}"
+        some += f" of {count} subject{'s' * (count > 1)}" * (count < len(subjects))
+        raise UserError(f"fold {cfg.fold}: Train_Set has {some}: as many as folds were "
                         "expected, or more (--fold, or for a student's teachers --teacher-folds)")

@@ -39,6 +39,13 @@ class Config:
     shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (or seed); "": all
 
     # --- step 0, annotations: annotations.py
+    corpus: Literal["auto", "recola", "avec", "affwild2", "table"] = "auto"  # form of the ratings (README.md); auto:
+                                                                             # whatever is there, which is printed
+    label_range: tuple[float, ...] = ()  # lowest and highest rating on the corpus' scale, such as 1 9, which becomes
+                                         # [-1, 1]; none given: the ratings are on that scale
+    label_delay_s: Annotated[float, (0, 60, True)] = 0.0  # seconds that annotators lag behind the face: each frame gets
+                                                          # the rating given that much later
+    raters: Literal["mean", "ewe"] = "mean"  # individual raters become their mean | the evaluator weighted estimator
     train_ids: tuple[str, ...] = ("train_*",)  # ids (or patterns) of the recordings in Train_Set
     val_ids: tuple[str, ...] = ("dev_*",)  # ids (or patterns) of the recordings in Val_Set
     unlabelled_ids: tuple[str, ...] = ()  # ids (or patterns) of recordings without ratings to put into

@@ -30,6 +30,7 @@ from support.recordings import (
     UNLABELLED,
     find_recordings,
     refuse_summary,
+    subjects_of,
     unlabelled_files,
     valid_labels,
 )
@@ -96,9 +97,11 @@ def is_rated(recording, k):
 
 
 def folds(cfg, count):
-    """{id of a recording in Train_Set: its fold, 0 to count - 1}, in natural order of the ids."""
+    """{id of a recording in Train_Set: its fold, 0 to count - 1}, by subjects in natural order of their recordings."""
     names = find_recordings([cfg.annotations_dir / PARTITIONS["train"]], (), "run annotations.py first")
-    return {name: number % count for number, name in enumerate(names)}
+    subjects = subjects_of(cfg.data_dir, names)
+    number = {subject: place for place, subject in enumerate(dict.fromkeys(subjects.values()))}
+    return {name: number[subjects[name]] % count for name in names}
 
 
 def check_files(cfg, inputs, partition):
@@ -112,8 +115,9 @@ def check_files(cfg, inputs, partition):
 
 def check_sets(sets, cfg):
     """Raises UserError if partitions share subjects, have no valid ratings, or recordings shorter than a clip."""
+    subjects = {name: {*subjects_of(cfg.data_dir, [one.name for one in sets[name]]).values()} for name in sets}
     for one, other in itertools.combinations((name for name in sets if name != "held_out"), 2):
-        if both := {recording.name for recording in sets[one]} & {recording.name for recording in sets[other]}:
+        if both := subjects[one] & subjects[other]:
             places = " and in ".join(PARTITIONS.get(name, UNLABELLED) for name in (one, other))
             raise UserError(f"{min(both)} is in {places}: the partitions must not share subjects")
     for name, k in itertools.product([name for name in sets if name != "unlabelled"], range(len(cfg.targets))):
@@ -128,8 +132,7 @@ def check_sets(sets, cfg):
 # ---- recordings -----------------------------------------------------------------------------------------------------
 
 def annotation_files(cfg, partition):
-    """Annotation CSVs of Train_Set or Val_Set, or of Unlabelled_Set the fraction cfg.unlabelled, in order of their
-    names.
+    """Annotation CSVs of Train_Set, Val_Set, or of Unlabelled_Set the fraction cfg.unlabelled, sorted by name.
 
     Raises UserError if Train_Set or Val_Set has none.
     """
@@ -197,8 +200,7 @@ def read_recording(path, targets, folders, rated=True):
 
 
 def read_labels(columns, path):
-    """(N, K) float32 of the rating columns of a table of texts; NaN where a rating is empty, `nan` or outside [-1,
-    1]."""
+    """(N, K) float32 of a table of rating texts; NaN where one is empty, `nan` or outside [-1, 1]."""
     labels = columns.apply(pd.to_numeric, errors="coerce")
     text = columns.apply(lambda column: column.str.strip().str.lower())
     for line, column in zip(*np.nonzero((labels.isna() & ~text.isin(["", "nan"])).to_numpy())):
@@ -232,8 +234,7 @@ def present(paths, maker):
 
 
 def spec_array(names, folder):
-    """The array on disk with the spectrograms `names` ("<id>/000000.png" ...): (N, 1, M, F) uint8; None if they are
-    images.
+    """The array on disk with the spectrograms `names` ("<id>/000000.png" ...): (N, 1, M, F) uint8; None for images.
 
     The last may be missing, as in `present`. Raises UserError if the array is damaged or holds other spectrograms.
     """
@@ -278,8 +279,7 @@ def read_image(path, kind):
 
 
 def packed(paths, stem, kind, bar):
-    """All images as one array on disk, opened for reading: (N, C, H, W) uint8. Made if there is none of these
-    images."""
+    """All images as one array on disk, opened for reading: (N, C, H, W) uint8. Made if there is none of them."""
     states = "".join(f"{path} {state.st_size} {state.st_mtime_ns}\n" for path in paths for state in [path.stat()])
     cache = stem.with_name(f"{stem.name}.{digest(states)}.npy")
     array = kept_array(cache, len(paths), lambda: _images(paths, kind, bar))

@@ -31,9 +31,14 @@ NOT_SELECTED = ("No epoch was selected on these validation recordings: runs kept
 
 def save_figure(fig, path, dpi=120):
     """Writes a figure as PNG, whole or not at all, and returns its path."""
-    with whole_file(path) as part, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks: boxes
+    with whole_file(path) as part, warnings.catch_warnings(record=True) as caught:
         fig.savefig(part, dpi=dpi, facecolor="white")
+    glyphs = [one for one in caught if "Glyph" in str(one.message)]  # one for every letter of an id
+    if glyphs:
+        print(f"{path}: {len(glyphs)} letters are in no font of matplotlib's: drawn as boxes")
+    for one in caught:
+        if one not in glyphs:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     return path
 
 

@@ -19,6 +19,9 @@ def run_script(main, script):
 
     script: file name of the script. Any other error is a bug and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8 can be printed
     try:
         main(sys.argv[1:])
         return 0

@@ -1,8 +1,11 @@
 """The recordings of a corpus on disk: ids, frames, sound, and the settings that a folder was made with."""
+import csv
 import glob
 import json
 import math
+import os
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,11 @@ TARGETS = ["arousal", "valence"]
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
 UNLABELLED = "Unlabelled_Set"  # recordings without ratings
 SUMMARIES = ["mean", "concatenated"]  # rows of score tables below those of the recordings
+MEDIA = set(".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg "
+            ".mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m "
+            ".aac .ac3 .aif .aifc .aiff .amr .ape .au .caf .flac .m4a .mka .mp2 .mp3 .oga .ogg .opus .ra .snd .sph "
+            ".w64 .wav .wma .wv".split())  # endings of video and sound files
+LONGEST_ID = 220  # bytes: file systems take 255, and files are named after ids with up to 28 more (cache/)
 
 
 # ---- which recordings there are -------------------------------------------------------------------------------------
@@ -30,7 +38,7 @@ def find_recordings(folders, wanted, missing):
     for folder in folders:
         here = {}
         for path in Path(folder).glob("[!.]*"):
-            if path.name == "settings.json":
+            if not is_recording(path):
                 continue
             name = path.name if path.is_dir() else path.stem
             if name in here:
@@ -48,6 +56,32 @@ def find_recordings(folders, wanted, missing):
     return {name: found[name] for name in names if name in wanted or not wanted}
 
 
+def is_recording(path):
+    """Whether something in a folder is a recording by its name: video, sound, a table, a folder of images.
+
+    Subtitles, thumbnails, notes and what file managers leave are not.
+    """
+    return is_media(path) or path.suffix == ".csv" or path.is_dir() and not path.name.startswith(("@", "__"))
+
+
+def is_media(path):
+    """Whether a file is video or sound by its name."""
+    return path.suffix.lower() in MEDIA and not path.is_dir()
+
+
+def fault_of_id(name):
+    """Why a name cannot be the id of a recording; "" if it can. Files are named after it, inside the data folder."""
+    length = len(os.fsencode(name))
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        return "its name is not UTF-8: rename it"
+    if length > LONGEST_ID:
+        return f"its name is too long ({length} bytes): make it shorter, {LONGEST_ID} bytes at most"
+    strange = any(letter in "/\\" or unicodedata.category(letter) == "Cc" for letter in name)
+    if strange or not name.strip() or name.startswith("."):
+        return "its name is no name of a file (a dot at the beginning, a slash, a control character): rename it"
+    return f"{name!r} is a row of the score tables and cannot be an id: rename it" if name in SUMMARIES else ""
+
+
 def refuse_summary(name, path):
     """Raises UserError if the id of a recording is that of a summary row in score tables."""
     if name in SUMMARIES:
@@ -63,6 +97,27 @@ def shard_of(recordings, shard):
     """Every n-th of `recordings` from the i-th on, for the shard "i/n"; all of them for ""."""
     i, n = part_of(shard) or (1, 1)
     return {name: recordings[name] for name in list(recordings)[i - 1::n]}
+
+
+def subjects_of(data_dir, names):
+    """{id: subject} of recordings: what subjects.csv says (recording,subject), else each is a subject of its own.
+
+    Raises UserError, naming the line, if that file is not as expected.
+    """
+    path, subjects = Path(data_dir, "subjects.csv"), {}
+    if not path.exists():
+        return {name: name for name in names}
+    try:
+        with open(path if path.is_file() else os.devnull, newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a table of recording,subject ({error})") from None
+    if not rows or [cell.lower() for cell in rows[0]] != ["recording", "subject"]:
+        raise UserError(f"{path} line 1: the header recording,subject was expected")
+    for line, row in enumerate(rows[1:], 2):
+        if len(row) != 2 or not all(row) or subjects.setdefault(row[0], row[1]) != row[1]:
+            raise UserError(f"{path} line {line}: {','.join(row)[:40]!r}: a recording and its subject were expected")
+    return {name: subjects.get(name, name) for name in names}
 
 
 # ---- the settings that a folder was made with -----------------------------------------------------------------------
@@ -117,12 +172,17 @@ def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
     faces = Path(crops_dir, name, "faces.csv")
     if faces.exists():
         return _lines(faces) - 1, faces
-    for video in Path(videos_dir).glob(f"{glob.escape(name)}.*"):
-        if video.stem == name:
-            return frame_count(picture_clock(video).end_s, frame_rate), video
+    if video := media_file(name, videos_dir):
+        return frame_count(picture_clock(video).end_s, frame_rate), video
     for table in Path(annotations_dir).glob(f"*/{glob.escape(name)}.csv") if annotations_dir else []:
         return _lines(table) - 1, table
     return None, None
+
+
+def media_file(name, folder):
+    """The video or sound file of a recording in a folder, None if there is none."""
+    files = Path(folder).glob(f"{glob.escape(name)}.*")
+    return next((path for path in files if path.stem == name and is_media(path)), None)
 
 
 def has_sound(name, audio_dir, videos_dir, *made_dirs):
@@ -133,7 +193,7 @@ def has_sound(name, audio_dir, videos_dir, *made_dirs):
     if any(Path(folder, made).exists() for folder in made_dirs for made in (name, f"{name}.npy")):
         return True
     for path in (path for folder in (audio_dir, videos_dir) for path in Path(folder).glob(f"{glob.escape(name)}.*")):
-        if path.stem == name:  # only the first: audio_extract.py reads no other
+        if path.stem == name and is_media(path):  # only the first: audio_extract.py reads no other
             with open_media(path) as container:
                 return bool(container.streams.audio) and any(packet.size for packet in container.demux(audio=0))
     return False

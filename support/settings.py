@@ -95,7 +95,9 @@ def check_settings(cfg, read=()):
         setattr(cfg, name, _checked(name, getattr(cfg, name)))
     samples, segment = cfg.segment_s * cfg.audio_rate, f"segment_s {cfg.segment_s:g} at {cfg.audio_rate} Hz"
     word = re.fullmatch(r"[\w-]*", cfg.variant) and not re.match(r"fold\d+of\d+", cfg.variant)
+    scale = len(cfg.label_range) in (0, 2) and sorted({*cfg.label_range}) == [*cfg.label_range]
     conflicts = [  # fields, whether they conflict, message
+        ("label_range", not scale, f"label_range: {cfg.label_range}: the lowest and the highest rating were expected"),
         ("variant", not word, f"variant: {cfg.variant!r}: letters, digits, - and _ were expected, and no fold1of2"),
         *((name, getattr(cfg, name) and not part_of(getattr(cfg, name)),
            f"{name}: {getattr(cfg, name)!r} is not i/n with i from 1 to n, such as 1/4") for name in ("shard", "fold")),
@@ -128,8 +130,8 @@ def _checked(name, value):
     if kind.base is float and type(value) is int:
         with contextlib.suppress(OverflowError):  # then it stays an int, which is not allowed
             value = float(value)
-    if kind.base is tuple and isinstance(value, list):
-        value = tuple(value)
+    if kind.base is tuple and isinstance(value, list | tuple):
+        value = tuple(float(item) if kind.items is float and type(item) is int else item for item in value)
     if not kind.allows(value):
         raise SettingsError(f"{name}: {value!r} is not {kind}")
     return value
@@ -142,6 +144,7 @@ class Kind(typing.NamedTuple):
     base: type
     choices: tuple = ()
     range: tuple = (-math.inf, math.inf, True)  # lowest, highest, is the lowest itself allowed
+    items: type = str  # of a tuple
 
     @classmethod
     def of(cls, hint):
@@ -149,6 +152,8 @@ class Kind(typing.NamedTuple):
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin is typing.Annotated:
             return cls(args[0], range=args[1])
+        if origin is tuple:
+            return cls(tuple, items=args[0])
         return cls(str, args) if origin is typing.Literal else cls(origin or hint)
 
     def allows(self, value):
@@ -156,7 +161,7 @@ class Kind(typing.NamedTuple):
         if type(value) is not self.base:
             return False
         if self.base is tuple:
-            return all(type(item) is str for item in value)
+            return all(type(item) is self.items and (self.items is str or math.isfinite(item)) for item in value)
         if self.base in (int, float):
             return abs(value) < math.inf and (low <= value if with_low else low < value) and value <= high
         return not self.choices or value in self.choices
@@ -165,7 +170,8 @@ class Kind(typing.NamedTuple):
         if self.choices:
             return "one of " + ", ".join(self.choices)
         low, high, with_low = self.range
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list of texts"}
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
+                 tuple: "a list of texts" if self.items is str else "a list of numbers"}
         lowest = f"{low} or more" if with_low else f"above {low}"
         bounds = "" if low == -math.inf else f", {lowest}" if high == math.inf else f" from {low} to {high}"
         return words[self.base] + bounds
@@ -262,8 +268,10 @@ def _options(kind):
     """How argparse reads a flag of this kind."""
     if kind.base is bool:
         return {"action": argparse.BooleanOptionalAction}
-    if kind.base is tuple:
+    if kind.base is tuple and kind.items is str:
         return {"metavar": "ID", "nargs": "*"}
+    if kind.base is tuple:
+        return _options(Kind(kind.items)) | {"nargs": "*"}
 
     def convert(text):
         with contextlib.suppress(ValueError):

@@ -492,6 +492,19 @@ def test_folds_are_in_natural_order_of_the_subjects(tmp_path):
     assert data.folds(tiny_config(data_dir=str(tmp_path)), 2) == {"train_1": 0, "train_2": 1, "train_10": 0}
 
 
+def test_folds_and_partitions_go_by_subjects(tmp_path):
+    folder = tmp_path / "Annotations" / "Train_Set"
+    folder.mkdir(parents=True)
+    for number in range(1, 6):
+        (folder / f"train_{number}.csv").touch()
+    (tmp_path / "subjects.csv").write_text("recording,subject\ntrain_1,a\ntrain_2,b\ntrain_3,a\ntrain_4,b\ndev_1,b\n")
+    cfg = tiny_config(data_dir=str(tmp_path))
+    assert data.folds(cfg, 3) == {"train_1": 0, "train_2": 1, "train_3": 0, "train_4": 1, "train_5": 2}
+    train, val = (easy_recording(name, 20, 0) for name in ("train_4", "dev_1"))
+    with pytest.raises(UserError, match="b is in Train_Set and in Val_Set: the partitions must not share subjects"):
+        data.check_sets({"train": [train], "val": [val], "unlabelled": []}, cfg)
+
+
 def test_checking_files_reads_no_image(made, monkeypatch):
     monkeypatch.setattr(data, "read_image", lambda path, kind: pytest.fail(f"{path} was read"))
     recordings = data.check_files(config_of(made), BOTH, "Train_Set")

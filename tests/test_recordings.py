@@ -11,10 +11,12 @@ from config import Config
 from support.errors import UserError
 from support.files import whole_file
 from support.recordings import (
+    fault_of_id,
     find_recordings,
     if_newer,
     keep_settings,
     known_frames,
+    media_file,
     natural_key,
     shard_of,
     valid_labels,
@@ -56,7 +58,7 @@ def test_what_is_missing_is_named_with_what_to_do(tmp_path):
 
 def test_two_files_of_one_id_are_an_error(tmp_path):
     with pytest.raises(UserError, match="same id"):
-        find_recordings([touch(tmp_path, "a.csv", "a.txt")], (), "")
+        find_recordings([touch(tmp_path, "a.mp4", "a.avi")], (), "")
 
 
 @pytest.mark.parametrize("name", ["mean", "concatenated"])
@@ -140,3 +142,20 @@ def test_a_source_that_has_changed_since_is_named(tmp_path):
     with whole_file(tmp_path / "a.mp4") as part:
         Path(part).write_text("another")
     assert "a.mp4" in if_newer(tmp_path / "a.mp4", tmp_path / "a.csv")
+
+
+def test_what_lies_beside_recordings_is_none(tmp_path):
+    touch(tmp_path, "a.mp4", "a.srt", "b.XML", "c.TextGrid", "Thumbs.db", "desktop.ini", "settings.json", "B.MOV")
+    (tmp_path / "@eaDir").mkdir()
+    assert list(find_recordings([tmp_path], (), "")) == ["B", "a"]
+    assert media_file("a", tmp_path) == tmp_path / "a.mp4" and media_file("b", tmp_path) is None
+
+
+@pytest.mark.parametrize("name,why", [
+    ("dev_1", ""), ("dev [x] $$ -1 \u4e2d", ""), ("-a", ""), ("x" * 220, ""), ("x" * 221, "too long"),
+    ("\u4e2d" * 74, "too long"),
+    ("../a", "slash"), ("/a", "slash"), ("a\\b", "slash"), ("a\0b", "control"), ("a\nb", "control"), (".a", "dot"),
+    ("..", "dot"), (" ", "name of a file"), ("", "name of a file"), ("a\udce9", "UTF-8"), ("mean", "score tables"),
+])
+def test_ids_are_names_of_files_inside_the_data_folder(name, why):
+    assert why in fault_of_id(name) and bool(fault_of_id(name)) == bool(why)

@@ -1,0 +1,12 @@
+"""The ratings of a corpus in its own form -> arousal and valence in time: one reader per form, in a table.
+
+    readers    the table of forms, and which recordings a folder holds in which form
+    recola     RECOLA and AVEC: csv per recording, csv or ARFF per dimension, individual raters
+    affwild2   Aff-Wild2 (ABAW's valence-arousal track): txt per video
+    tables     one CSV or Parquet file of recording,time_s,arousal,valence
+    cells      files -> texts in rows and columns, every row with its line
+    ratings    ratings -> frames: scale, time, number, delay
+    copies     recordings that are one and the same under two names
+
+A new form is a function `find(folder) -> {id: Source}`, a line in readers.FORMS, and a test.
+"""

@@ -1,0 +1,53 @@
+"""Tables: one CSV or Parquet file of all recordings, `recording,time_s,arousal,valence` (any rate, any order of rows).
+"""
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from corpora.cells import clipped, files_by_id, header_of, read_cells
+from corpora.ratings import Ratings, Source, named_ratings, times_of
+from support.errors import UserError
+
+PEOPLE = ["subject", "person"]
+
+
+def find(folder):
+    """{id: Source} of the recordings in a table; {} if there is none. Raises UserError if it cannot be read."""
+    files = [path for path in files_by_id(folder, ("csv", "tsv", "txt")).values() if "recording" in header_of(path)]
+    files += [path for path in sorted(Path(folder).glob("[!.]*")) if path.suffix == ".parquet"]
+    if len(files) > 1:
+        raise UserError(f"{files[0]} and {files[1]} are both tables of ratings: put all recordings into one")
+    return sources_of(files[0]) if files else {}
+
+
+def sources_of(path):
+    """{id: Source} of the recordings in a table. Raises UserError if a row, or all of them, name no recording."""
+    cells = read_cells(path)
+    if not cells.named or "recording" not in cells.table:
+        raise cells.fault(1, f"the columns are {cells.first_line()}: recording,time_s,arousal,valence were expected")
+    names = cells.table["recording"]
+    for line in names.index[(names.isna() | (names.astype(str).str.strip() == "")).to_numpy()]:
+        raise cells.fault(line, "no recording is named")
+    return {str(name): Source("table", (path,), functools.partial(read, cells._replace(table=rows), str(name)))
+            for name, rows in cells.table.groupby("recording", sort=False)}
+
+
+def read(cells, name, raters="mean"):
+    """Ratings of one recording from its rows of a table, sorted by time.
+
+    Raises UserError, naming the line, if a column is missing, a time occurs twice, or it rates several people.
+    """
+    for column in (column for column in PEOPLE if column in cells.table):
+        people = cells.table[column].astype(str).unique()
+        if len(people) > 1:
+            raise UserError(f"{cells.path}: {name} rates several people ({clipped(people[0])}, {clipped(people[1])}): "
+                            "a recording of one person each was expected, with a video of its own")
+    times = times_of(cells)
+    if times is None:
+        raise cells.fault(1, f"the columns are {cells.first_line()}: none is called time_s")
+    order = np.argsort(times, kind="stable")
+    for row in np.flatnonzero(np.diff(times[order]) <= 0):
+        line, before = cells.table.index[order[row + 1]], cells.table.index[order[row]]
+        raise cells.fault(line, f"a second rating of {name} at {times[order[row]]:g} s (the first: {before})")
+    return Ratings(named_ratings(cells)[order], times[order])
