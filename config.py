@@ -22,7 +22,7 @@ Backbones = Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn", "
 @dataclass
 class Config:
     # --- corpus: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
-              # mmpkd.py plot_ccc.py demo.py experiment.py export.py
+              # mmpkd.py plot_ccc.py report.py demo.py experiment.py export.py
     data_dir: str = "data"  # folder of the corpus (videos/, audio/, ratings_gold_standard/) and everything made from it
 
     # --- frames: annotations.py face_detector.py face_detector_frameRetention.py audio_extract.py mmpkd.py plot_ccc.py
