@@ -3,7 +3,7 @@
 Reads   nothing
 Writes  the data folder, first as a corpus ships: videos/, audio/, ratings_gold_standard/ of train_1 ... (rated, to
         train on), dev_1 ... (rated, to report on), unrated_1 ... (unlabelled); then what the scripts make of it:
-        Annotations/ Cropped_Aligned/ audio_segments/ specs/ runs/ plots/
+        Annotations/ Cropped_Aligned/ audio_segments/ specs/ runs/ plots/, and predictions/ of the student for dev_1
 
     python demo.py              under 6 minutes on 2 cores
     python demo.py --quick      under 2 minutes: shows that everything runs; its networks are hardly trained
@@ -32,6 +32,8 @@ import audio_melspec
 import face_detector_frameRetention
 import mmpkd
 import plot_ccc
+import predict
+import report as report_script
 import scores
 from drawn import FRAME_RATE
 from drawn.people import Recording, write_recording
@@ -87,9 +89,9 @@ def flags(settings):
     return list(itertools.chain(*words))
 
 
-def call(script, **settings):
+def call(script, *words, **settings):
     """Runs a script as its user would, with its command line shown: what its main returns."""
-    command = [Path(script.__file__).name, *flags(settings)]
+    command = [Path(script.__file__).name, *map(str, words), *flags(settings)]
     print(f"\n$ python {shlex.join(command)}", flush=True)
     began = time.perf_counter()
     result = script.main(command[1:])
@@ -117,6 +119,17 @@ def conclusion(table, cfg):
                f"One seed ({cfg.seed}) and {count} subjects are an illustration, no result: docs/study.md has those."))
 
 
+def watch_one(cfg, table):
+    """Runs the student on the video of a subject that nothing was trained on: path of the video with its predictions.
+
+    table: ccc.csv, which names the student's run.
+    """
+    student = next(run for run in table["run"] if run.startswith("student"))
+    out = Path(cfg.data_dir, "predictions")
+    paths = call(predict, cfg.run_root / student / "best.pt", *cfg.videos_dir.glob("dev_1.*"), out=out, overlay=True)
+    return paths["dev_1"].with_name("dev_1_overlay.mp4")
+
+
 def main(argv=None):
     given = parse_config(argv, __file__, __doc__, data_dir="data_demo")
     cfg = parse_config(argv, __file__, __doc__, data_dir="data_demo", **(QUICK if given.quick else {}))
@@ -132,8 +145,11 @@ def main(argv=None):
     call(audio_melspec, **data, **SPECS)
     call(mmpkd, **data, **TRAINING, **EPOCHS[cfg.quick], teacher_folds=FOLDS, seed=cfg.seed, resume=True)
     plots = call(plot_ccc, **data, **RATE)
+    page = call(report_script, **data, **RATE)
+    overlay = watch_one(cfg, plots["ccc"])
     traces = Path(plots["traces"][0]).parent.parent
-    print(f"\nFigures: {plots['summary']} (the runs side by side), {traces}/ (every subject over time)\n")
+    print(f"\nTo look at: {page} (what the runs found, in a browser), {overlay} (the student\n"
+          f"at work), {plots['summary']} (the runs side by side), {traces}/ (every subject over time)\n")
     print(conclusion(plots["ccc"], cfg) + "\n")
     print("Next, your own data: README.md, 'RECOLA in five commands', for any corpus of videos, sound and ratings.")
     print(f"Done in {(time.perf_counter() - began) / 60:.1f} minutes.")
