@@ -39,8 +39,8 @@ class Config:
     shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (or seed); "": all
 
     # --- step 0, annotations: annotations.py
-    corpus: Literal["auto", "recola", "avec", "affwild2", "table"] = "auto"  # form of the ratings (docs/corpora.md); auto:
-                                                                             # whatever is there, which is printed
+    corpus: Literal["auto", "recola", "avec", "affwild2", "table"] = "auto"  # form of the ratings; auto: whatever is
+                                                                             # there, which is printed (docs/corpora.md)
     label_range: tuple[float, ...] = ()  # lowest and highest rating on the corpus' scale, such as 1 9, which becomes
                                          # [-1, 1]; none given: the ratings are on that scale
     label_delay_s: Annotated[float, (0, 60, True)] = 0.0  # seconds that annotators lag behind the face: each frame gets
