@@ -13,9 +13,10 @@ import soundfile
 
 from support.errors import UserError, run_script
 from support.files import whole_folder, write_bytes
-from support.media import about_frames, picture_clock, read_sound
+from support.media import about_frames, picture_clock
 from support.recordings import find_recordings, if_newer, keep_settings, known_frames, shard_of
 from support.settings import parse_config
+from support.sound import read_sound
 from support.workers import for_each
 
 SETTINGS = "audio_rate segment_s segment_at frame_rate"  # those that segments depend on

@@ -22,7 +22,8 @@ from face_detector import BOX, FACE, FaceRows, Steadying, finder, shots
 from faces import Tracker, crop_face, one_thread
 from postprocessing import PostProcessing, postprocess
 from support.errors import SettingsError, UserError, torch_device
-from support.media import frame_count, open_media, picture_clock, read_frames, read_sound
+from support.media import frame_count, open_media, picture_clock, read_frames
+from support.sound import read_sound
 
 BATCH = 64  # frames that a network is given at once
 AHEAD = 2  # batches that may wait for the network while faces are searched for in the next frames

@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from figures import PEOPLE
 from support.files import whole_file
-from support.media import open_media, picture_clock, read_frames, read_sound
+from support.media import open_media, picture_clock, read_frames
+from support.sound import read_sound
 
 # Of Okabe and Ito's palette, as in figures.py; with several people, colours are theirs, as in the figure of predict.py
 COLOURS = {"arousal": (230, 159, 0), "valence": (86, 180, 233)}

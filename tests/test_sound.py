@@ -8,9 +8,9 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from support import media
+from support import sound
 from support.errors import UserError
-from support.media import read_sound
+from support.sound import read_sound
 
 RATE = 16000
 
@@ -46,16 +46,16 @@ def test_a_click_stays_where_it_is(rate, tmp_path):
 @pytest.mark.parametrize("rate,channels", [(16000, 1), (16000, 2), (44100, 1), (44100, 2), (8000, 1)])
 def test_a_plain_wav_becomes_what_ffmpeg_makes_of_it(rate, channels, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", noise(2.7, rate, channels), rate, subtype="PCM_16")
-    assert media.is_plain(tmp_path / "a.wav")
+    assert sound.is_plain(tmp_path / "a.wav")
     made = read(tmp_path / "a.wav")
-    monkeypatch.setattr(media, "is_plain", lambda path: False)
+    monkeypatch.setattr(sound, "is_plain", lambda path: False)
     np.testing.assert_array_equal(made, read(tmp_path / "a.wav"))
 
 
 def test_other_wavs_are_not_plain(tmp_path):
     for subtype, channels in (("PCM_24", 1), ("FLOAT", 1), ("ULAW", 1), ("PCM_16", 4)):
         soundfile.write(tmp_path / "a.wav", noise(0.5, channels=channels), RATE, subtype=subtype)
-        assert not media.is_plain(tmp_path / "a.wav")
+        assert not sound.is_plain(tmp_path / "a.wav")
         assert sum(map(len, read_sound(tmp_path / "a.wav", RATE))) == RATE // 2
 
 
