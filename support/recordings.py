@@ -158,7 +158,7 @@ def if_newer(source, made):
 
 def _agree(folder, before, now):
     """Raises UserError if a setting of `folder` differs from `before` to `now`."""
-    before = {"spec_files": "pictures"} | before  # folders made by older versions lack it
+    before = {"spec_files": "pictures", "audio_channel": 0} | before  # folders made by older versions lack it
     for name, value in now.items():
         if before.get(name) != value:
             raise UserError(f"{folder}/ was made with {name} {before.get(name)}, now it is {value}: "
