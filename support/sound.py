@@ -51,7 +51,7 @@ def read_sound(path, rate, start_s=None, channel=0, remarks=None):
                         f"{max(0, samples / rate - lost.seconds):.1f} s can: replace it")
     if remarks is not None:
         silent = [] if heard else ["its sound is digital silence from end to end"]
-        remarks += told + timeline.remarks() + lost.remarks() + mix.remarks() + silent
+        remarks += told + timeline.remarks(lost) + lost.remarks() + mix.remarks() + silent
 
 
 def sound_track(container, path):
@@ -77,12 +77,15 @@ class Lost:
     def __init__(self):
         self.packets, self.seconds = 0, 0.0
         self.from_s, self.to_s = math.inf, -math.inf  # time stamps of the first one's beginning, of the last one's end
+        self.unstamped_s = 0.0  # how much too early later time stamps are: bare formats only count packets
 
-    def add(self, packets):
-        """Counts PyAV's packets."""
+    def add(self, packets, bytes_per_s=None):
+        """Counts PyAV's packets. bytes_per_s: of a bare format, in which one holds all bytes up to the next header."""
         for packet in packets:
-            seconds = float((packet.duration or 0) * packet.time_base)
+            stamped = float((packet.duration or 0) * packet.time_base)
+            seconds = max(stamped, packet.size / bytes_per_s) if bytes_per_s else stamped
             self.packets, self.seconds = self.packets + 1, self.seconds + seconds
+            self.unstamped_s += seconds - stamped
             if packet.pts is not None:
                 time_s = float(packet.pts * packet.time_base)
                 self.from_s, self.to_s = min(self.from_s, time_s), max(self.to_s, time_s + seconds)
@@ -100,36 +103,46 @@ class Timeline:
     def __init__(self, rate, start_s=None):
         self.rate, self.start_s = rate, start_s
         self.exact = True  # the next block is put exactly there, not after the one before unless it is far off
-        self.done, self.late, self.missing, self.repeated = 0, 0, 0, 0  # samples
+        self.done, self.late, self.silent, self.repeated = 0, 0, 0, 0  # samples
+        self.lost_s, self.gap_s, self.shift_s = 0.0, 0.0, 0.0  # all, just now; how much too early time stamps are
+
+    def skip(self, lost):
+        """Takes note that packets before the next block were lost."""
+        self.exact, self.shift_s = True, lost.unstamped_s
+        self.lost_s, self.gap_s = lost.seconds, lost.seconds - self.lost_s
 
     def place(self, block, time_s):
-        """Yields a block (n,) int16 whose first sample has a time stamp, after silence or without its beginning."""
-        self.start_s = time_s if self.start_s is None else self.start_s
-        ahead = round((time_s - self.start_s) * self.rate) - self.done
+        """Yields a block (n,) int16 whose first sample has a time stamp, after silence or without its beginning.
+
+        time_s: None if it has none: it follows the one before and what was lost.
+        """
+        ahead = round(self.gap_s * self.rate)
+        if time_s is not None:
+            ahead = round((time_s + self.shift_s - self.start_s) * self.rate) - self.done
         if not self.exact and abs(ahead) > JUMP_S * self.rate:
-            self.missing, self.repeated = self.missing + max(0, ahead), self.repeated + min(max(0, -ahead), len(block))
+            self.repeated += min(max(0, -ahead), len(block))
         elif not self.exact:
             ahead = 0
         elif not self.done:
             self.late = max(0, ahead)
         yield from self.silence(ahead)
         block = block[max(0, -ahead):]
-        self.exact, self.done = self.exact and not len(block), self.done + len(block)
+        self.exact, self.gap_s, self.done = self.exact and not len(block), 0.0, self.done + len(block)
         yield block
 
     def silence(self, samples):
         """Yields as much silence, in blocks."""
         for first in range(0, samples, PIECE):
             yield np.zeros(min(PIECE, samples - first), np.int16)
-        self.done += max(0, samples)
+        self.done, self.silent = self.done + max(0, samples), self.silent + max(0, samples)
 
-    def remarks(self):
+    def remarks(self, lost):
         """Where there was no sound, or more than one."""
-        late = [f"its sound begins {self.late / self.rate:.2f} s late: silent before"]
-        missing = [f"{self.missing / self.rate:.1f} s of its sound missing by its time stamps: silent there"]
-        repeated = [f"{self.repeated / self.rate:.1f} s of its sound stamped as a time that was over: left out"]
-        return (late * (self.late > LATE_S * self.rate) + missing * bool(self.missing)
-                + repeated * bool(self.repeated))
+        late, repeated = self.late / self.rate, self.repeated / self.rate
+        missing = (self.silent - self.late) / self.rate - lost.seconds
+        return ([f"its sound begins {late:.2f} s late: silent before"] * (late > LATE_S)
+                + [f"{missing:.1f} s of its sound missing by its time stamps: silent there"] * (missing > JUMP_S)
+                + [f"{repeated:.1f} s of its sound stamped as a time that was over: left out"] * (repeated > 0))
 
 
 def _timed_sound(path, mix, lost, timeline, told):
@@ -139,13 +152,12 @@ def _timed_sound(path, mix, lost, timeline, told):
         told += _about_tracks(container, stream)
         for frame in _resampled(_frames(container, stream, lost), timeline.rate, mix):
             if frame is None:
-                timeline.exact = True
+                timeline.skip(lost)
                 continue
-            if frame.time is None:
-                raise UserError(f"{path} is damaged: its sound has no time stamp after "
-                                f"{timeline.done / timeline.rate:.1f} s: replace it")
+            if frame.time is None and timeline.start_s is not None and not timeline.done:
+                raise UserError(f"{path} is damaged: its sound has no time stamp: replace it")
             if timeline.start_s is None:
-                timeline.start_s = min(frame.time, lost.from_s)
+                timeline.start_s = min(frame.time or 0.0, lost.from_s)
             yield from timeline.place(frame.to_ndarray()[0], frame.time)
         if timeline.done and lost.packets:  # the last packets
             end = min(lost.to_s - timeline.start_s, timeline.done / timeline.rate + lost.seconds)
@@ -167,7 +179,7 @@ def _frames(container, stream, lost):
     """Yields PyAV's frames of a sound track, and None where packets before the next one could not be decoded."""
     if stream.codec_context.name == "flac":  # else its checksums are not looked at: noise in place of damaged sound
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
-    failed, begun, bare = [], False, container.format.name in BARE
+    failed, size, read_s, bare = [], 0, 0.0, container.format.name in BARE
     for packet in _packets(container, stream, lost):
         try:
             frames = packet.decode()
@@ -175,12 +187,14 @@ def _frames(container, stream, lost):
             failed.append(packet)
             continue
         if frames and failed:
-            lost.add(failed if begun else [one for one in failed if not (bare and _is_junk(one))])
+            in_between = [one for one in failed if read_s or not (bare and _is_junk(one))]
+            lost.add(in_between, size / read_s if bare and read_s else None)
             failed = []
             yield None
-        begun = begun or bool(frames)
+        if packet.duration:
+            size, read_s = size + packet.size, read_s + float(packet.duration * packet.time_base)
         yield from frames
-    lost.add(one for one in failed if not (bare and _is_junk(one)))
+    lost.add([one for one in failed if not (bare and _is_junk(one))])
 
 
 def _packets(container, stream, lost):
@@ -192,6 +206,8 @@ def _packets(container, stream, lost):
         except av.error.InvalidDataError as error:
             damage = error
             lost.packets += 1
+        except av.error.BlockingIOError:  # bytes that are no packets, up to the end of an .ts
+            return
     raise damage
 
 
