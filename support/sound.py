@@ -21,9 +21,11 @@ JUNK = b"TAG", b"APETAGEX", b"ID3", b"LYRICS", b"\xff\xff\xff\xff"  # tags, and 
 BARE = "mp3", "aac", "ac3", "eac3", "flac", "amr", "dts", "truehd"  # formats in which everything looks like sound
 LISTEN_S = 10.0  # audible sound by which it is told in advance whether channels cancel
 AUDIBLE = 1e-7  # mean square of sound that counts as audible: -70 dB of full scale
+PART = 1024  # samples (every 4th) in which channels are compared
 COMPARE_S = 0.1  # channels are compared every so many seconds: to compare all packets takes longer than to decode them
 CANCELS = 0.1  # power of a mix, by that of unrelated channels of the same power: two channels then correlate at -0.9
 CLIPPED = 0.001  # share of samples above full scale that is heard; codecs overshoot here and there
+FAR = 2.0  # sound that reaches so far above full scale is not as a codec leaves it, be it a single sample
 FULL_SCALE = {"u8": 2**7, "s16": 2**15, "s32": 2**31, "s64": 2**63, "flt": 1, "dbl": 1}  # of FFmpeg's formats
 
 
@@ -296,43 +298,42 @@ class Mix:
     def _usable(self, sound):
         """`sound` itself, or without what is no number and at the scale that fits."""
         peak = np.abs(sound).max(initial=0)
-        self.samples += sound.shape[1]
+        self.samples += sound.size
         if peak <= 1 and self.scale == 1:
             return sound
         numbers = np.isfinite(sound)
         if not numbers.all():
-            self.broken += int((~numbers).any(0).sum())
+            self.broken += int((~numbers).sum())
             sound = np.where(numbers, sound, np.float32(0))
             peak = np.abs(sound).max(initial=0)
         sound = sound if self.scale == 1 else sound * np.float32(self.scale)
-        self.above, self.peak = self.above + int((np.abs(sound) > 1).any(0).sum()), max(self.peak, float(peak))
-        return np.clip(sound, -1, 1) if peak * self.scale > 2 else sound  # FFmpeg clips less, and wraps far more
+        self.above, self.peak = self.above + int((np.abs(sound) > 1).sum()), max(self.peak, float(peak))
+        return np.clip(sound, -1, 1) if peak * self.scale > FAR else sound  # FFmpeg clips less, and wraps far more
 
     def _compare(self, sound, mixed):
         """Notes whether the channels of a piece of sound cancel in its mix."""
         seconds, self.waiting_s = min(self.waiting_s, sound.shape[1] / mixed.sample_rate + COMPARE_S), 0.0
-        powers = np.square(sound[:, ::4]).mean(1)
-        if not powers.size or powers.max() < AUDIBLE:
-            return
         if mixed.layout.nb_channels > 2:
             mixer = av.AudioResampler(format="fltp", layout="mono", rate=mixed.sample_rate)
-            mono = np.concatenate([made.to_ndarray() for made in mixer.resample(mixed) + mixer.resample(None)], 1)
+            mono = np.concatenate([made.to_ndarray()[0] for made in mixer.resample(mixed) + mixer.resample(None)])
         else:
-            mono = sound[:, ::4].mean(0)
-        power = float(np.square(mono).mean())
-        self.audible_s += seconds
-        self.cancelled_s += seconds * _cancels(powers, power)
-        same = np.shape(self.powers) in ((), powers.shape)  # or the number of channels has changed
-        self.powers, self.power = ((self.powers if same else 0) + powers * seconds,
-                                   (self.power if same else 0) + power * seconds)
+            mono = sound.mean(0)
+        powers, power = _powers(sound), _powers(mono)
+        audible = powers.max(0) > AUDIBLE
+        share = seconds / len(audible)
+        self.audible_s += share * audible.sum()
+        self.cancelled_s += share * (_cancels(powers, power) & audible).sum()
+        same = np.shape(self.powers) in ((), powers.shape[:1])  # or the number of channels has changed
+        self.powers, self.power = ((self.powers if same else 0) + share * (powers * audible).sum(1),
+                                   (self.power if same else 0) + share * (power * audible).sum())
 
     def remarks(self):
         """What was wrong, and what was done about it."""
         found = list(self.said)
         if self.broken:
             found.append(f"{self.broken} of its {self.samples} samples are no numbers (NaN or infinite): silent there")
-        if self.above > CLIPPED * self.samples:
-            found.append(f"{self.above / self.samples:.1%} of its samples are above full scale (peak "
+        if self.above > CLIPPED * self.samples or self.peak * self.scale > FAR:
+            found.append(f"{self.above} of its {self.samples} samples are above full scale (peak "
                          f"{self.peak:.3g}): clipped there")
         if self.cancelled_s > max(1, 0.1 * self.audible_s):
             found.append(f"its channels cancel in {self.cancelled_s:.1f} s: nearly silent there (--audio-channel 1 "
@@ -367,7 +368,8 @@ def _planned(path, channel):
         said.append(f"its samples reach {trial.peak:.3g}, full scale is 1: scaled by {scale:.3g}")
     if np.ndim(trial.powers) and _cancels(trial.powers, trial.power):
         channel = int(np.argmax(trial.powers)) + 1
-        said.append(f"its {channels} channels cancel each other when mixed: channel {channel} alone is used")
+        cancel = " (they cancel)" * (channels == 2 or unknown)
+        said.append(f"its {channels} channels are nearly silent when mixed{cancel}: channel {channel} alone is used")
     elif not channel and unknown:
         said.append(f"its {channels} channels are averaged (--audio-channel 1 takes the first alone)")
     return Mix(channel, scale, said)
@@ -380,7 +382,15 @@ def _is_unknown(layout):
 
 def _cancels(powers, power):
     """Whether a mix of `power` is far weaker than it would be if channels of these `powers` had nothing in common."""
-    return power < CANCELS * powers.sum() / len(powers) ** 2
+    return power < CANCELS * powers.sum(0) / len(powers) ** 2
+
+
+def _powers(sound):
+    """Mean squares of (..., n) samples in P parts: (..., P)."""
+    some = sound[..., ::4]
+    width = max(1, min(some.shape[-1], PART))
+    parts = some[..., :some.shape[-1] // width * width].reshape(*some.shape[:-1], -1, width)
+    return np.square(parts).mean(-1)
 
 
 def _samples(frame):
@@ -394,9 +404,14 @@ def _samples(frame):
 
 
 def _frame_of(sound, like):
-    """PyAV frame of (C, n) float32, with the times of another one."""
-    layout = {1: "mono", 2: "stereo"}.get(len(sound), like.layout.name)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound), "fltp", layout)
+    """PyAV frame of (C, n) float32 with the times of another one; in its form, unless that has other channels."""
+    if len(sound) == like.layout.nb_channels and like.format.name.startswith(("flt", "dbl")):
+        form, layout = like.format.name, like.layout.name
+    else:
+        form, layout = "fltp", {1: "mono", 2: "stereo"}.get(len(sound), like.layout.name)
+    stored = sound if form.endswith("p") else sound.T.reshape(1, -1)
+    stored = np.ascontiguousarray(stored, np.float64 if "dbl" in form else np.float32)
+    frame = av.AudioFrame.from_ndarray(stored, form, layout)
     frame.sample_rate, frame.pts = like.sample_rate, like.pts
     if like.time_base is not None:
         frame.time_base = like.time_base
