@@ -125,8 +125,8 @@ def watch_one(cfg, table):
     table: ccc.csv, which names the student's run.
     """
     student = next(run for run in table["run"] if run.startswith("student"))
-    out = Path(cfg.data_dir, "predictions")
-    paths = call(predict, cfg.run_root / student / "best.pt", *cfg.videos_dir.glob("dev_1.*"), out=out, overlay=True)
+    best, out = Path(cfg.data_dir, "runs", student, "best.pt"), Path(cfg.data_dir, "predictions")
+    paths = call(predict, best, *cfg.videos_dir.glob("dev_1.*"), out=out, overlay=True)
     return paths["dev_1"].with_name("dev_1_overlay.mp4")
 
 
