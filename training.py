@@ -208,14 +208,15 @@ def train_step(training, objective, batch):
 def gradients(training, objective, batch):
     """Gives every weight its gradient on a batch on the device, the norm of all limited: the names of the parts of the
     loss and the norm, and their values (P,)."""
+    cfg = training.cfg
     loss, parts = objective(training.net, batch)
     training.optimizer.zero_grad()
     loss.backward()
     parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]
                   if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    if training.cfg.max_grad_norm:
-        nn.utils.clip_grads_with_norm_(parameters, training.cfg.max_grad_norm, norm)
+    if cfg.max_grad_norm:
+        nn.utils.clip_grads_with_norm_(parameters, cfg.max_grad_norm, norm)
     parts = {"loss": loss, **parts, "gradient": norm}
     return list(parts), torch.stack([part.detach() for part in parts.values()])
 

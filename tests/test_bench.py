@@ -53,7 +53,7 @@ def test_the_bench_of_a_gpu_prints_every_table_in_small(bench, monkeypatch, caps
     out = capsys.readouterr().out
     assert "FAILED" not in out and "left out" not in out and "the same bits" in out and "frames/s on cpu" in out
     lines = [line.split("|") for line in out.splitlines() if " x 2 |" in line]
-    assert [line[1].split()[0] for line in lines] == ["visual,", "teacher,", "student,", "vgg19_bn"]
+    assert [line[1].split()[0] for line in lines] == ["visual,", "teacher,", "student,", "resnet18"]
     assert all(len(line) == 18 and float(line[5]) > 0 and float(line[8]) > 0 for line in lines)
 
 
