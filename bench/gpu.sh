@@ -112,7 +112,7 @@ demo() {
 }
 
 predict() {
-    local sizes="--seconds 40"
+    local sizes="--seconds 30"
     [ "$DEVICE" = cuda ] || sizes="--seconds 3 --rounds 1"
     part predict 90 "$PYTHON" bench/predict.py --device "$DEVICE" $sizes
     { printf '\n%s: bench/predict.py\n```\n' "$LAST"; tail -40 "$SCRATCH/predict.txt"; echo '```'; } | both
