@@ -15,6 +15,7 @@ import gc
 import glob
 import itertools
 import math
+from array import array
 from collections import Counter
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from support.settings import parse_config
 from support.workers import for_each
 
 SETTINGS = "face_size frame_rate min_face_size face_score look_every jpeg_quality"  # that crops depend on
-COLUMNS = ["time_s", "found", "x1", "y1", "x2", "y2", "score"]  # of faces.csv
+BOX = ["x1", "y1", "x2", "y2"]
 FACE = ["detected", "tracked"]  # `found` of frames with a face; the others are "missing" (black) or "retained"
 
 
@@ -57,6 +58,7 @@ STEADY_S = 0.12  # landmarks are averaged with those of less than this before an
 SAME_PLACE = 0.25  # ... except with those that are further away than this share of the distance between the eyes
 BATCH = 8  # pictures that are averaged at once
 NOWHERE = np.full((5, 2), np.nan)  # landmarks of a picture without a face
+NO_BOX = (math.nan,) * 4
 
 
 def steady(points, times_s, reach):
@@ -108,6 +110,27 @@ def steadied(made, frame_rate):
     yield from steadying.end()
 
 
+class FaceRows:
+    """What was found in each frame, as a few bytes: Python's own objects would take 300 a frame."""
+
+    def __init__(self):
+        self.found, self.numbers = [], array("d")  # the same few texts again and again; frame, box, score
+
+    def add(self, ks, found, face):
+        """The next frames, with their Face or None."""
+        box, score = (face.box, face.score) if face else (NO_BOX, math.nan)
+        for k in ks:
+            self.found.append(found)
+            self.numbers.extend((k, *box, score))
+
+    def table(self):
+        """The frames as a table: frame, found, x1, y1, x2, y2, score."""
+        table = pd.DataFrame(np.array(self.numbers).reshape(-1, 6), columns=["frame", *BOX, "score"])
+        table = table.astype({"frame": int})
+        table.insert(1, "found", self.found)
+        return table
+
+
 # ---- the crops and faces.csv of a recording -------------------------------------------------------------------------
 
 def detect(video, folder, find, cfg, retain, report):
@@ -115,17 +138,18 @@ def detect(video, folder, find, cfg, retain, report):
 
     find: a FaceFinder; report(n): called for every n frames done. Raises UserError if the video is damaged or faceless.
     """
-    rows = []
+    rows = FaceRows()
     with whole_folder(folder) as part:
         pictures = read_frames(video, cfg.frame_rate)
         made = shots(pictures, Tracker(find), cfg.frame_rate, cfg.look_every)
         for shot, points in steadied(made, cfg.frame_rate):
             if shot.face:
                 write_crop(part, shot, points, cfg.face_size, cfg.jpeg_quality)
-            box, score = (shot.face.box, shot.face.score) if shot.face else ([math.nan] * 4, math.nan)
-            rows += [(k / cfg.frame_rate, shot.found, *box, score) for k in shot.ks]
+            rows.add(shot.ks, shot.found, shot.face)
             report(len(shot.ks))
-        table = pd.DataFrame(rows, columns=COLUMNS).round({"time_s": 4, "score": 4} | dict.fromkeys(COLUMNS[2:6], 1))
+        table = rows.table()
+        table.insert(0, "time_s", table.pop("frame") / cfg.frame_rate)
+        table = table.round({"time_s": 4, "score": 4} | dict.fromkeys(BOX, 1))
         if not table["found"].isin(FACE).any():
             raise UserError(f"{video}: no face in any of its {len(table)} frames: check the video, or lower "
                             f"--min-face-size ({cfg.min_face_size} pixels)")

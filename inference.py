@@ -18,7 +18,7 @@ import pandas as pd
 import face_detector
 from audio_extract import segments
 from audio_melspec import mel_spec_of, spec_blocks, steps_between
-from face_detector import FACE, Steadying, finder, shots
+from face_detector import BOX, FACE, FaceRows, Steadying, finder, shots
 from faces import Tracker, crop_face, one_thread
 from postprocessing import PostProcessing, postprocess
 from support.errors import SettingsError, UserError, torch_device
@@ -27,7 +27,6 @@ from support.media import frame_count, open_media, picture_clock, read_frames, r
 BATCH = 64  # frames that a network is given at once
 AHEAD = 2  # batches that may wait for the network while faces are searched for in the next frames
 ONNX = ".onnx"
-BOX = ["x1", "y1", "x2", "y2"]
 STRIP = 14  # faces that are kept for the figure, evenly spaced over the video
 
 
@@ -147,7 +146,7 @@ class Person:
         """stream: Stream; strip: {frame: None}, frames of which the crop is to be kept there."""
         self.stream, self.faces, self.strip = stream, card["faces"], strip
         self.steadying = Steadying(card["frame_rate"])
-        self.shots, self.rows = [], []
+        self.shots, self.rows = [], FaceRows()
         self.last, self.before = None, 0  # last crop, to be retained; frames before the first one
 
     def add(self, shot):
@@ -161,13 +160,11 @@ class Person:
         for shot, points in steadied:
             size, count = self.faces["face_size"], len(shot.ks)
             crop = crop_face(shot.picture, points, size) if shot.face else None
-            found, box, score = shot.found, [math.nan] * 4, math.nan
             if shot.face:
-                box, score = shot.face.box, shot.face.score
                 self.strip |= {k: crop for k in shot.ks if k in self.strip}
             self._feed(crop, count)
-            found = "retained" if found == "missing" and self.faces["retained"] else found
-            self.rows += [(k, found, score, *box) for k in shot.ks]
+            retained = shot.found == "missing" and self.faces["retained"]
+            self.rows.add(shot.ks, "retained" if retained else shot.found, shot.face)
 
     def _feed(self, crop, count):
         """Crops into the network; without a face a black image, or the last face (before the first one: the first)."""
@@ -185,11 +182,11 @@ class Person:
             self.stream.add(crop)
 
     def end(self):
-        """(rows (frame, found, score, x1, y1, x2, y2), predictions (N, K)) of all frames."""
+        """(FaceRows.table, predictions (N, K)) of all frames."""
         self._crop(self.steadying(self.shots) + self.steadying.end())
         preds = self.stream.end()
         never = np.full((self.before, preds.shape[1]), math.nan)  # there was no face to be retained
-        return self.rows, np.concatenate([preds, never])
+        return self.rows.table(), np.concatenate([preds, never])
 
 
 def spectrograms(video, frames, card):
@@ -253,12 +250,16 @@ def listen(network, frames, specs, report):
         for _ in range(frames):
             stream.add(None)
             report(1)
-        return {1: table_of([(k, "", *[math.nan] * 5) for k in range(frames)], stream.end(), network)}
+        nothing = {"frame": range(frames), "found": ""} | dict.fromkeys(["score", *BOX], math.nan)
+        return {1: table_of(pd.DataFrame(nothing), stream.end(), network)}
 
 
-def table_of(rows, preds, network):
-    """A person's frames as a table: frame, predictions (NaN where there is no face), face, score, box."""
-    table = pd.DataFrame(rows, columns=["frame", "face", "score", *BOX])
+def table_of(found, preds, network):
+    """A person's frames as a table: frame, predictions (NaN where there is no face), face, score, box.
+
+    found: FaceRows.table.
+    """
+    table = found.rename(columns={"found": "face"})[["frame", "face", "score", *BOX]]
     unseen = ~table["face"].isin(FACE) & ("frames" in network.inputs)
     for column, (target, pred) in enumerate(zip(network.targets, preds.T.astype(float)), 1):
         table.insert(column, target, np.where(unseen, math.nan, pred))

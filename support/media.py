@@ -9,6 +9,7 @@ import itertools
 import math
 import multiprocessing
 import os
+from array import array
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,12 +78,13 @@ def picture_clock(video, cut_short=refuse):
             raise UserError(f"{video} is an image: replace it by a video")
         stream = container.streams.video[0]
         stamps, held_s = _stamps(container, stream)
-        shown = sorted((pts, duration) for pts, duration, discarded in stamps if not discarded)
-        if not shown:
+        shown = stamps[stamps[:, 2] == 0, :2]
+        shown = shown[np.lexsort((shown[:, 1], shown[:, 0]))]
+        if not len(shown):
             raise UserError(f"{video} has no time stamps (empty, cut short or a bare stream such as .h264): replace "
                             "it, or convert it to an .mp4")
         base = float(stream.time_base)
-        times = np.array([pts for pts, _ in shown], float) * base
+        times = shown[:, 0] * base
         gap = np.median(np.diff(times)) if len(times) > 1 else 1 / float(stream.average_rate or 25)
         end = times[-1] + (shown[-1][1] * base or gap)
         promised_s, present_s = _lengths(container, stream, len(stamps), gap, held_s)
@@ -92,14 +94,14 @@ def picture_clock(video, cut_short=refuse):
 
 
 def _stamps(container, stream):
-    """[(time stamp, duration, whether it is discarded)] of a stream's pictures, and when the last track ends, in s."""
-    pictures, held_s = [], 0.0  # no packets, which would keep the whole file in memory
+    """Time stamp, duration, whether it is discarded, of a stream's pictures: (P, 3); when the last track ends, in s."""
+    pictures, held_s = array("q"), 0.0  # no packets, which would keep the whole file in memory
     for packet in container.demux():
         if packet.pts is not None:
             held_s = max(held_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index == stream.index:
-                pictures.append((packet.pts, packet.duration or 0, packet.is_discard))
-    return pictures, held_s
+                pictures.extend((packet.pts, packet.duration or 0, packet.is_discard))
+    return np.array(pictures).reshape(-1, 3), held_s
 
 
 def _lengths(container, stream, pictures, gap, held_s):
@@ -131,11 +133,12 @@ def about_frames(path, frame_rate):
 class Picture:
     """A decoded picture, upright and with square pixels; converted to RGB only where and when it is needed."""
 
-    def __init__(self, frame, aspect=1.0):
-        """frame: PyAV's; aspect: width of a pixel by its height."""
+    def __init__(self, frame, aspect=1.0, mirrored=False):
+        """frame: PyAV's; aspect: width of a pixel by its height; mirrored: top and bottom are exchanged before it is
+        turned (is_mirrored)."""
         self.frame, self.aspect, self.turns = frame, aspect, round(frame.rotation / 90)  # counter-clockwise
-        self.mirrored = _is_mirrored(frame)  # top and bottom are exchanged before it is turned
-        as_stored = aspect == 1 and not self.turns % 4 and not self.mirrored
+        self.mirrored = mirrored
+        as_stored = aspect == 1 and not self.turns % 4 and not mirrored
         even = frame.width % 2 == frame.height % 2 == 0
         self.in_parts = as_stored and even and frame.format.name in ("yuv420p", "yuvj420p")
         size = frame.height, round(frame.width * aspect)
@@ -180,8 +183,12 @@ class Picture:
         return part.to_ndarray(format="rgb24")
 
 
-def _is_mirrored(frame):
-    """Whether the header wants pictures mirrored: the matrix (a, b, u, c, d, v, x, y, w) of ISO 14496-12 flips then."""
+def is_mirrored(frame):
+    """Whether the header wants pictures mirrored: the matrix (a, b, u, c, d, v, x, y, w) of ISO 14496-12 flips then.
+
+    For one frame of a video: PyAV's frames whose side_data was looked at refer to themselves, so that they stay in
+    memory, hundreds of them, until the garbage collector comes by.
+    """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (1, 0, 0, 0, 1)
     return a * d - b * c < 0
@@ -199,7 +206,7 @@ def read_frames(video, frame_rate, cut_short=refuse):
     """
     clock = picture_clock(video, cut_short)
     k, frames = 0, frame_count(clock.end_s, frame_rate)
-    number, picture, time_s = -1, None, 0.0
+    number, picture, time_s, mirrored = -1, None, 0.0, False
     with open_media(video) as container, contextlib.closing(_decoded(container)) as pictures:
         stream = container.streams.video[0]
         check_codec(stream, video)
@@ -215,7 +222,8 @@ def read_frames(video, frame_rate, cut_short=refuse):
             while picture is not None and k < frames and k / frame_rate + early_s < time_s:
                 k += 1
             if k > first:
-                yield range(first, k), Picture(picture, aspect)
+                yield range(first, k), Picture(picture, aspect, mirrored)
+            mirrored = is_mirrored(following) if picture is None else mirrored
             number, picture = number + 1, following
     if picture is None:
         raise UserError(f"{video} is damaged: none of its {clock.end_s:.1f} s can be decoded: replace it")
@@ -223,7 +231,7 @@ def read_frames(video, frame_rate, cut_short=refuse):
         cut_short(f"{video} is damaged: only {time_s:.1f} s of {clock.end_s:.1f} s can be decoded")
         frames = min(frames, frame_count(clock.times_s[clock.times_s > time_s + CLOCK_S][0], frame_rate))
     if k < frames:
-        yield range(k, frames), Picture(picture, aspect)
+        yield range(k, frames), Picture(picture, aspect, mirrored)
 
 
 def _rounding_s(times_s, stream):

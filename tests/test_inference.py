@@ -14,7 +14,8 @@ from videos import sitter
 import inference
 from data import read_image
 from drawn.people import write_video
-from faces import crop_face
+from face_detector import FaceRows
+from faces import Face, crop_face
 from inference import AHEAD, Stream, check_use, describe, network_thread, open_model, predictions, processed, table_of
 from postprocessing import PostProcessing, postprocess
 from scores import read_predictions
@@ -226,7 +227,10 @@ CONSTANTS = {"window_frames": 5, "bias": 0.1, "scale": 1.5, "centre": 0.2, "dela
 
 
 def rows_of(found):
-    return [(k, word, 0.9, 1.0, 2.0, 3.0, 4.0) for k, word in enumerate(found)]
+    rows = FaceRows()
+    for k, word in enumerate(found):
+        rows.add([k], word, Face(np.arange(4.0), np.zeros((5, 2)), 0.9))
+    return rows.table()
 
 
 def post_processed(preds, found):
