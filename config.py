@@ -109,6 +109,8 @@ class Config:
     resume: bool = False  # continue stopped runs from last.pt
     save_minutes: NotNegative = 10.0  # a checkpoint (last.pt) at least that often, beside that of every epoch; 0: off
     save_steps: Whole = 0  # a checkpoint every so many steps; 0: off
+    cuda_graph: bool = True  # replay a recorded training step on a GPU: several times faster; --no-cuda-graph: where a
+                             # network or loss that you changed depends on Python numbers that change while it trains
     tensorboard: bool = False  # also write event files into the run's folder (needs the package tensorboard)
 
     # --- listing: mmpkd.py experiment.py

@@ -48,7 +48,7 @@ def ccc_loss(pred, gold):
     A target with fewer than two such frames has loss 0 and gradient 0.
     """
     if gold.device.type != "cpu":
-        return torch.stack([masked_loss(*series) for series in zip(pred.unbind(1), gold.unbind(1))])
+        return masked_loss(pred, gold)
     losses = []
     for p, g in zip(pred.unbind(1), gold.unbind(1)):
         valid = ~g.isnan()
@@ -57,15 +57,15 @@ def ccc_loss(pred, gold):
 
 
 def masked_loss(pred, gold):
-    """ccc_loss of one target, up to rounding, without waiting for a GPU to say how many frames are valid: (N,), (N,) ->
-    scalar."""
+    """ccc_loss, up to rounding, without waiting for a GPU to say how many frames are valid: (N, K), (N, K) -> (K,)."""
     missing = gold.isnan()
-    gold, count = gold.masked_fill(missing, 0), (~missing).sum()
+    count = (~missing).sum(0)
 
-    def mean(series):
-        return series.masked_fill(missing, 0).sum() / count.clamp_min(1)
+    def mean(series):  # of a series that is 0 where the gold is missing
+        return series.sum(0) / count.clamp_min(1)
 
-    p, g = pred - mean(pred), gold - mean(gold)
+    pred, gold = pred.masked_fill(missing, 0), gold.masked_fill(missing, 0)
+    p, g = ((series - mean(series)).masked_fill(missing, 0) for series in (pred, gold))
     spread = mean(p * p) + mean(g * g) + mean(pred - gold) ** 2
     return (1 - 2 * mean(p * g) / spread.clamp_min(TINY)).masked_fill(count < 2, 0)
 

@@ -22,8 +22,8 @@ AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # for a run 
 INPUTS = {"visual": ("frames",), "student": ("frames",), "audio": ("specs",), "teacher": ("frames", "specs")}
 PSEUDO = "pseudo"  # --distill: train on ratings and pseudo-labels, with no distillation loss
 # Settings that may differ when a run is resumed
-MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "tensorboard",
-              "smoothing", "max_window_s", "max_delay_s"}
+MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "cuda_graph",
+              "tensorboard", "smoothing", "max_window_s", "max_delay_s"}
 OF_STUDENTS = ("student", "pseudo-labels", "distillation")  # sections of config.py
 
 

@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from augmentation import draw_augmentation, on_device
 from checkpoints import load_checkpoint, save_checkpoint, to_resume, to_use
-from data import prefetch, seed_of
+from data import Batch, prefetch, seed_of
 from models_kd import build_model
 from runs import check_same, origin_of, run_folder, settings_of
 from support.devices import from_first, share_statistics, world
 from support.errors import UserError
 from support.files import whole_file
+from support.graphs import Replay
 from support.recordings import SUMMARIES
 from support.settings import save_settings
 from support.stopping import Stopped, listening
@@ -107,6 +108,8 @@ class Training:
         self.epoch, self.step, self.best, self.stale = 0, 0, -math.inf, 0  # step: within the epoch
         self.sums = {}  # of the parts of the loss over the steps of the epoch
         self.unchecked = []  # (names, values, clips) of steps whose loss has not been checked
+        one_gpu = self.device.type == "cuda" and world()[1] == 1
+        self.replay = Replay(self.device if one_gpu and cfg.cuda_graph else None)  # of gradients()
         self._set_rates()
 
     def end_epoch(self, value):
@@ -125,30 +128,29 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = group["first_lr"] * (1 + math.cos(math.pi * min(1, self.epoch / self.cfg.epochs))) / 2
 
-    def note(self, parts, clips):
-        """Adds the parts of a step's loss, {name: scalar tensor}, to those of its epoch, without waiting for the
-        device."""
-        values = torch.stack([part.detach().double() for part in parts.values()])
-        self.unchecked.append((list(parts), values, clips))
-        for name, value in zip(parts, values.unbind()):
-            self.sums[name] = self.sums.get(name, 0) + value
+    def note(self, names, values, clips):
+        """Keeps the parts of a step's loss, values (P,), for check(), without waiting for the device."""
+        self.unchecked.append((names, values.clone(), clips))  # a replay overwrites them
 
     def check(self):
-        """Raises UserError if the loss of a step since the last call was not finite, with its parts and its clips."""
-        values = torch.stack([values for _, values, _ in self.unchecked]).cpu() if self.unchecked else torch.zeros(0, 1)
+        """Adds the parts of the steps since the last call to the sums of their epoch. Raises UserError if the loss of
+        one was not finite, with its parts and its clips."""
+        values = torch.stack([values for _, values, _ in self.unchecked]).tolist() if self.unchecked else []
         for (names, _, clips), row in zip(self.unchecked, values):
-            if not row.isfinite().all():
-                named = ", ".join(f"{name} {value:g}" for name, value in zip(names, row.tolist()))
+            if not all(map(math.isfinite, row)):
+                named = ", ".join(f"{name} {value:g}" for name, value in zip(names, row))
                 frames = ", ".join(f"{name} {start}-{start + self.cfg.clip_length - 1}" for name, start in clips)
                 raise UserError(
                     f"the loss or its gradient is not finite ({named}) in epoch {self.epoch + 1}, frames {frames}: "
                     "look at their images and ratings, or delete the run's folder and train with a lower "
                     "--learning-rate; earlier checkpoints are intact")
+            for name, value in zip(names, row):
+                self.sums[name] = self.sums.get(name, 0.0) + value
         self.unchecked = []
 
     def means(self):
         """Mean of every part of the loss over the steps of this epoch: {name: float}."""
-        return {name: float(value) / self.step for name, value in self.sums.items()}
+        return {name: value / self.step for name, value in self.sums.items()}
 
     def state(self):
         """Everything but the model, as tensors and plain Python."""
@@ -158,7 +160,7 @@ class Training:
         return {"optimizer": self.optimizer.state_dict(), "adapters": self.adapters.state_dict(),
                 "plateau": plateau, "precision": self.precision,
                 "epoch": self.epoch, "step": self.step, "best": self.best, "stale": self.stale,
-                "sums": {name: float(value) for name, value in self.sums.items()}}
+                "sums": dict(self.sums)}
 
     def load(self, state):
         """Continues from what state() gave, model included."""
@@ -188,21 +190,35 @@ def train_step(training, objective, batch):
     """One gradient step on a batch of Clips. Raises UserError if the loss is not finite (on a GPU up to CHECK_EVERY
     steps later)."""
     cfg = training.cfg
-    torch.manual_seed(seed_of(cfg.seed, training.epoch, training.step, world()[0]))  # dropout differs between processes
+    of_device = torch.default_generator if training.device.type == "cpu" else torch  # torch looks for all kinds: .2 ms
+    of_device.manual_seed(seed_of(cfg.seed, training.epoch, training.step, world()[0]))  # every process has its dropout
     changes = augmentation_of(training, batch) if cfg.augment else None
-    loss, parts = objective(training.net, on_device(batch, training.device, changes))
+
+    def work(changes, *parts):
+        return gradients(training, objective, on_device(Batch(*parts), training.device, changes))
+
+    names, values = training.replay(work, [changes, *batch[:4]])
+    training.note(names, values, batch.clips)
+    if training.device.type == "cpu" or training.step % CHECK_EVERY == CHECK_EVERY - 1:
+        training.check()  # on a CPU before the step: a value that is not finite never reaches the weights
+    training.optimizer.step()
+    training.step += 1
+
+
+def gradients(training, objective, batch):
+    """Gives every weight its gradient on a batch on the device, the norm of all limited: the names of the parts of the
+    loss and the norm, and their values (P,)."""
+    cfg = training.cfg
+    loss, parts = objective(training.net, batch)
     training.optimizer.zero_grad()
     loss.backward()
     parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]
                   if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    training.note({"loss": loss, **parts, "gradient": norm}, batch.clips)
-    if training.device.type == "cpu" or training.step % CHECK_EVERY == CHECK_EVERY - 1:
-        training.check()  # on a CPU before the step: a value that is not finite never reaches the weights
     if cfg.max_grad_norm:
         nn.utils.clip_grads_with_norm_(parameters, cfg.max_grad_norm, norm)
-    training.optimizer.step()
-    training.step += 1
+    parts = {"loss": loss, **parts, "gradient": norm}
+    return list(parts), torch.stack([part.detach() for part in parts.values()])
 
 
 def augmentation_of(training, batch):

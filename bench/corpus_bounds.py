@@ -34,13 +34,13 @@ from audio_melspec import join, mel_spec_of, spectrograms
 from checkpoints import describe_model, load_model
 from config import Config
 from data import Clips, Recording, image_shapes
-from demo import FACES, NETWORKS, SPECS
 from drawn.people import FRAME_RATE, SOUND_RATE, World
 from drawn.people import Recording as Drawn
 from faces import crop_face
 from mmpkd import task_objective
 from models_kd import build_model
 from runs import INPUTS
+from study.methods import FACES, NETWORKS, SPECS
 from support.files import whole_file
 from support.media import Picture
 from training import Training, train

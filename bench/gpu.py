@@ -1,9 +1,10 @@
 """What training costs on a GPU: whole steps beside bare ones, launches, utilisation, memory; RECOLA's three runs.
 
-Of every network, in float32 and bfloat16: frames per second of steps as mmpkd.py does them, beside forward, backward
-and optimizer step of the same network on tensors on the device, in the same run by turns, with cudnn as mmpkd.py sets
-it (deterministic) and as it is fastest. Images are random numbers, in files as large as RECOLA's. What is measured is
-printed at once, as Markdown for bench/README.md.
+Of every network, in float32 and bfloat16: frames per second of steps as mmpkd.py does them (replayed from a CUDA
+graph), beside the same with --no-cuda-graph (launched), and beside forward, backward and optimizer step of the same
+network on tensors on the device (bare), in the same run by turns, with cudnn as mmpkd.py sets it (deterministic) and as
+it is fastest. Busy is the share of a step in which kernels run. Images are random numbers, in files as large as
+RECOLA's. What is measured is printed at once, as Markdown for bench/README.md.
 
     python bench/gpu.py                 2 minutes on an H100; bench/gpu.sh runs it beside tests and scripts
     python bench/gpu.py --small         shows on any machine that it runs; its figures mean nothing
@@ -39,9 +40,9 @@ import scores
 import training
 from checkpoints import describe_model
 from config import Config
-from demo import FACES, NETWORKS, SPECS
 from drawn.people import FRAME_RATE, Recording, write_video
 from models_kd import build_model
+from study.methods import FACES, NETWORKS, SPECS
 from support.errors import torch_device
 from support.workers import cores
 
@@ -72,8 +73,8 @@ NETWORKS_OF = {"vgg19_bn": ({}, (8, 64)), "resnet18": ({"visual_backbone": "resn
                "small_cnn": ({**FACES, **SPECS, **NETWORKS}, (4, 32))}
 SMALL = {"visual_backbone": "tiny_cnn", "audio_backbone": "tiny_cnn", "face_size": 32, "clip_length": 2,
          "feature_size": 16, "gru_size": 16}
-CASES = [("vgg19_bn", 1, "bfloat16"), ("vgg19_bn", 0, "float32"), ("resnet18", 0, "bfloat16"),
-         ("small_cnn", 0, "bfloat16"), ("small_cnn", 0, "float32"), ("resnet18", 1, "bfloat16"),
+CASES = [("resnet18", 0, "bfloat16"), ("small_cnn", 0, "bfloat16"), ("vgg19_bn", 1, "bfloat16"),
+         ("vgg19_bn", 0, "float32"), ("small_cnn", 0, "float32"), ("resnet18", 1, "bfloat16"),
          ("vgg19_bn", 1, "float32"), ("small_cnn", 1, "bfloat16"), ("resnet18", 0, "float32"),
          ("resnet18", 1, "float32"), ("small_cnn", 1, "float32")]  # beside the vgg19_bn of recola()
 
@@ -178,8 +179,8 @@ def unbound(work):
     return unbound_work
 
 
-HEAD = ("| network | clips x frames | precision | steps/s | frames/s | bare | ratio | bare, any cudnn | step ms | "
-        "host ms | GPU busy ms | launches | utilisation | peak GB |\n|" + " --- |" * 14)
+HEAD = ("| network | clips x frames | precision | steps/s | frames/s | launched | bare | ratio | bare, any cudnn | "
+        "step ms | host ms | GPU busy ms | busy | launches | utilisation | reserved GB |\n|" + " --- |" * 16)
 
 
 def turn_steps(side, seconds, device):
@@ -201,19 +202,22 @@ def measure(name, cfg, recordings, bench, stage="visual", **objective):
     began = time.monotonic()
     side(4 * steps)
     percent = bench.watch.percent(began, time.monotonic())
-    peak = f"{torch.cuda.max_memory_allocated() / 1e9:.2f}" if device.type == "cuda" else "-"
+    reserved = f"{torch.cuda.max_memory_reserved() / 1e9:.2f}" if device.type == "cuda" else "-"
     host = host_ms(side, device)
     bare = Bare(side, stage, recordings, cfg, device)
-    seconds = compare({"ours": side, "bare": bare, "any": unbound(bare)}, steps, size.rounds)
-    frames = cfg.batch_size * cfg.clip_length
+    launched = Ours(stage, recordings, replace(cfg, cuda_graph=False), device, **objective)
+    seconds = compare({"ours": side, "launched": launched, "bare": bare, "any": unbound(bare)}, steps, size.rounds)
+    frames, step_ms = cfg.batch_size * cfg.clip_length, seconds["ours"] * 1000
     rate = {key: frames / value for key, value in seconds.items()}
     try:
-        launches, busy, longest = profile(side, device)
+        launches, busy_ms, longest = profile(side, device)
     except Exception as error:  # no profiler on this machine: the rest of the line is as good
-        launches, busy, longest = "-", "-", [(0, f"not profiled: {error}")]
+        launches, busy_ms, longest = "-", "-", [(0, f"not profiled: {error}")]
+    busy = "-" if busy_ms == "-" else f"{float(busy_ms) / step_ms:.0%}"
     say(f"| {name} {cfg.face_size} px | {cfg.batch_size} x {cfg.clip_length} | {side.training.precision} | "
-        f"{1 / seconds['ours']:.1f} | {rate['ours']:.0f} | {rate['bare']:.0f} | {rate['ours'] / rate['bare']:.2f} | "
-        f"{rate['any']:.0f} | {seconds['ours'] * 1000:.2f} | {host:.2f} | {busy} | {launches} | {percent} | {peak} |")
+        f"{1 / seconds['ours']:.1f} | {rate['ours']:.0f} | {rate['launched']:.0f} | {rate['bare']:.0f} | "
+        f"{rate['ours'] / rate['bare']:.2f} | {rate['any']:.0f} | {step_ms:.2f} | {host:.2f} | {busy_ms} | {busy} | "
+        f"{launches} | {percent} | {reserved} |")
     return rate["ours"], longest
 
 

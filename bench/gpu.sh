@@ -7,7 +7,7 @@
 #     training   bench/gpu.py: steps beside bare steps, utilisation, memory, RECOLA's three runs       3 minutes
 #     tests      pytest -m cuda: gradients, runs, resuming, precision, faces agree with the CPU's       1 minute
 #     road       demo.py --quick: every script, from drawn videos to the comparison                     1 minute
-#     predict    bench/predict.py, where there is one                                                   1 minute
+#     predict    bench/predict.py --device cuda: frames per second from video to table                  1 minute
 #     demo       only if named: all of demo.py                                                          2 minutes
 #
 # Writes gpu.md (Markdown for bench/README.md) and gpu.log (everything) into $OUT, or bench/out.
@@ -19,10 +19,11 @@
 #     pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #         --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 \
 #         --platform manylinux2014_x86_64 -d wheels facenet-pytorch==2.5.3 av==18.1.0 soundfile librosa==0.11.0 \
-#         audioread pooch platformdirs soxr decorator cffi pycparser
+#         audioread pooch platformdirs soxr decorator cffi pycparser vl-convert-python
 #
 # and here `bash bench/gpu.sh wheels`. They are installed into a temporary folder. Environment: OUT, WHEELS, PYTHON
-# (python3), BENCH_DEVICE (cuda; with cpu everything runs in small, to try this script).
+# (python3), BENCH_DEVICE (cuda; with cpu everything runs in small, to try this script), TRAINING_S (170; seconds after
+# which the training bench begins no other network).
 
 cd "$(dirname "$0")/.." || exit 1
 export PYTHONUNBUFFERED=1 PYTHONPATH
@@ -63,7 +64,7 @@ import sys
 
 missing = []
 for name in ("torch torchvision numpy pandas scipy cv2 av soundfile librosa librosa.filters facenet_pytorch matplotlib "
-             "tqdm PIL pytest hypothesis").split():
+             "tqdm PIL pytest hypothesis jinja2 vl_convert").split():
     try:
         importlib.import_module(name)
     except Exception as error:
@@ -83,7 +84,7 @@ PY
 training() {
     local small=
     [ "$DEVICE" = cuda ] || small=--small
-    part training 220 "$PYTHON" bench/gpu.py --device "$DEVICE" --seconds 170 $small
+    part training 220 "$PYTHON" bench/gpu.py --device "$DEVICE" --seconds "${TRAINING_S:-170}" $small
     cat "$SCRATCH/training.txt" >>"$OUT/gpu.md"
     printf '\n%s\n' "$LAST" | both
 }
@@ -111,11 +112,9 @@ demo() {
 }
 
 predict() {
-    if [ ! -f bench/predict.py ]; then
-        echo "predict: left out, there is no bench/predict.py" | both
-        return
-    fi
-    part predict 90 "$PYTHON" bench/predict.py
+    local sizes="--seconds 30"
+    [ "$DEVICE" = cuda ] || sizes="--seconds 3 --rounds 1"
+    part predict 90 "$PYTHON" bench/predict.py --device "$DEVICE" $sizes
     { printf '\n%s: bench/predict.py\n```\n' "$LAST"; tail -40 "$SCRATCH/predict.txt"; echo '```'; } | both
 }
 

@@ -2,10 +2,12 @@
 
 On a 640 x 360 clip of a drawn person, or on a given one, looped to a minute. Every picture is a frame (the frame rate
 is set to the video's). The networks have random weights, and are loaded before. The sides take turns, and the best
-round of each counts; the large networks get the first sixth of the clip. A ratio above 1: predict.py is faster.
+round of each counts; on a CPU the large networks get the first sixth of the clip. A ratio above 1: predict.py is
+faster.
 
     python bench/predict.py                 5 minutes on 2 cores
     python bench/predict.py clip.mp4
+    python bench/predict.py --device cuda   networks and face detection on a GPU
 """
 import argparse
 import contextlib
@@ -62,51 +64,53 @@ def random_student(path, settings, frame_rate):
                            "card": card | {"faces": faces | {"retained": False}}})
 
 
-def detect(video, size, folder):
+def detect(video, size, device, folder):
     """Crops by face_detector.py, in one process, as it is called for one recording: number of frames."""
     (folder / "videos").mkdir(parents=True)
     (folder / "videos" / video.name).symlink_to(video)
     with contextlib.redirect_stdout(io.StringIO()):
         made = face_detector.main(["--data-dir", str(folder), "--frame-rate", str(frame_rate_of(video)), "--device",
-                                   "cpu", "--workers", "1", "--face-size", str(size)])
+                                   device, "--workers", "1", "--face-size", str(size)])
     return sum(made.values())
 
 
-def file_to_csv(video, network, folder):
+def file_to_csv(video, network, device, folder):
     """predict.py's table of a video, in one process: number of frames."""
     folder.mkdir()
-    table, _, _ = predict.predictions(network, video, device="cpu")
+    table, _, _ = predict.predictions(network, video, device=device)
     predict.write_table(table, folder / "table.csv")
     return len(table)
 
 
-def with_overlay(video, network, folder):
+def with_overlay(video, network, device, folder):
     """The same, and the video with box and predictions in it."""
     from overlay import write_overlay
-    frames = file_to_csv(video, network, folder)
+    frames = file_to_csv(video, network, device, folder)
     write_overlay(video, pd.read_csv(folder / "table.csv"), network.targets, folder / "overlay.mp4", lambda n: None)
     return frames
 
 
-def has_bfloat16():
-    """Whether the processor computes in bfloat16."""
+def has_bfloat16(device):
+    """Whether the GPU or the processor computes in bfloat16."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = Path("/proc/cpuinfo")
     return flags.exists() and any(word in flags.read_text() for word in ("avx512_bf16", "amx_bf16"))
 
 
-def sides_of(video, short, scratch):
-    """{name: side(folder) -> number of frames}; short: the clip for large networks."""
+def sides_of(video, short, device, scratch):
+    """{name: side(folder) -> number of frames}; short: the clip for large networks on a CPU."""
     rate, sides = float(frame_rate_of(video)), {DECODING: functools.partial(decode, video)}
     for name, settings in STUDENTS.items():
         path, size = scratch / "student.pt", Config(**settings).face_size
-        sides.setdefault(f"{DETECTOR}, {size} px", functools.partial(detect, video, size))
+        sides.setdefault(f"{DETECTOR}, {size} px", functools.partial(detect, video, size, device))
         random_student(path, settings, rate)
-        for precision in ("float32", "bfloat16") if has_bfloat16() else ("float32",):
-            network = open_model(path, "cpu", precision)
-            clip = video if settings is DEMO else short
-            sides[f"{name}, {precision}"] = functools.partial(file_to_csv, clip, network)
+        for precision in ("float32", "bfloat16") if has_bfloat16(device) else ("float32",):
+            network = open_model(path, device, precision)
+            clip = short if device == "cpu" and settings is not DEMO else video
+            sides[f"{name}, {precision}"] = functools.partial(file_to_csv, clip, network, device)
         if settings is DEMO and Path(predict.__file__).with_name("overlay.py").exists():
-            sides[f"{name}, with --overlay"] = functools.partial(with_overlay, video, network)
+            sides[f"{name}, with --overlay"] = functools.partial(with_overlay, video, network, device)
     return sides
 
 
@@ -122,8 +126,10 @@ def main(argv=None):
     parser.add_argument("clip", nargs="?", type=Path, help="video to measure on [a drawn person]")
     parser.add_argument("--seconds", type=float, default=60, help="to which the clip is looped [60]")
     parser.add_argument("--rounds", type=int, default=2, help="of each side, of which the best counts [2]")
+    parser.add_argument("--device", default="cpu", help="of networks and face detection [cpu]")
     args = parser.parse_args(argv)
-    print(f"{cores()} cores, torch {torch.__version__}, OpenCV {cv2.__version__}, PyAV {av.__version__}, NumPy "
+    named = f"{torch.cuda.get_device_name(args.device)}, " if args.device != "cpu" else ""
+    print(f"{named}{cores()} cores, torch {torch.__version__}, OpenCV {cv2.__version__}, PyAV {av.__version__}, NumPy "
           f"{np.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         clip, video, short = args.clip or Path(folder, "drawn.mp4"), Path(folder, "loop.mp4"), Path(folder, "short.mp4")
@@ -132,7 +138,8 @@ def main(argv=None):
         loop_to(args.seconds, clip, video)
         loop_to(args.seconds / 6, clip, short)
         print(f"{clip.name}: {frame_rate_of(video):g} frames/s, {args.seconds:g} s")
-        print_rates(best_of(args.rounds, sides_of(video, short, Path(folder)), folder), frame_rate_of(video))
+        sides = sides_of(video, short, args.device, Path(folder))
+        print_rates(best_of(args.rounds, sides, folder), frame_rate_of(video))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from sides import Bare, Original, Ours, compare, distil_live
 import mmpkd
 from config import Config
 from data import Clips, image_shapes, load_recordings
-from demo import FACES, NETWORKS, SPECS
 from models_kd import build_model
 from runs import INPUTS
+from study.methods import FACES, NETWORKS, SPECS
 from support.errors import torch_device
 
 SECONDS = 12  # of each drawn subject

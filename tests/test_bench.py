@@ -10,8 +10,8 @@ import torch
 
 import mmpkd
 from config import Config
-from demo import FACES, NETWORKS, SPECS
 from drawn.people import World
+from study.methods import FACES, NETWORKS, SPECS
 
 BENCH = Path(mmpkd.__file__).parent / "bench"
 CFG = Config(**FACES, **SPECS, **NETWORKS, target="arousal", device="cpu")
@@ -53,8 +53,8 @@ def test_the_bench_of_a_gpu_prints_every_table_in_small(bench, monkeypatch, caps
     out = capsys.readouterr().out
     assert "FAILED" not in out and "left out" not in out and "the same bits" in out and "frames/s on cpu" in out
     lines = [line.split("|") for line in out.splitlines() if " x 2 |" in line]
-    assert [line[1].split()[0] for line in lines] == ["visual,", "teacher,", "student,", "vgg19_bn"]
-    assert all(len(line) == 16 and float(line[5]) > 0 and float(line[7]) > 0 for line in lines)
+    assert [line[1].split()[0] for line in lines] == ["visual,", "teacher,", "student,", "resnet18"]
+    assert all(len(line) == 18 and float(line[5]) > 0 and float(line[8]) > 0 for line in lines)
 
 
 def test_recola_is_extrapolated_from_every_rate(bench):
@@ -79,7 +79,7 @@ def test_the_training_bench_prints_a_line_for_every_pair(bench, monkeypatch, cap
 def test_the_predict_bench_prints_a_line_for_every_side(bench, monkeypatch, capsys):
     module = bench("predict")
     monkeypatch.setattr(module, "STUDENTS", {"small": module.DEMO, "large": {"visual_backbone": "small_cnn"}})
-    monkeypatch.setattr(module, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
     module.main(["--seconds", "3", "--rounds", "1"])
     lines = capsys.readouterr().out.splitlines()[3:]
     assert [line.split("  ")[0] for line in lines] == [

@@ -3,6 +3,7 @@
 float32 with tf32 off unless a test says otherwise. CUDA_TESTS_ON=cpu runs them on a CPU: that tries the tests alone.
 """
 import copy
+import dataclasses
 import math
 import os
 import shutil
@@ -126,7 +127,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(stage, deep, say):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_does_not_wait_for_the_gpu(stage, precision):
-    """CUDA's own check of waits, as an error; the loss is asked for every CHECK_EVERY steps."""
+    """CUDA's own check of waits, as an error, but for the step that is recorded; after that it is replayed."""
     cfg = tiny_config()
     training, objective = Training(build_model(stage, cfg, SHAPES).to(ON), cfg), objective_of(stage, {"cosine": 1.0})
     objective = objective.to(ON) if stage == "student" else objective
@@ -134,27 +135,54 @@ def test_a_step_does_not_wait_for_the_gpu(stage, precision):
     batch = batch_of()[0]
     if ON.type == "cuda":
         batch = batch._replace(**{name: getattr(batch, name).pin_memory() for name in batch._fields[:4]})
-        torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(3):
+        for step in range(5):
+            if ON.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default" if step == 2 else "error")
             train_step(training, objective, batch)
     finally:
         if ON.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
     training.check()
+    assert (training.replay.graph is not None) == (ON.type == "cuda")
 
 
-@pytest.mark.parametrize("bad", [0, 2])
+@pytest.mark.parametrize("stage, precision, settings", [
+    *((stage, "float32", {}) for stage in STAGES), ("visual", "bfloat16", DEEP), ("teacher", "bfloat16", DEEP)])
+def test_replayed_steps_give_the_bits_of_those_that_are_not(stage, precision, settings, say):
+    """Augmentation, dropout, gaps in the ratings, batch statistics and every loss, over eight steps."""
+    cfg = tiny_config(dropout=0.3, modality_dropout=0.5, learning_rate=0.01, **settings)
+    torch.manual_seed(0)
+    model, objective = build_model(stage, cfg, SHAPES), objective_of(stage, {"cosine": 1.0, "ccc": 1.0, "ot": 1.0})
+    objective = objective.to(ON) if stage == "student" else objective
+    batches, states = [batch_of(clips=4)[0]._replace(gold=torch.rand(4, 5, 1) * 2 - 1) for _ in range(8)], []
+    for graph in (True, False):
+        training = Training(copy.deepcopy(model).to(ON), dataclasses.replace(cfg, cuda_graph=graph))
+        training.model.train().in_bfloat16 = precision == "bfloat16"
+        for batch in batches:
+            train_step(training, objective, batch)
+        states.append({"model": training.model.state_dict()} | training.state())
+        assert (training.replay.graph is not None) == (graph and ON.type == "cuda")
+    one, other = states
+    most = max(apart(one["model"][name].double(), other["model"][name].double()) for name in one["model"]
+               if one["model"][name].is_floating_point() and other["model"][name].any())
+    say("the same bits" if same(one, other) else f"weights up to {most:.1e} apart")
+    assert most < 1e-5 and one["sums"] == pytest.approx(other["sums"], abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [0, 2, 7])
 def test_a_loss_that_is_not_finite_is_said_within_some_steps(bad):
     recordings = [easy_recording("anna", 400, 0)]  # 40 steps
     cfg = tiny_config(clip_length=5, batch_size=2)
     clips = Clips(recordings, 2, 5, ("frames",), 0)
     run = Training(build_model("visual", cfg, image_shapes(recordings)).to(ON), cfg)
     names = ", ".join(f"anna {start}-{start + 4}" for _, start in clips.of_epoch(0)[2 * bad:2 * bad + 2])
+    for _, start in clips.of_epoch(0)[2 * bad:2 * bad + 2]:
+        recordings[0].gold[start:start + 5] = 3
 
-    def objective(model, batch):
+    def objective(model, batch):  # the ratings of that batch are 3: a replayed step knows nothing of Python
         loss = model(batch.frames).pred.square().mean()
-        return loss * (math.nan if run.step == bad else 1), {"task": loss}
+        return torch.where(batch.gold.amax() > 2, math.nan, loss), {"task": loss}
 
     with pytest.raises(UserError, match=f"loss nan.*{names}"):
         train_epoch(run, objective, clips)

@@ -139,15 +139,15 @@ def test_frames_without_a_rating_get_no_gradient_and_a_target_needs_two_with_one
 
 @pytest.mark.parametrize("valid", [0, 1, 2, 9, 40])
 def test_the_loss_that_waits_for_no_device_is_the_same_and_so_is_its_gradient(valid):
-    pred = torch.randn(40, 1, dtype=torch.float64, requires_grad=True)
+    pred = torch.randn(40, 2, dtype=torch.float64, requires_grad=True)
     other = pred.detach().clone().requires_grad_()
-    gold = torch.randn(40, 1, dtype=torch.float64) + 3
-    gold[torch.randperm(40)[valid:]] = math.nan
-    losses = ccc_loss(pred, gold)[0], masked_loss(other[:, 0], gold[:, 0])
-    assert losses[1].item() == pytest.approx(losses[0].item(), abs=1e-12)
+    gold = torch.randn(40, 2, dtype=torch.float64) + 3
+    gold[torch.randperm(40)[valid:], 0] = math.nan
+    losses = ccc_loss(pred, gold), masked_loss(other, gold)
+    assert losses[1].tolist() == pytest.approx(losses[0].tolist(), abs=1e-12)
     for loss in losses:
-        loss.backward()
-    assert torch.allclose(pred.grad, other.grad, rtol=1e-9, atol=1e-12) and pred.grad.any() == (valid > 1)
+        (loss * torch.tensor([1, 3])).sum().backward()
+    assert torch.allclose(pred.grad, other.grad, rtol=1e-9, atol=1e-12) and pred.grad[:, 0].any() == (valid > 1)
 
 
 # ---- distillation ---------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def step_of(stage, methods):
     train_step(training, objective, next(clips.batches(0, 0, world())))
     parameters = dict(training.model.named_parameters()) | dict(training.adapters.named_parameters())
     gradients = {f"gradient of {name}": parameter.grad for name, parameter in parameters.items()}
-    return gradients | training.model.state_dict() | {"loss": training.sums["loss"]}
+    return gradients | training.model.state_dict() | {"loss": torch.tensor(training.sums["loss"])}
 
 
 def main(out):
