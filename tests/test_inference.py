@@ -2,6 +2,7 @@
 import shutil
 import threading
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -148,7 +149,7 @@ def test_face_and_voice_of_a_frame_come_together_and_a_silent_video_is_refused(r
 
 
 def test_what_is_wrong_with_the_sound_is_said(raw_corpus, tmp_path):
-    video = shutil.copy(raw_corpus / "videos" / "train_1.mp4", tmp_path)
+    video = Path(shutil.copy(raw_corpus / "videos" / "train_1.mp4", tmp_path))
     sound, rate = soundfile.read(raw_corpus / "audio" / "train_1.wav")
     soundfile.write(tmp_path / "train_1.wav", np.stack([sound, -sound], 1)[:int(1.5 * rate)], rate)
     _, _, damage = predictions(Recorder("specs", faces=None), video)
