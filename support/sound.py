@@ -280,7 +280,7 @@ class Mix:
         channels, unknown = frame.layout.nb_channels, _is_unknown(frame.layout)
         real = frame.format.name.startswith(("flt", "dbl"))
         self.waiting_s += frame.samples / frame.sample_rate
-        compare = channels > 1 and self.waiting_s > COMPARE_S
+        compare = channels > 1 and self.waiting_s > COMPARE_S and frame.samples > 0
         if not (real or compare or channels >= self.channel > 0 or unknown):
             return frame
         sound = _samples(frame)
