@@ -13,14 +13,17 @@ import soundfile
 
 from support.errors import UserError, run_script
 from support.files import whole_folder, write_bytes
-from support.media import about_frames, picture_clock, read_sound
+from support.media import about_frames, picture_clock
 from support.recordings import find_recordings, if_newer, keep_settings, known_frames, shard_of
 from support.settings import parse_config
+from support.sound import read_sound
 from support.workers import for_each
 
-SETTINGS = "audio_rate segment_s segment_at frame_rate"  # those that segments depend on
+SETTINGS = "audio_rate segment_s segment_at frame_rate audio_channel"  # those that segments depend on
 WORTH_A_WORKER = 20000  # segments: what one process makes in the second or two that another takes to start
-SHORT_S = 1.0  # sound may end this long before the last frame and is zero-padded; if it ends earlier: an error
+SHORT = 0.5  # sound may be missing for this share of the frames, at the end: they are silent; of more frames: an error
+SHORT_S = 1.0  # in short recordings as long as this
+SAID_S = 0.2  # sound that ends earlier than the pictures by more is said to; containers are off by a packet or two
 
 
 # ---- sound ----------------------------------------------------------------------------------------------------------
@@ -48,7 +51,8 @@ def windows(blocks, frames, step, length, lead, allowed):
                 block = np.zeros(start + length - end, np.int16)
             held = np.concatenate([held, block])
         if last is not None and start + lead > last + allowed:
-            raise EOFError(f"the sound ends at frame {last / step:.0f} of {frames}: expected sound for all frames")
+            raise EOFError(f"the sound ends at frame {last / step:.0f} of {frames}: expected sound for at least "
+                           f"{1 - SHORT:.0%} of them: is it cut short, or the sound of another recording?")
         passed = min(start - first, len(held))
         held, first = held[passed:], first + passed
         yield held[:length]
@@ -61,7 +65,14 @@ def segments(blocks, frames, cfg):
     """
     length = round(cfg.segment_s * cfg.audio_rate)
     lead = length // 2 if cfg.segment_at == "centred" else length
-    return windows(blocks, frames, cfg.audio_rate / cfg.frame_rate, length, lead, SHORT_S * cfg.audio_rate)
+    step = cfg.audio_rate / cfg.frame_rate
+    return windows(blocks, frames, step, length, lead, max(SHORT_S * cfg.audio_rate, (SHORT * frames - 1) * step))
+
+
+def ends_early(samples, frames, cfg):
+    """[what to say of sound that many samples long, of so many frames]; [] if it is there to the end."""
+    missing_s = frames / cfg.frame_rate - samples / cfg.audio_rate
+    return [f"its sound ends {missing_s:.1f} s before the last frame does: silent there"] * (missing_s > SAID_S)
 
 
 # ---- recordings -----------------------------------------------------------------------------------------------------
@@ -70,7 +81,7 @@ def frames_of(name, path, cfg):
     """Number of segments of a recording: one per crop, video frame or rating; if it has none, the sound's length."""
     frames, source = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir, cfg.annotations_dir)
     if frames is None:
-        samples = sum(len(block) for block in read_sound(path, cfg.audio_rate))
+        samples = sum(len(block) for block in read_sound(path, cfg.audio_rate, None, cfg.audio_channel))
         frames, source = round(samples / cfg.audio_rate * cfg.frame_rate), path
     if frames < 1:
         raise UserError(f"{source} has no frames: replace it")
@@ -85,12 +96,12 @@ def wav_header(samples, rate):
 
 
 def extract(path, frames, folder, cfg, report):
-    """Writes the segments of a recording, all of them or none. Returns how many seconds of sound are left."""
+    """Writes the segments of a recording, all of them or none. Returns what is to be said of its sound: [str, ...]."""
     rate, length = cfg.audio_rate, round(cfg.segment_s * cfg.audio_rate)
     start_s = picture_clock(path).start_s if path.parent == cfg.videos_dir else None
-    header, samples = wav_header(length, rate), [0]
+    header, samples, remarks = wav_header(length, rate), [0], []
     with whole_folder(folder) as part:
-        blocks = counted(read_sound(path, rate, start_s), samples)
+        blocks = counted(read_sound(path, rate, start_s, cfg.audio_channel, remarks), samples)
         try:
             for k, segment in enumerate(segments(blocks, frames, cfg)):
                 write_bytes(f"{part}/{k:06d}.wav", header, np.asarray(segment, "<i2"))
@@ -100,7 +111,9 @@ def extract(path, frames, folder, cfg, report):
         for _ in blocks:  # to the end, so that damage there is an error, too
             pass
     after = length - length // 2 if cfg.segment_at == "centred" else 0  # of a segment's samples, those after its frame
-    return max(0, samples[0] - round((frames - 1) * rate / cfg.frame_rate) - after) / rate
+    left_over_s = (samples[0] - round((frames - 1) * rate / cfg.frame_rate) - after) / rate
+    left = [f"{left_over_s:.1f} s of sound after the last segment are left out"] * (left_over_s > SHORT_S)
+    return remarks + ends_early(samples[0], frames, cfg) + left
 
 
 def make(name, report, sounds, cfg):
@@ -108,9 +121,8 @@ def make(name, report, sounds, cfg):
     frames, folder = frames_of(name, sounds[name], cfg), cfg.segments_dir / name
     line = f"{name}: {frames} segments from {sounds[name]}"
     if not folder.exists():
-        left_over_s = extract(sounds[name], frames, folder, cfg, report)
-        line += f"; {left_over_s:.1f} s of sound after the last segment are left out" * (left_over_s > SHORT_S)
-        return line, (frames, False)
+        remarks = extract(sounds[name], frames, folder, cfg, report)
+        return "; ".join([line, *remarks]), (frames, False)
     if (there := len(list(folder.glob("*.wav")))) != frames:
         raise UserError(f"{folder}/ holds {there} segments, {frames} were expected: delete that folder and run this "
                         "again")

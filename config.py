@@ -60,6 +60,8 @@ class Config:
 
     # --- step 2, audio segments: audio_extract.py
     segment_at: Literal["centred", "causal"] = "centred"  # sound around the frame | only the sound before it
+    audio_channel: Annotated[int, (0, 64, True)] = 0  # channel of the sound to take, from 1 on, where each has a
+                                                      # speaker or a microphone of its own; 0: all of them, mixed
 
     # --- sound: audio_extract.py audio_melspec.py
     audio_rate: Annotated[int, (4000, 192000, True)] = 16000  # samples per second of the segments

@@ -28,6 +28,7 @@ from support.files import whole_file
 from support.recordings import (
     PARTITIONS,
     UNLABELLED,
+    audible,
     find_recordings,
     refuse_summary,
     subjects_of,
@@ -110,7 +111,7 @@ def check_files(cfg, inputs, partition):
     Raises UserError as load_recordings does.
     """
     return [read_recording(path, cfg.targets, input_folders(cfg, inputs), partition != UNLABELLED)
-            for path in annotation_files(cfg, partition)]
+            for path in audible(annotation_files(cfg, partition), inputs, cfg)]
 
 
 def check_sets(sets, cfg):

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 
 import face_detector
-from audio_extract import segments
+from audio_extract import counted, ends_early, segments
 from audio_melspec import mel_spec_of, spec_blocks, steps_between
 from face_detector import BOX, FACE, FaceRows, Steadying, finder, shots
 from faces import Tracker, crop_face, one_thread
 from postprocessing import PostProcessing, postprocess
 from support.errors import SettingsError, UserError, torch_device
-from support.media import frame_count, open_media, picture_clock, read_frames, read_sound
+from support.media import frame_count, open_media, picture_clock, read_frames
+from support.sound import read_sound
 
 BATCH = 64  # frames that a network is given at once
 AHEAD = 2  # batches that may wait for the network while faces are searched for in the next frames
@@ -189,19 +190,27 @@ class Person:
         return self.rows.table(), np.concatenate([preds, never])
 
 
-def spectrograms(video, frames, card):
-    """Yields the spectrogram (1, M, F) uint8 of every frame, from <name>.wav beside the video or its sound track."""
+def spectrograms(video, frames, card, remarks):
+    """Yields the spectrogram (1, M, F) uint8 of every frame, from <name>.wav beside the video or its sound track.
+
+    remarks: list to which is added, after the last one, what is not as it should be with the sound.
+    """
     sound, beside = SimpleNamespace(**card["sound"], frame_rate=card["frame_rate"]), video.with_suffix(".wav")
     path, start_s = (beside, None) if beside.exists() else (video, picture_clock(video, ignored).start_s)
     with open_media(path) as container:
         if not container.streams.audio:
             raise UserError(f"{video} has no sound, which this network ({describe(card)}) needs: give it a "
                             f"sound track, or put {beside.name} beside it")
-    cut = segments(read_sound(path, sound.audio_rate, start_s), frames, sound)
+    samples = [0]
+    blocks = counted(read_sound(path, sound.audio_rate, start_s, remarks=remarks), samples)
+    cut = segments(blocks, frames, sound)
     steps = steps_between(frames, sound.audio_rate / sound.frame_rate)
     try:
         for block in spec_blocks(cut, steps, mel_spec_of(sound)):
             yield from block[:, None]
+        for _ in blocks:  # to the end, for the remarks
+            pass
+        remarks += ends_early(samples[0], frames, sound)
     except EOFError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -274,20 +283,22 @@ def processed(table, card):
 
 
 def predictions(network, video, people="largest", postprocess=False, device="", report=lambda n: None):
-    """(table as in the CSV, {frame: crop or None} for the figure, what is wrong with the end of the video: [str]).
+    """(table as in the CSV, {frame: crop or None} for the figure, what is wrong with the video: [str]).
 
     report(n): called for every n frames. Raises UserError if the video cannot be used.
     """
     card, damage = network.card, []
     frames = frame_count(picture_clock(video, ignored).end_s, card["frame_rate"])
     strip = {int((part + 0.5) / STRIP * frames): None for part in range(STRIP)}
-    specs = spectrograms(video, frames, card) if "specs" in network.inputs else None
+    specs = spectrograms(video, frames, card, damage) if "specs" in network.inputs else None
     if "frames" in network.inputs:
         pictures = reported(read_frames(video, card["frame_rate"], damage.append), report)
         tables = see(network, pictures, people, device, strip, specs)
     else:
         picture_clock(video, damage.append)
         tables = listen(network, frames, specs, report)
+    for _ in specs or ():  # to its end, for the remarks
+        pass
     if "frames" in network.inputs and not any(table["face"].isin(FACE).any() for table in tables.values()):
         raise UserError(f"{video}: no face in any of its {frames} frames: there is nothing to predict (faces are at "
                         f"least {card['faces']['min_face_size']} pixels large, as in training)")

@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from figures import PEOPLE
 from support.files import whole_file
-from support.media import open_media, picture_clock, read_frames, read_sound
+from support.media import open_media, picture_clock, read_frames
+from support.sound import read_sound, sound_track
 
 # Of Okabe and Ito's palette, as in figures.py; with several people, colours are theirs, as in the figure of predict.py
 COLOURS = {"arousal": (230, 159, 0), "valence": (86, 180, 233)}
@@ -393,9 +394,9 @@ class Writer:
 def _sound(video, clock, out):
     """Adds a stream for the sound of a video, if it has any. Generator of its packets, timed from the first picture."""
     with open_media(video) as container:
-        source = next(iter(container.streams.audio), None)
-        if source is None:
+        if not container.streams.audio:
             return iter(())
+        source = sound_track(container, video)
         if source.codec_context.name == "aac":
             return _copied(video, clock, out.add_stream_from_template(source))
         return _encoded(video, clock, out.add_stream("aac", rate=SOUND_RATE, layout="mono"))
@@ -404,7 +405,7 @@ def _sound(video, clock, out):
 def _copied(video, clock, stream):
     """Yields the packets of AAC sound, as they are."""
     with open_media(video) as container:
-        source = container.streams.audio[0]
+        source = sound_track(container, video)
         start = round(clock.start_s / source.time_base)
         for packet in container.demux(source):
             time_s = None if packet.pts is None else float((packet.pts - start) * source.time_base)

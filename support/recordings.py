@@ -158,7 +158,7 @@ def if_newer(source, made):
 
 def _agree(folder, before, now):
     """Raises UserError if a setting of `folder` differs from `before` to `now`."""
-    before = {"spec_files": "pictures"} | before  # folders made by older versions lack it
+    before = {"spec_files": "pictures", "audio_channel": 0} | before  # folders made by older versions lack it
     for name, value in now.items():
         if before.get(name) != value:
             raise UserError(f"{folder}/ was made with {name} {before.get(name)}, now it is {value}: "
@@ -197,6 +197,24 @@ def has_sound(name, audio_dir, videos_dir, *made_dirs):
             with open_media(path) as container:
                 return bool(container.streams.audio) and any(packet.size for packet in container.demux(audio=0))
     return False
+
+
+def audible(tables, inputs, cfg):
+    """Those annotation files whose recordings have what a network hears, if `inputs` have "specs"; else all.
+
+    Prints which are left out: their file has no sound, so that no spectrogram was made of it.
+    """
+    if "specs" not in inputs:
+        return tables
+    heard = []
+    for table in tables:
+        made = any(Path(cfg.specs_dir, name).exists() for name in (table.stem, f"{table.stem}.npy"))
+        source = made or media_file(table.stem, cfg.audio_dir) or media_file(table.stem, cfg.videos_dir)
+        if made or not source or has_sound(table.stem, cfg.audio_dir, cfg.videos_dir):
+            heard.append(table)
+        else:
+            print(f"{table.stem}: left out, as {source} has no sound")
+    return heard
 
 
 def _lines(path):

@@ -2,12 +2,14 @@
 import shutil
 import threading
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from conftest import SMALL, SUBJECTS, TINY, copied, run_of
 from videos import sitter
 
@@ -144,6 +146,14 @@ def test_face_and_voice_of_a_frame_come_together_and_a_silent_video_is_refused(r
     write_video(tmp_path / "silent.mp4", (picture.rgb for _, picture in read_frames(video, 25)))
     with pytest.raises(UserError, match=r"silent.mp4 has no sound, which this network .* needs.*silent.wav"):
         predictions(network, tmp_path / "silent.mp4", device="cpu")
+
+
+def test_what_is_wrong_with_the_sound_is_said(raw_corpus, tmp_path):
+    video = Path(shutil.copy(raw_corpus / "videos" / "train_1.mp4", tmp_path))
+    sound, rate = soundfile.read(raw_corpus / "audio" / "train_1.wav")
+    soundfile.write(tmp_path / "train_1.wav", np.stack([sound, -sound], 1)[:int(1.5 * rate)], rate)
+    _, _, damage = predictions(Recorder("specs", faces=None), video)
+    assert "channel 1 alone" in damage[0] and "ends 0.9 s before" in damage[1] and len(damage) == 2
 
 
 # ---- batches --------------------------------------------------------------------------------------------------------

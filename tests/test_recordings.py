@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config import Config
+from drawn.people import write_video
 from support.errors import UserError
 from support.files import whole_file
 from support.recordings import (
+    audible,
     fault_of_id,
     find_recordings,
     if_newer,
@@ -159,3 +161,16 @@ def test_what_lies_beside_recordings_is_none(tmp_path):
 ])
 def test_ids_are_names_of_files_inside_the_data_folder(name, why):
     assert why in fault_of_id(name) and bool(fault_of_id(name)) == bool(why)
+
+
+def test_a_rated_recording_without_sound_is_left_out_by_what_hears_and_said(tmp_path, capsys):
+    cfg, names = Config(data_dir=str(tmp_path)), ["heard", "made", "mute", "unknown"]
+    pictures = [np.zeros((64, 64, 3), np.uint8)] * 3
+    write_video(tmp_path / "videos" / "heard.mp4", pictures, np.zeros(2000, np.float32))
+    for name in ("made", "mute"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", pictures)
+    touch(tmp_path, "specs/made.npy")
+    tables = [tmp_path / "Annotations" / "Train_Set" / f"{name}.csv" for name in names]
+    assert audible(tables, ("frames",), cfg) == tables and capsys.readouterr().out == ""
+    assert [table.stem for table in audible(tables, ("frames", "specs"), cfg)] == ["heard", "made", "unknown"]
+    assert capsys.readouterr().out == f"mute: left out, as {tmp_path / 'videos' / 'mute.mp4'} has no sound\n"
