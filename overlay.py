@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from figures import PEOPLE
 from support.files import whole_file
-from support.media import open_media, picture_clock, read_frames, read_sound
+from support.media import ignored, open_media, picture_clock, read_frames, read_sound, video_track
 
 # Of Okabe and Ito's palette, as in figures.py; with several people, colours are theirs, as in the figure of predict.py
 COLOURS = {"arousal": (230, 159, 0), "valence": (86, 180, 233)}
@@ -334,10 +334,6 @@ def write_overlay(video, table, targets, path, report=lambda frames: None):
         writer.end()
 
 
-def ignored(message):
-    """What is done about a video whose end is missing: predict.py has said it."""
-
-
 def tracks_of(table, targets):
     """{id: Track} of a table of predictions, and for how long a row is valid, in seconds."""
     times_s = np.unique(table["time_s"])
@@ -350,7 +346,7 @@ def tracks_of(table, targets):
 def _rate(video, clock):
     """Pictures per second, as a fraction: what the file states, or if its pictures come at other times what they do."""
     with open_media(video) as container:
-        stated = container.streams.video[0].average_rate
+        stated = video_track(container, video).average_rate
     gaps_s = np.diff(clock.times_s)
     usual = 1 / np.median(gaps_s) if len(gaps_s) else float(stated or 25)
     rate = stated if stated and abs(stated / usual - 1) < 0.05 else Fraction(usual).limit_denominator(1001)
