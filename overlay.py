@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from figures import PEOPLE
+from support.decoding import video_track
 from support.files import whole_file
-from support.media import ignored, open_media, picture_clock, read_frames, read_sound, video_track
+from support.media import ignored, open_media, picture_clock, read_frames, read_sound
 
 # Of Okabe and Ito's palette, as in figures.py; with several people, colours are theirs, as in the figure of predict.py
 COLOURS = {"arousal": (230, 159, 0), "valence": (86, 180, 233)}

@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import av
 from av.codec.context import Flags
+from av.stream import Disposition
+
+from support.errors import UserError
 
 AHEAD = 8, 2  # pictures in a group that a thread decodes in advance, and groups that are decoded in advance
 AHEAD_PIXELS = 2**24  # of a group: fewer pictures where they are large, as one of 8K takes 50 MB
@@ -16,7 +19,38 @@ ONE_EACH = ("h264", "hevc", "av1", "vp9")  # codecs a packet of which is a pictu
 NOT_CODED = 20  # bytes; a smaller packet of MPEG-4 Part 2 that decodes to nothing says "as before"
 DEINTERLACE = "bwdif", "mode=send_frame:deint=interlaced"  # one picture for one; those not marked as interlaced as is
 ORDINARY = "scale", "out_color_matrix=bt709:out_primaries=bt709:out_transfer=bt709:out_range=limited"
+COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 
+
+# ---- which track ----------------------------------------------------------------------------------------------------
+
+def video_track(container, path):
+    """The stream that is the video of a file: no cover picture; of several that can be decoded the one marked as
+    default, or the first. Raises UserError if there is none."""
+    tracks = _tracks(container)
+    if not tracks:
+        cover = "only a cover picture and " if container.streams.video else ""
+        raise UserError(f"{path} has {cover}no video track: replace it by a video")
+    usable = [track for track in tracks if track.codec_context is not None and track.width] or tracks
+    usable = [track for track in usable if track.frames != 1] or usable  # a cover that is not marked as one
+    return max(usable, key=lambda track: bool(track.disposition & Disposition.default))  # the first of equals
+
+
+def _tracks(container):
+    return [track for track in container.streams.video if not track.disposition & COVER]
+
+
+def track_remarks(container, stream):
+    """Which track is the video, if a file has several."""
+    tracks = [track.index for track in _tracks(container)]
+    if len(tracks) == 1:
+        return []
+    unknown = sum(track.codec_context is None for track in _tracks(container))
+    return [f"{len(tracks)} video tracks" + f", {unknown} in a codec that is not known here" * bool(unknown)
+            + f": number {tracks.index(stream.index) + 1} is used"]
+
+
+# ---- its pictures ---------------------------------------------------------------------------------------------------
 
 class Decoding:
     """Iterates over PyAV's frames of a video track, in the order in which they are shown.
@@ -51,7 +85,9 @@ class Decoding:
         alone, pixels = multiprocessing.parent_process() is None, max(1, stream.width * stream.height)
         if stream.codec_context.name == "hevc":  # or all that follow a bad one are left out; others show them anyway
             stream.codec_context.flags |= Flags.output_corrupt
-        stream.thread_type, stream.thread_count = "AUTO", DECODERS if alone and pixels > LARGE else 1
+        by_packet = self.stamps is not None and stream.codec_context.name == "mpeg4"  # what comes of each is counted
+        stream.thread_type = "AUTO"
+        stream.thread_count = DECODERS if alone and pixels > LARGE and not by_packet else 1
         pictures = self._converted()
         if not alone:
             yield from pictures
@@ -124,10 +160,9 @@ def _graph(frame, interlaced, hdr):
     """FFmpeg's filters for frames like this one."""
     graph = av.filter.Graph()
     graph.threads = 1
-    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)]
-    nodes += [graph.add(*DEINTERLACE)] * interlaced
-    nodes += [graph.add(*ORDINARY), graph.add("format", "yuv420p")] if hdr else []
-    graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    filters = [DEINTERLACE] * interlaced + [ORDINARY, ("format", "yuv420p")] * bool(hdr) + [("buffersink",)]
+    graph.link_nodes(source, *[graph.add(*one) for one in filters]).configure()
     return graph
 
 

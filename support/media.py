@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import soundfile
 
-from support.decoding import Decoding
+from support.decoding import Decoding, track_remarks, video_track
 from support.errors import UserError
 
 CLOCK_S = 0.002  # time stamps this close are the same: containers round to a millisecond, also the stamp of the start
@@ -24,7 +24,6 @@ BACK = 1.0, 20  # seconds and usual gaps by which a time stamp lies before the o
 AHEAD = 10.0, 20  # the same for a gap in which time passed only if another track goes on meanwhile
 PAUSE = 1.0, 10  # the same for a gap that is worth a remark
 APPENDED = {"mp4": b"ftyp", "flv": b"FLV\x01"}  # what files of these forms begin with
-COVER = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 BT601 = (2, 5, 6)  # FFmpeg's numbers for colours of BT.601: unspecified (treated as such), BT.470BG, SMPTE 170M
 FULL_RANGE = 2  # FFmpeg's number for: black is 0 (not 16) and white 255 (not 235)
 PIECE = 65536  # samples of a WAV read at a time
@@ -59,22 +58,6 @@ def ignored(message):
     """What is done about what is wrong with a video where it was said before, or will be."""
 
 
-def video_track(container, path):
-    """The stream that is the video of a file: no cover picture; of several that can be decoded the one marked as
-    default, or the first. Raises UserError if there is none."""
-    tracks = _tracks(container)
-    if not tracks:
-        cover = "only a cover picture and " if container.streams.video else ""
-        raise UserError(f"{path} has {cover}no video track: replace it by a video")
-    usable = [track for track in tracks if track.codec_context is not None and track.width] or tracks
-    usable = [track for track in usable if track.frames != 1] or usable  # a cover that is not marked as one
-    return max(usable, key=lambda track: bool(track.disposition & av.stream.Disposition.default))  # the first of equals
-
-
-def _tracks(container):
-    return [track for track in container.streams.video if not track.disposition & COVER]
-
-
 # ---- when a video shows which picture -------------------------------------------------------------------------------
 
 class Clock(NamedTuple):
@@ -85,6 +68,7 @@ class Clock(NamedTuple):
     stamps: np.ndarray  # (P,) the same as times_s as in the file, in ticks
     remarks: list  # texts: what is not as it should be
     broken: bool  # whether it ends where the file's clock jumps or runs back
+    in_order: bool  # whether pictures take the times of packets one after the other, whatever FFmpeg says of each
 
 
 def picture_clock(video, cut_short=refuse):
@@ -94,7 +78,8 @@ def picture_clock(video, cut_short=refuse):
     before. Raises UserError if the file has no video track or no time stamps, or is an image.
     """
     with open_media(video) as container:
-        if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+        form = container.format.name
+        if form == "image2" or form.endswith("_pipe"):
             raise UserError(f"{video} is an image: replace it by a video")
         stream = video_track(container, video)
         stamps, others = _stamps(container, stream)
@@ -105,12 +90,13 @@ def picture_clock(video, cut_short=refuse):
         base = float(stream.time_base)
         gaps = np.diff(np.sort(shown[:, 0])) * base
         gap = np.median(gaps) if len(gaps) else 1 / float(stream.average_rate or 25)
-        whole, (shown, jump) = len(shown), _before_jump(shown, base, gap, others, container.format.name)
+        whole, (shown, jump) = len(shown), _before_jump(shown, base, gap, others, form)
         times = shown[:, 0] * base
         end = times[-1] + (shown[-1][1] * base or gap)
         promised_s, present_s = _lengths(container, stream, len(stamps), gap, others.end_s)
+        in_order = _in_order(container, stream, stamps[stamps[:, 2] == 0, 0])
         appended = _another_follows(container, others.end)
-        remarks = _track_remarks(container, stream) + _time_remarks(times, gap, others)
+        remarks = track_remarks(container, stream) + _time_remarks(times, gap, others)
     if jump:
         cut_short(f"{video} has a clock that {jump}: its first {end - times[0]:.1f} s can be used, {len(shown)} of "
                   f"{whole} pictures")
@@ -119,7 +105,18 @@ def picture_clock(video, cut_short=refuse):
                   f"{end - times[0]:.1f} s")
     elif promised_s - present_s > max(0.5, 2 * gap):
         cut_short(f"{video} is cut short: it holds {present_s:.1f} of the stated {promised_s:.1f} s")
-    return Clock(times - times[0], end - times[0], times[0], shown[:, 0], remarks, bool(jump))
+    return Clock(times - times[0], end - times[0], times[0], shown[:, 0], remarks, bool(jump), in_order)
+
+
+def _in_order(container, stream, stamps):
+    """Whether time stamps (P,), in the order of the file, are only those at which packets are to be decoded.
+
+    An .avi has a rate, no times: FFmpeg's guesses go backwards. So do those for MPEG-4 Part 2 copied from an .avi,
+    where a packet can hold two pictures and the next one none (packed B-frames).
+    """
+    codec = stream.codec_context
+    from_avi = codec is not None and codec.name == "mpeg4" and codec.has_b_frames and (np.diff(stamps) > 0).all()
+    return container.format.name == "avi" or bool(from_avi)
 
 
 class Others(NamedTuple):
@@ -173,16 +170,6 @@ def _before_jump(shown, base, gap, others, form):
         if sum(second in others.seconds for second in between) < len(between) / 2:
             return shown[:n + 1], f"jumps by {times[n + 1] - times[n]:.1f} s, without picture or sound in between"
     return shown, jump
-
-
-def _track_remarks(container, stream):
-    """Which track is the video, if a file has several."""
-    tracks = _tracks(container)
-    unknown = sum(track.codec_context is None for track in tracks)
-    number = [track.index for track in tracks].index(stream.index) + 1
-    reason = f", {unknown} in a codec that is not known here" * bool(unknown)
-    return [f"{len(tracks)} video tracks{reason}: number {number} is used ({stream.width} x {stream.height})"
-            for _ in tracks[1:2]]
 
 
 def _time_remarks(times, gap, others):
@@ -307,8 +294,7 @@ def read_frames(video, frame_rate, cut_short=refuse, remark=ignored):
     with open_media(video) as container:
         stream = video_track(container, video)
         check_codec(stream, video)
-        stored_in_order = container.format.name == "avi"  # it has a rate, no times: FFmpeg's guesses go backwards
-        decoding = Decoding(container, stream, clock.stamps.tolist() if stored_in_order else None)
+        decoding = Decoding(container, stream, clock.stamps.tolist() if clock.in_order else None)
         early_s, aspect = _rounding_s(clock.times_s, stream), float(stream.sample_aspect_ratio or 1)
         with contextlib.closing(_in_time(decoding, clock, remark)) as pictures:
             for time_s, frame in pictures:
