@@ -40,6 +40,12 @@ def _tracks(container):
     return [track for track in container.streams.video if not track.disposition & COVER]
 
 
+def packets_of(container, *tracks):
+    """Yields the packets of these tracks, or of all; at the end an empty one of each."""
+    with contextlib.suppress(IndexError):  # PyAV's, after all packets, if a broadcast has tracks that begin later
+        yield from container.demux(*tracks)
+
+
 def track_remarks(container, stream):
     """Which track is the video, if a file has several."""
     tracks = [track.index for track in _tracks(container)]
@@ -104,7 +110,7 @@ class Decoding:
     def _packets(self):
         """Yields (packet, its frames or None if it cannot be decoded), up to where the file cannot be read."""
         with contextlib.suppress(av.error.FFmpegError):  # read_frames sees what is missing then
-            for packet in self.container.demux(self.stream):
+            for packet in packets_of(self.container, self.stream):
                 try:
                     frames = packet.decode()
                 except av.error.FFmpegError:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import soundfile
 
-from support.decoding import Decoding, track_remarks, video_track
+from support.decoding import Decoding, packets_of, track_remarks, video_track
 from support.errors import UserError
 
 CLOCK_S = 0.002  # time stamps this close are the same: containers round to a millisecond, also the stamp of the start
@@ -34,7 +34,7 @@ JUMP_S = 0.05  # time stamps of sound that are off by less are rounding; by more
 def open_media(path):
     """PyAV container of a video or sound file. Raises UserError for everything in it that FFmpeg cannot read."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:  # titles in Latin-1, say
             yield container
     except av.error.FFmpegError as error:
         empty = Path(path).exists() and not Path(path).stat().st_size
@@ -132,7 +132,7 @@ def _stamps(container, stream):
     pictures, start_s, end_s, end, seconds = array("q"), math.inf, 0.0, 0, set()  # no packets: they take much memory
     bases = {track.index: float(track.time_base) for track in container.streams if track.time_base}
     sound = {track.index for track in container.streams.audio}
-    for packet in container.demux():
+    for packet in packets_of(container):
         end = max(end, (packet.pos or 0) + packet.size)
         if packet.pts is not None:
             time_s = packet.pts * bases[packet.stream_index]
@@ -174,7 +174,7 @@ def _before_jump(shown, base, gap, others, form):
 
 def _time_remarks(times, gap, others):
     """What is odd about the times of pictures (P,), in seconds."""
-    remarks = []
+    remarks = [f"only one picture in {gap:.1f} s"] * bool(gap > 1)
     if 1 < times[0] - others.start_s < math.inf:
         remarks.append(f"the pictures begin {times[0] - others.start_s:.1f} s after the sound: time 0 is that of the "
                        "first picture")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from videos import bars, number_of, write_pictures
 
+from drawn.people import Recording
 from support.media import Picture, read_frames
 
 
@@ -65,6 +66,26 @@ def test_a_picture_that_is_decoded_in_part_is_shown_and_counted(tmp_path):
     data[at + size // 2:at + size] = bytes(size - size // 2)
     video.write_bytes(data)
     assert read(video)[1] == ["1 of 20 pictures damaged, shown as far as they can be decoded"]
+
+
+def test_the_scripts_say_what_is_wrong_with_a_recording_and_use_the_rest(tmp_path, call):
+    pictures = list(Recording.draw((3, 1), 12).frames())
+    video = tmp_path / "videos" / "train_1.avi"
+    damaged(write_pictures(video, pictures, range(12), Fraction(1, 25), "mjpeg"), [4, 5])
+    code, out, _ = call("face_detector", "--data-dir", tmp_path)
+    line, = [line for line in out.splitlines() if line.startswith("train_1:")]
+    assert code == 0 and line.startswith("train_1: 12 frames") and line.endswith(
+        "(2 of 12 pictures unreadable, the one before shown)")
+    crops = [path.read_bytes() for path in sorted((tmp_path / "Cropped_Aligned" / "train_1").glob("0*.jpg"))]
+    assert len(crops) == 12 and crops[3] == crops[4] == crops[5] != crops[6]
+
+
+def test_titles_in_another_encoding_do_not_stop_a_video(tmp_path):
+    video = write_pictures(tmp_path / "a.avi", [bars(n) for n in range(5)], range(5), Fraction(1, 25), "mjpeg")
+    data = video.read_bytes()
+    at = data.index(b"Lavf")
+    video.write_bytes(data[:at] + "Müll".encode("latin-1") + data[at + 4:])
+    assert read(video) == (list(range(5)), [])
 
 
 # ---- what MPEG-4 Part 2 does in an .avi -----------------------------------------------------------------------------
