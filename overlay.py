@@ -327,10 +327,12 @@ def write_overlay(video, table, targets, path, report=lambda frames: None):
         for ks, picture in read_frames(video, float(rate), ignored):
             if not overlay:
                 overlay = Overlay((picture.width, picture.height), *about)
-                writer = Writer(out, overlay, rate, video, clock)
+                writer, width = Writer(out, overlay, rate, video, clock), picture.width
             for k in ks:
                 now = {number: track.at(float(k / rate), row_s) for number, track in tracks.items()}
-                writer.add(overlay.paint(picture.rgb, {number: track for number, track in now.items() if track}))
+                now = {number: track._replace(boxes=track.boxes * (width / picture.width))  # sizes can change
+                       for number, track in now.items() if track}
+                writer.add(overlay.paint(picture.rgb, now))
             report(int((ks[-1] + 1) / rate / row_s) - int(ks[0] / rate / row_s))
         writer.end()
 
