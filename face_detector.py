@@ -134,13 +134,14 @@ class FaceRows:
 # ---- the crops and faces.csv of a recording -------------------------------------------------------------------------
 
 def detect(video, folder, find, cfg, retain, report):
-    """Makes the folder of a recording, which appears when all of it is written.
+    """Makes the folder of a recording, which appears when all of it is written. Texts: what is odd about the video.
 
-    find: a FaceFinder; report(n): called for every n frames done. Raises UserError if the video is damaged or faceless.
+    find: a FaceFinder; report(n): called for every n frames done. Raises UserError if the end of the video is missing,
+    or if it is faceless.
     """
-    rows = FaceRows()
+    rows, remarks = FaceRows(), []
     with whole_folder(folder) as part:
-        pictures = read_frames(video, cfg.frame_rate)
+        pictures = read_frames(video, cfg.frame_rate, remark=remarks.append)
         made = shots(pictures, Tracker(find), cfg.frame_rate, cfg.look_every)
         for shot, points in steadied(made, cfg.frame_rate):
             if shot.face:
@@ -154,6 +155,7 @@ def detect(video, folder, find, cfg, retain, report):
             raise UserError(f"{video}: no face in any of its {len(table)} frames: check the video, or lower "
                             f"--min-face-size ({cfg.min_face_size} pixels)")
         fill_gaps(part, table, cfg.face_size, retain)
+    return remarks
 
 
 def write_crop(folder, shot, points, size, quality):
@@ -271,12 +273,12 @@ def finder(min_face_size, face_score, device):
 def make(name, report, videos, cfg, retain):
     """Crops of one recording, unless they are there: a line to print; (its faces.csv, whether anything was done)."""
     folder, sheet = cfg.crops_dir / name, cfg.crops_dir / f"{name}.jpg"
-    new = finished_table(folder, videos[name], cfg.frame_rate) is None
+    new, remarks = finished_table(folder, videos[name], cfg.frame_rate) is None, []
     if new:
         sheet.unlink(missing_ok=True)  # of a folder that was deleted
         with one_thread():
             find = finder(cfg.min_face_size, cfg.face_score, cfg.device)
-            detect(videos[name], folder, find, cfg, retain, report)
+            remarks = detect(videos[name], folder, find, cfg, retain, report)
     with claimed(folder, "finished", wait=True):  # face_detector.py and face_detector_frameRetention.py may run at once
         table = _read_table(folder)
         if not table["found"].isin([*FACE, _filled(retain)]).all():
@@ -288,7 +290,8 @@ def make(name, report, videos, cfg, retain):
             with whole_file(sheet) as part:
                 part.write_bytes(contact_sheet(folder, table, cfg.face_size))
     line = f"{name}: {len(table)} frames, " + ", ".join(f"{n} {word}" for word, n in Counter(table["found"]).items())
-    return line + ("" if new else f" (done before{if_newer(videos[name], folder)})"), (table, new)
+    remarks += [] if new else [f"done before{if_newer(videos[name], folder)}"]
+    return line + f" ({'; '.join(remarks)})" * bool(remarks), (table, new)
 
 
 def main(argv=None, script=__file__, doc=__doc__, retain=False):

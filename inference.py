@@ -22,7 +22,7 @@ from face_detector import BOX, FACE, FaceRows, Steadying, finder, shots
 from faces import Tracker, crop_face, one_thread
 from postprocessing import PostProcessing, postprocess
 from support.errors import SettingsError, UserError, torch_device
-from support.media import frame_count, open_media, picture_clock, read_frames
+from support.media import frame_count, ignored, open_media, picture_clock, read_frames
 from support.sound import read_sound
 
 BATCH = 64  # frames that a network is given at once
@@ -215,10 +215,6 @@ def spectrograms(video, frames, card, remarks):
         raise UserError(f"{path}: {error}") from None
 
 
-def ignored(message):
-    """What is done about a video whose end is missing where it was said before, or will be."""
-
-
 def reported(pictures, report):
     """Yields them as they are, and reports their frames."""
     for ks, picture in pictures:
@@ -292,7 +288,7 @@ def predictions(network, video, people="largest", postprocess=False, device="", 
     strip = {int((part + 0.5) / STRIP * frames): None for part in range(STRIP)}
     specs = spectrograms(video, frames, card, damage) if "specs" in network.inputs else None
     if "frames" in network.inputs:
-        pictures = reported(read_frames(video, card["frame_rate"], damage.append), report)
+        pictures = reported(read_frames(video, card["frame_rate"], damage.append, damage.append), report)
         tables = see(network, pictures, people, device, strip, specs)
     else:
         picture_clock(video, damage.append)

@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from figures import PEOPLE
+from support.decoding import video_track
 from support.files import whole_file
-from support.media import open_media, picture_clock, read_frames
+from support.media import ignored, open_media, picture_clock, read_frames
 from support.sound import read_sound, sound_track
 
 # Of Okabe and Ito's palette, as in figures.py; with several people, colours are theirs, as in the figure of predict.py
@@ -327,16 +328,14 @@ def write_overlay(video, table, targets, path, report=lambda frames: None):
         for ks, picture in read_frames(video, float(rate), ignored):
             if not overlay:
                 overlay = Overlay((picture.width, picture.height), *about)
-                writer = Writer(out, overlay, rate, video, clock)
+                writer, width = Writer(out, overlay, rate, video, clock), picture.width
             for k in ks:
                 now = {number: track.at(float(k / rate), row_s) for number, track in tracks.items()}
-                writer.add(overlay.paint(picture.rgb, {number: track for number, track in now.items() if track}))
+                now = {number: track._replace(boxes=track.boxes * (width / picture.width))  # sizes can change
+                       for number, track in now.items() if track}
+                writer.add(overlay.paint(picture.rgb, now))
             report(int((ks[-1] + 1) / rate / row_s) - int(ks[0] / rate / row_s))
         writer.end()
-
-
-def ignored(message):
-    """What is done about a video whose end is missing: predict.py has said it."""
 
 
 def tracks_of(table, targets):
@@ -351,7 +350,7 @@ def tracks_of(table, targets):
 def _rate(video, clock):
     """Pictures per second, as a fraction: what the file states, or if its pictures come at other times what they do."""
     with open_media(video) as container:
-        stated = container.streams.video[0].average_rate
+        stated = video_track(container, video).average_rate
     gaps_s = np.diff(clock.times_s)
     usual = 1 / np.median(gaps_s) if len(gaps_s) else float(stated or 25)
     rate = stated if stated and abs(stated / usual - 1) < 0.05 else Fraction(usual).limit_denominator(1001)

@@ -5,12 +5,8 @@ which there is a rating: it shows the picture that is on show then, so one pictu
 """
 import contextlib
 import functools
-import itertools
 import math
-import multiprocessing
 from array import array
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +14,14 @@ import av
 import cv2
 import numpy as np
 
+from support.decoding import Decoding, packets_of, track_remarks, video_track
 from support.errors import UserError
 
 CLOCK_S = 0.002  # time stamps this close are the same: containers round to a millisecond, also the stamp of the start
-AHEAD = 8, 2  # pictures in a group that a thread decodes in advance, and groups that are decoded in advance
-AHEAD_PIXELS = 2**24  # of a group: fewer pictures where they are large, as one of 8K takes 50 MB
-DECODERS, LARGE = 3, 1e6  # threads inside FFmpeg for pictures above LARGE pixels; with smaller ones they only wait
+BACK = 1.0, 20  # seconds and usual gaps by which a time stamp lies before the ones before only if the clock runs back
+AHEAD = 10.0, 20  # the same for a gap in which time passed only if another track goes on meanwhile
+PAUSE = 1.0, 10  # the same for a gap that is worth a remark
+APPENDED = {"mp4": b"ftyp", "flv": b"FLV\x01"}  # what files of these forms begin with
 BT601 = (2, 5, 6)  # FFmpeg's numbers for colours of BT.601: unspecified (treated as such), BT.470BG, SMPTE 170M
 FULL_RANGE = 2  # FFmpeg's number for: black is 0 (not 16) and white 255 (not 235)
 
@@ -32,7 +30,7 @@ FULL_RANGE = 2  # FFmpeg's number for: black is 0 (not 16) and white 255 (not 23
 def open_media(path):
     """PyAV container of a video or sound file. Raises UserError for everything in it that FFmpeg cannot read."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:  # titles in Latin-1, say
             yield container
     except av.error.FFmpegError as error:
         empty = Path(path).exists() and not Path(path).stat().st_size
@@ -52,6 +50,10 @@ def refuse(message):
     raise UserError(f"{message}: replace it")
 
 
+def ignored(message):
+    """What is done about what is wrong with a video where it was said before, or will be."""
+
+
 # ---- when a video shows which picture -------------------------------------------------------------------------------
 
 class Clock(NamedTuple):
@@ -59,45 +61,125 @@ class Clock(NamedTuple):
     times_s: np.ndarray  # (P,) when each picture appears
     end_s: float  # when the last one ends
     start_s: float  # time stamp of the first picture in the file: time 0 of frames and of sound
+    stamps: np.ndarray  # (P,) the same as times_s as in the file, in ticks
+    remarks: list  # texts: what is not as it should be
+    broken: bool  # whether it ends where the file's clock jumps or runs back
+    in_order: bool  # whether pictures take the times of packets one after the other, whatever FFmpeg says of each
 
 
 def picture_clock(video, cut_short=refuse):
     """Clock of a video, from its time stamps alone: nothing is decoded.
 
-    cut_short(message): called if the end of the file is missing; the Clock is that of what is there. Raises UserError
-    if the file has no video track or no time stamps, or is an image.
+    cut_short(message): called if the end of the file is missing, or its clock jumps; the Clock is that of what comes
+    before. Raises UserError if the file has no video track or no time stamps, or is an image.
     """
     with open_media(video) as container:
-        if not container.streams.video:
-            raise UserError(f"{video} has no video track: replace it by a video")
-        if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+        form = container.format.name
+        if form == "image2" or form.endswith("_pipe"):
             raise UserError(f"{video} is an image: replace it by a video")
-        stream = container.streams.video[0]
-        stamps, held_s = _stamps(container, stream)
+        stream = video_track(container, video)
+        stamps, others = _stamps(container, stream)
         shown = stamps[stamps[:, 2] == 0, :2]
-        shown = shown[np.lexsort((shown[:, 1], shown[:, 0]))]
         if not len(shown):
             raise UserError(f"{video} has no time stamps (empty, cut short or a bare stream such as .h264): replace "
                             "it, or convert it to an .mp4")
         base = float(stream.time_base)
+        gaps = np.diff(np.sort(shown[:, 0])) * base
+        gap = np.median(gaps) if len(gaps) else 1 / float(stream.average_rate or 25)
+        whole, (shown, jump) = len(shown), _before_jump(shown, base, gap, others, form)
         times = shown[:, 0] * base
-        gap = np.median(np.diff(times)) if len(times) > 1 else 1 / float(stream.average_rate or 25)
         end = times[-1] + (shown[-1][1] * base or gap)
-        promised_s, present_s = _lengths(container, stream, len(stamps), gap, held_s)
-    if promised_s - present_s > max(0.5, 2 * gap):
+        promised_s, present_s = _lengths(container, stream, len(stamps), gap, others.end_s)
+        in_order = _in_order(container, stream, stamps[stamps[:, 2] == 0, 0])
+        appended = _another_follows(container, others.end)
+        remarks = track_remarks(container, stream) + _time_remarks(times, gap, others)
+    if jump:
+        cut_short(f"{video} has a clock that {jump}: its first {end - times[0]:.1f} s can be used, {len(shown)} of "
+                  f"{whole} pictures")
+    elif appended:
+        cut_short(f"{video} is of two files or more, joined byte by byte: only the first can be read, "
+                  f"{end - times[0]:.1f} s")
+    elif promised_s - present_s > max(0.5, 2 * gap):
         cut_short(f"{video} is cut short: it holds {present_s:.1f} of the stated {promised_s:.1f} s")
-    return Clock(times - times[0], end - times[0], times[0])
+    return Clock(times - times[0], end - times[0], times[0], shown[:, 0], remarks, bool(jump), in_order)
+
+
+def _in_order(container, stream, stamps):
+    """Whether time stamps (P,), in the order of the file, are only those at which packets are to be decoded.
+
+    An .avi has a rate, no times: FFmpeg's guesses go backwards. So do those for MPEG-4 Part 2 copied from an .avi,
+    where a packet can hold two pictures and the next one none (packed B-frames).
+    """
+    codec = stream.codec_context
+    from_avi = codec is not None and codec.name == "mpeg4" and codec.has_b_frames and (np.diff(stamps) > 0).all()
+    return container.format.name == "avi" or bool(from_avi)
+
+
+class Others(NamedTuple):
+    """What a file holds beside the pictures of its video."""
+    start_s: float  # time stamp of the first packet of sound
+    end_s: float  # when the last track ends, that of the video included
+    end: int  # where the last packet ends in the file, bytes
+    seconds: set  # the whole seconds in which there is sound
 
 
 def _stamps(container, stream):
-    """Time stamp, duration, whether it is discarded, of a stream's pictures: (P, 3); when the last track ends, in s."""
-    pictures, held_s = array("q"), 0.0  # no packets, which would keep the whole file in memory
-    for packet in container.demux():
+    """Time stamp, duration, whether it is discarded, of a stream's pictures, in the file's order: (P, 3); Others."""
+    pictures, start_s, end_s, end, seconds = array("q"), math.inf, 0.0, 0, set()  # no packets: they take much memory
+    bases = {track.index: float(track.time_base) for track in container.streams if track.time_base}
+    sound = {track.index for track in container.streams.audio}
+    for packet in packets_of(container):
+        end = max(end, (packet.pos or 0) + packet.size)
         if packet.pts is not None:
-            held_s = max(held_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            time_s = packet.pts * bases[packet.stream_index]
+            end_s = max(end_s, time_s + (packet.duration or 0) * bases[packet.stream_index])
             if packet.stream_index == stream.index:
                 pictures.extend((packet.pts, packet.duration or 0, packet.is_discard))
-    return np.array(pictures).reshape(-1, 3), held_s
+            elif packet.stream_index in sound:
+                start_s = min(start_s, time_s)
+                seconds.add(int(time_s))
+    return np.array(pictures).reshape(-1, 3), Others(start_s, end_s, end, seconds)
+
+
+def _another_follows(container, end):
+    """Whether a second file was appended to one whose packets end at byte `end`: FFmpeg does not see it in these."""
+    name = next((name for form, name in APPENDED.items() if form in container.format.name), None)
+    with open(container.name, "rb") as file:
+        file.seek(end)
+        return bool(name) and name in file.read()
+
+
+def _before_jump(shown, base, gap, others, form):
+    """(Stamps and durations (P, 2) in the order of time, up to where the clock runs back or jumps, how it does or "").
+
+    base: seconds per tick; gap: the usual one between pictures, seconds; form: of the container. Without pictures time
+    passes where there is sound, as in a recording of a screen; where there is neither, the clock jumps.
+    """
+    behind = (np.maximum.accumulate(shown[:, 0]) - shown[:, 0]) * base * (form != "avi")  # which stores no times
+    back = np.flatnonzero(behind > max(BACK[0], BACK[1] * gap))
+    jump = f"goes back by {behind[back[0]]:.1f} s, as where pieces of video were joined" if len(back) else ""
+    shown = shown[:back[0]] if len(back) else shown
+    shown = shown[np.lexsort((shown[:, 1], shown[:, 0]))]
+    times = shown[:, 0] * base
+    for n in np.flatnonzero(np.diff(times) > max(AHEAD[0], AHEAD[1] * gap)):
+        between = range(int(times[n]) + 1, int(times[n + 1]))
+        if sum(second in others.seconds for second in between) < len(between) / 2:
+            return shown[:n + 1], f"jumps by {times[n + 1] - times[n]:.1f} s, without picture or sound in between"
+    return shown, jump
+
+
+def _time_remarks(times, gap, others):
+    """What is odd about the times of pictures (P,), in seconds."""
+    remarks = [f"only one picture in {gap:.1f} s"] * bool(gap > 1)
+    if 1 < times[0] - others.start_s < math.inf:
+        remarks.append(f"the pictures begin {times[0] - others.start_s:.1f} s after the sound: time 0 is that of the "
+                       "first picture")
+    gaps = np.diff(times)
+    if len(pauses := np.flatnonzero(gaps > max(PAUSE[0], PAUSE[1] * gap))):
+        longest = pauses[gaps[pauses].argmax()]
+        remarks.append(f"no picture for {gaps[longest]:.1f} s from {times[longest] - times[0]:.1f} s on"
+                       + f" (and {len(pauses) - 1} more pauses)" * (len(pauses) > 1) + ", the one before is shown")
+    return remarks
 
 
 def _lengths(container, stream, pictures, gap, held_s):
@@ -194,40 +276,67 @@ def _plane(plane):
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, :plane.width]
 
 
-def read_frames(video, frame_rate, cut_short=refuse):
+def read_frames(video, frame_rate, cut_short=refuse, remark=ignored):
     """Yields (ks, Picture) in one pass over a video: a picture, and the range of frames k that show it.
 
-    Pictures that no frame shows are left out. cut_short(message): called if the end of the video is missing or cannot
-    be decoded; the frames before it are yielded. Raises UserError if the first pictures cannot be decoded.
+    Pictures that no frame shows are left out. Where one cannot be decoded, the one before is shown, black at the
+    beginning. cut_short(message): called if the end of the video is missing or cannot be decoded; the frames before it
+    are yielded. remark(message): called for everything else that is not as it should be. Raises UserError if nothing
+    can be decoded.
     """
     clock = picture_clock(video, cut_short)
     k, frames = 0, frame_count(clock.end_s, frame_rate)
-    number, picture, time_s, mirrored = -1, None, 0.0, False
-    with open_media(video) as container, contextlib.closing(_decoded(container)) as pictures:
-        stream = container.streams.video[0]
+    shown, time_s, mirrored = None, 0.0, False
+    with open_media(video) as container:
+        stream = video_track(container, video)
         check_codec(stream, video)
+        decoding = Decoding(container, stream, clock.stamps.tolist() if clock.in_order else None)
         early_s, aspect = _rounding_s(clock.times_s, stream), float(stream.sample_aspect_ratio or 1)
-        stored_in_order = container.format.name == "avi"  # it has a rate, no times: FFmpeg's guesses go backwards
-        for following in pictures:
-            time_s = following.time - clock.start_s
-            if stored_in_order:
-                time_s = clock.times_s[min(number + 1, len(clock.times_s) - 1)]
-            if picture is None and time_s > 2 / frame_rate:
-                raise UserError(f"{video} is damaged: its first {time_s:.1f} s cannot be decoded: cut them off")
-            first = k
-            while picture is not None and k < frames and k / frame_rate + early_s < time_s:
-                k += 1
-            if k > first:
-                yield range(first, k), Picture(picture, aspect, mirrored)
-            mirrored = is_mirrored(following) if picture is None else mirrored
-            number, picture = number + 1, following
-    if picture is None:
+        with contextlib.closing(_in_time(decoding, clock, remark)) as pictures:
+            for time_s, frame in pictures:
+                first, mirrored = k, is_mirrored(frame) if shown is None else mirrored
+                following = Picture(frame, aspect, mirrored)
+                if shown is None and time_s > 2 / frame_rate:
+                    remark(f"its first {time_s:.1f} s cannot be decoded: they are black")
+                    shown = _black(following)
+                while shown is not None and k < frames and k / frame_rate + early_s < time_s:
+                    k += 1
+                if k > first:
+                    yield range(first, k), shown
+                shown = following
+    if shown is None:
         raise UserError(f"{video} is damaged: none of its {clock.end_s:.1f} s can be decoded: replace it")
     if clock.times_s[-1] - time_s > 2 / frame_rate:
         cut_short(f"{video} is damaged: only {time_s:.1f} s of {clock.end_s:.1f} s can be decoded")
-        frames = min(frames, frame_count(clock.times_s[clock.times_s > time_s + CLOCK_S][0], frame_rate))
+        readable = clock.times_s <= time_s + CLOCK_S
+        frames = min(frames, frame_count(clock.times_s[~readable][0], frame_rate))
+        clock = clock._replace(stamps=clock.stamps[readable])
     if k < frames:
-        yield range(k, frames), Picture(picture, aspect, mirrored)
+        yield range(k, frames), shown
+    for message in clock.remarks + decoding.remarks(clock.stamps):
+        remark(message)
+
+
+def _in_time(decoding, clock, remark):
+    """Yields (time in s, PyAV's frame) of pictures, in the order of time, up to the end of a Clock."""
+    time_s, late = 0.0, 0
+    with contextlib.closing(iter(decoding)) as frames:
+        for frame in frames:
+            before_s, time_s = time_s, time_s if frame.time is None else frame.time - clock.start_s
+            if clock.broken and not before_s - CLOCK_S <= time_s < clock.end_s:
+                return
+            if time_s < before_s - CLOCK_S:
+                late, time_s = late + 1, before_s
+            else:
+                yield time_s, frame
+    if late:
+        remark(f"{late:,} of {len(clock.times_s):,} pictures left out: their time stamps lie before those of the one "
+               "before")
+
+
+def _black(like):
+    """A black Picture of the size of another."""
+    return Picture(av.VideoFrame.from_ndarray(np.zeros((like.height, like.width, 3), np.uint8), format="rgb24"))
 
 
 def _rounding_s(times_s, stream):
@@ -238,28 +347,3 @@ def _rounding_s(times_s, stream):
     ms = times_s * 1000  # stamps are often rounded to milliseconds and then stored in a file of finer ticks
     whole = np.abs(ms - ms.round()).max() < 1e-4
     return 0.999 * (0.001 if whole else min(0.001, float(stream.time_base)))
-
-
-def _decoded(container):
-    """Yields PyAV's frames of a video. A thread decodes the next ones meanwhile; not in workers: they use all cores."""
-    stream = container.streams.video[0]
-    alone, pixels = multiprocessing.parent_process() is None, max(1, stream.width * stream.height)
-    stream.thread_type, stream.thread_count = "AUTO", DECODERS if alone and pixels > LARGE else 1
-    pictures = _readable(container.decode(stream))
-    if not alone:
-        yield from pictures
-        return
-    at_once, waiting = max(1, min(AHEAD[0], AHEAD_PIXELS // pixels)), AHEAD[1]
-    with ThreadPoolExecutor(1) as thread:  # in groups: to wake a thread for every picture costs more than it saves
-        def following():
-            return thread.submit(lambda: list(itertools.islice(pictures, at_once)))
-        groups = deque(following() for _ in range(waiting))
-        while group := groups.popleft().result():
-            groups.append(following())
-            yield from group
-
-
-def _readable(pictures):
-    """Yields them up to the first that cannot be decoded: read_frames raises the error if any are missing."""
-    with contextlib.suppress(av.error.FFmpegError):
-        yield from pictures

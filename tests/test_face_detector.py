@@ -258,8 +258,8 @@ def break_file(kind, good, path):
     elif kind == "cut":  # an .mp4 says at its end where its pictures are
         path.write_bytes(data[:len(data) // 2])
     elif kind == "noise":
-        noise = np.random.default_rng(0).bytes(len(data) // 4)
-        path.write_bytes(data[:len(data) // 4] + noise + data[len(data) // 4 * 2:])
+        begin, end = data.index(b"mdat") + 4, data.index(b"moov") - 4  # all of the pictures
+        path.write_bytes(data[:begin] + np.random.default_rng(0).bytes(end - begin) + data[end:])
     elif kind == "faceless":
         write_pictures(path, [card()] * 20)
     elif kind == "tiny":

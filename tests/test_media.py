@@ -1,4 +1,5 @@
 """support/media.py: which picture is frame k, its colours and orientation. Sound is tested in test_audio_extract.py."""
+import itertools
 import tracemalloc
 from fractions import Fraction
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
+from av.stream import Disposition
 from PIL import Image
 from videos import CARD, bars, card, faststart, number_of, numbers_in, on_show, write_pictures
 
@@ -84,8 +86,8 @@ def test_an_avi_with_dropped_pictures_is_read_and_one_cut_short_is_not(tmp_path)
         numbers_in(video)
 
 
-def test_pictures_that_cannot_be_decoded_at_the_beginning_are_an_error(tmp_path):
-    """A broadcast cut anywhere: nothing can be decoded up to its first picture that refers to no other."""
+def test_pictures_that_cannot_be_decoded_at_the_beginning_are_black(tmp_path):
+    """A broadcast cut anywhere: nothing can be decoded up to its first picture that refers to no other, the eighth."""
     with av.open(str(tmp_path / "a.ts"), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"g": "10", "bf": "0"})
         stream.height, stream.width, stream.pix_fmt = 96, 160, "yuv420p"
@@ -99,8 +101,12 @@ def test_pictures_that_cannot_be_decoded_at_the_beginning_are_an_error(tmp_path)
                 packet.stream = out
                 copy.mux(packet)
     assert numbers_in(tmp_path / "from_0.ts") == list(range(40))
-    with pytest.raises(UserError, match=r"from_4.ts is damaged.* 0\.2 s"):
-        numbers_in(tmp_path / "from_4.ts")
+    said = []
+    pictures = list(read_frames(tmp_path / "from_4.ts", 25, remark=said.append))
+    black, later = pictures[0], pictures[1:]
+    assert black[0] == range(4) and black[1].rgb.shape == (96, 160, 3) and not black[1].rgb.any()
+    assert [number_of(picture.rgb) for ks, picture in later for _ in ks] == list(range(8, 40))
+    assert said == ["its first 0.2 s cannot be decoded: they are black"]
 
 
 def test_an_mp4_whose_end_is_missing_is_cut_short(tmp_path):
@@ -113,6 +119,11 @@ def test_an_mp4_whose_end_is_missing_is_cut_short(tmp_path):
         numbers_in(video)
 
 
+def is_up_to_the_break(numbers):
+    """Whether they are 0, 1, ...; the last may be older: some are stored after those that come later in the video."""
+    return numbers[:-4] == list(range(len(numbers) - 4)) and all(0 <= n - one < 4 for n, one in enumerate(numbers))
+
+
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "avi"])
 def test_of_a_file_that_breaks_off_the_frames_before_are_read_where_that_is_wanted(kind, tmp_path):
     """What it holds up to there, and no frame more; what is wrong is said."""
@@ -123,7 +134,7 @@ def test_of_a_file_that_breaks_off_the_frames_before_are_read_where_that_is_want
     video, said = tmp_path / f"a.{kind}", []
     video.write_bytes(whole.read_bytes()[:whole.stat().st_size * 6 // 10])
     numbers = [number_of(picture.rgb) for ks, picture in read_frames(video, 25, said.append) for _ in ks]
-    assert numbers == list(range(len(numbers))) and 20 < len(numbers) < 80
+    assert is_up_to_the_break(numbers) and 20 < len(numbers) < 80
     assert f"{video} is cut short" in said[0]
     with pytest.raises(UserError, match="cut short"):
         numbers_in(video)
@@ -138,11 +149,124 @@ def test_of_a_file_whose_end_cannot_be_decoded_the_frames_before_are_read_where_
         data[at:at + size] = bytes(size)
     video.write_bytes(data)
     numbers = [number_of(picture.rgb) for ks, picture in read_frames(video, 25, said.append) for _ in ks]
-    assert numbers == list(range(len(numbers))) and 50 < len(numbers) <= 61
+    assert is_up_to_the_break(numbers) and 50 < len(numbers) <= 62
     assert f"{video} is damaged: only" in said[0]
     with pytest.raises(UserError, match="damaged.*replace it"):
         numbers_in(video)
 
+
+# ---- clocks that are not one ----------------------------------------------------------------------------------------
+
+def read(video):
+    """(number of each frame's picture, what is said that cuts the video short, all else that is said)."""
+    cut, said = [], []
+    pictures = read_frames(video, 25, cut.append, said.append)
+    return [number_of(picture.rgb) for ks, picture in pictures for _ in ks], cut, said
+
+
+@pytest.mark.parametrize("kind, codec", [("ts", "libx264"), ("mpg", "mpeg1video"), ("mkv", "libx264"),
+                                         ("mp4", "libx264"), ("flv", "libx264")])
+def test_of_pieces_joined_byte_by_byte_the_first_is_read_where_that_is_wanted(kind, codec, tmp_path):
+    """Half of the pictures would be lost without a word: the times of the second piece begin at 0 again."""
+    first, second = (write_pictures(tmp_path / f"{at}.{kind}", [bars(at + n) for n in range(40)], range(40),
+                                    Fraction(1, 25), codec) for at in (0, 100))
+    assert read(first) == (list(range(40)), [], [])
+    video = tmp_path / f"joined.{kind}"
+    video.write_bytes(first.read_bytes() + second.read_bytes())
+    numbers, cut, said = read(video)
+    assert numbers == list(range(40)) and len(cut) == 1 and "joined" in cut[0] and not said
+    with pytest.raises(UserError, match="joined.*1.6 s.*: replace it"):
+        picture_clock(video)
+
+
+def test_a_clock_that_jumps_is_not_time_that_passed(tmp_path):
+    stamps = [n * 40 + 120000 * (n > 29) for n in range(50)]
+    video = write_pictures(tmp_path / "a.mkv", [bars(n) for n in range(50)], stamps, Fraction(1, 1000))
+    numbers, cut, _ = read(video)
+    assert numbers == list(range(30)) and "jumps by 120.0 s" in cut[0] and "30 of 50" in cut[0]
+
+
+def test_a_long_picture_with_sound_is_time_that_passed(tmp_path):
+    """As in the recording of a screen."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        seen = container.add_stream("mjpeg", rate=25)
+        heard = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        seen.height, seen.width, seen.pix_fmt, seen.time_base = 96, 160, "yuvj420p", Fraction(1, 1000)
+        for n in range(50):
+            frame = av.VideoFrame.from_ndarray(bars(n), format="rgb24")
+            frame.pts, frame.time_base = n * 40 + 12000 * (n > 29), Fraction(1, 1000)
+            container.mux(seen.encode(frame))
+        for second in range(14):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+            sound.sample_rate, sound.pts, sound.time_base = 8000, second * 8000, Fraction(1, 8000)
+            container.mux(heard.encode(sound))
+    numbers, cut, said = read(tmp_path / "a.mkv")
+    assert numbers == [*range(30), *[29] * 300, *range(30, 50)] and not cut
+    assert said == ["no picture for 12.0 s from 1.2 s on, the one before is shown"]
+
+
+# ---- which track is the video ---------------------------------------------------------------------------------------
+
+def write_tracks(path, *dispositions):
+    """A file with a video track each, of pictures 0 ..., 100 ..."""
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=25) for _ in dispositions]
+        for stream, disposition in zip(streams, dispositions):
+            stream.width, stream.height, stream.pix_fmt, stream.disposition = 160, 96, "yuv420p", disposition
+        for n, (at, stream) in itertools.product(range(5), enumerate(streams)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(bars(100 * at + n), format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("first, second, used", [(0, 0, 1), (0, Disposition.default, 2), (Disposition.default, 0, 1)])
+def test_of_several_tracks_the_default_one_is_read_and_named(first, second, used, tmp_path):
+    numbers, _, said = read(write_tracks(tmp_path / "a.mkv", first, second))
+    assert numbers == [100 * (used - 1) + n for n in range(5)]
+    assert said == [f"2 video tracks: number {used} is used"]
+
+
+def test_a_cover_picture_is_not_the_video(tmp_path):
+    video = write_pictures(tmp_path / "a.mp4", [bars(n) for n in range(5)])
+    cv2.imwrite(str(tmp_path / "cover.jpg"), card())
+    with (av.open(str(video)) as source, av.open(str(tmp_path / "cover.jpg")) as cover,
+          av.open(str(tmp_path / "b.mp4"), "w") as out):
+        sources = cover.streams.video[0], source.streams.video[0]
+        outs = [out.add_stream_from_template(one) for one in sources]
+        outs[0].disposition = Disposition.attached_pic
+        for container, stream in zip((cover, source), outs):
+            for packet in container.demux():
+                if packet.dts is not None or packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert len(container.streams.video) == 2
+    assert read(tmp_path / "b.mp4") == (list(range(5)), [], [])
+
+
+def test_a_track_in_a_codec_that_is_not_known_is_left_for_one_that_is(tmp_path):
+    video = write_tracks(tmp_path / "a.mkv", Disposition.default, 0)
+    video.write_bytes(video.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XXX", 1))
+    numbers, _, said = read(video)
+    assert numbers == list(range(100, 105)) and "1 in a codec that is not known here: number 2 is used" in said[0]
+
+
+def test_pictures_that_change_their_size_are_said(tmp_path):
+    sizes = [(96, 192)] * 5 + [(128, 256)] * 5
+    write_pictures(tmp_path / "a.avi", [bars(0)] * 2, range(2), Fraction(1, 25), "mjpeg")
+    with av.open(str(tmp_path / "a.avi")) as like, av.open(str(tmp_path / "b.avi"), "w") as out:
+        stream = out.add_stream_from_template(like.streams.video[0])
+        for n, size in enumerate(sizes):
+            packet = av.Packet(cv2.imencode(".jpg", bars(n, *size))[1].tobytes())
+            packet.pts, packet.dts, packet.time_base, packet.stream = n, n, Fraction(1, 25), stream
+            out.mux(packet)
+    numbers, cut, said = read(tmp_path / "b.avi")
+    assert numbers == list(range(10)) and not cut
+    assert said == ["the size of the pictures changes: 192 x 96, 256 x 128"]
+
+
+# ---- files that are no video ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".mp4"])
 def test_an_image_is_not_taken_for_a_video(ending, tmp_path):

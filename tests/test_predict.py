@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import cv2
 import numpy as np
 import pandas as pd
@@ -327,6 +329,19 @@ def test_of_a_video_that_breaks_off_what_was_read_is_kept_and_said(run, student,
     pd.testing.assert_frame_equal(half[early], full[early], atol=1e-4)
     with pytest.warns(UserWarning, match="cut short"):
         predict.predict_video(student, video, device="cpu")
+
+
+def test_pictures_that_cannot_be_read_in_between_are_counted(run, tmp_path):
+    video = write_pictures(tmp_path / "a.avi", list(Recording.draw((3, 1), 12).frames()), range(12), Fraction(1, 25),
+                           "mjpeg")
+    with av.open(str(video)) as container:
+        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][5]
+    data = bytearray(video.read_bytes())
+    data[at:at + size] = bytes(size)
+    video.write_bytes(data)
+    code, out, err = run(video)
+    assert (code, err) == (0, "") and "(1 of 12 pictures unreadable, the one before shown)" in out
+    assert len(table_of(tmp_path, "a")) == 12
 
 
 def test_a_portrait_video_with_a_rotation_flag_is_seen_upright(run, clip, tmp_path):
