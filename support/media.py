@@ -21,6 +21,7 @@ CLOCK_S = 0.002  # time stamps this close are the same: containers round to a mi
 BACK = 1.0, 20  # seconds and usual gaps by which a time stamp lies before the ones before only if the clock runs back
 AHEAD = 10.0, 20  # the same for a gap in which time passed only if another track goes on meanwhile
 PAUSE = 1.0, 10  # the same for a gap that is worth a remark
+WIDEST = 8  # pixels, by their height; anamorphic video has up to 2
 APPENDED = {"mp4": b"ftyp", "flv": b"FLV\x01"}  # what files of these forms begin with
 BT601 = (2, 5, 6)  # FFmpeg's numbers for colours of BT.601: unspecified (treated as such), BT.470BG, SMPTE 170M
 FULL_RANGE = 2  # FFmpeg's number for: black is 0 (not 16) and white 255 (not 235)
@@ -291,7 +292,7 @@ def read_frames(video, frame_rate, cut_short=refuse, remark=ignored):
         stream = video_track(container, video)
         check_codec(stream, video)
         decoding = Decoding(container, stream, clock.stamps.tolist() if clock.in_order else None)
-        early_s, aspect = _rounding_s(clock.times_s, stream), float(stream.sample_aspect_ratio or 1)
+        early_s, aspect = _rounding_s(clock.times_s, stream), _pixel_aspect(stream, video)
         with contextlib.closing(_in_time(decoding, clock, remark)) as pictures:
             for time_s, frame in pictures:
                 first, mirrored = k, is_mirrored(frame) if shown is None else mirrored
@@ -337,6 +338,14 @@ def _in_time(decoding, clock, remark):
 def _black(like):
     """A black Picture of the size of another."""
     return Picture(av.VideoFrame.from_ndarray(np.zeros((like.height, like.width, 3), np.uint8), format="rgb24"))
+
+
+def _pixel_aspect(stream, video):
+    """Width of a pixel by its height. Raises UserError if that is absurd: pictures would take all memory."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 1 / WIDEST <= aspect <= WIDEST:
+        raise UserError(f"{video} is damaged: its pixels would be {aspect:g} times as wide as high: replace it")
+    return aspect
 
 
 def _rounding_s(times_s, stream):

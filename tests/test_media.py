@@ -370,6 +370,12 @@ def test_pixels_that_are_not_square_are_made_so(tmp_path):
     assert all(is_card(picture) for _, picture in read_frames(video, 25))
 
 
+def test_pixels_of_an_absurd_width_are_refused(tmp_path):
+    video = write_pictures(tmp_path / "a.mp4", [card(120, 80)] * 3, pixels=Fraction(20))
+    with pytest.raises(UserError, match="a.mp4 is damaged: its pixels would be 20 times as wide as high"):
+        numbers_in(video)
+
+
 # ---- colours, and parts of a picture --------------------------------------------------------------------------------
 
 FORMS = [  # one for each path of the code: OpenCV, FFmpeg on a part (other colours, full range), FFmpeg on the whole
