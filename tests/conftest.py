@@ -75,8 +75,8 @@ def raw(raw_corpus, tmp_path):
 
 @pytest.fixture
 def made(made_corpus, tmp_path):
-    """A copy of made_corpus to change at will."""
-    return shutil.copytree(made_corpus, tmp_path / "data")
+    """A copy of made_corpus to change at will, without what training does not read."""
+    return copied(made_corpus, tmp_path / "data")
 
 
 def copied(folder, to):
