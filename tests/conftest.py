@@ -36,6 +36,7 @@ STAGES = ["visual", "teacher", "student", "audio"]
 CPU = torch.device("cpu")
 DEADLINE_S = 600  # of everything that a test waits for
 
+torch.set_num_threads(1)  # several gain nothing with networks so small, and wait for each other on a busy machine
 
 draw_curves = training.RunFiles.draw
 

@@ -35,7 +35,6 @@ from models_kd import build_model
 from scores import predict
 from support.errors import UserError
 
-torch.set_num_threads(1)
 BOTH = ["arousal", "valence"]
 
 

@@ -30,7 +30,6 @@ from data import (
 )
 from support.errors import SettingsError, UserError
 
-torch.set_num_threads(1)
 BOTH = ("frames", "specs")
 
 

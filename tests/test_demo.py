@@ -3,7 +3,6 @@ import sys
 
 import pandas as pd
 import pytest
-import torch
 
 import demo
 from support import errors
@@ -15,12 +14,9 @@ FRAMES = 30  # 6 seconds
 
 @pytest.fixture(scope="module", autouse=True)
 def hardly_trained():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other where the machine is busy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "EPOCHS", {True: {"epochs": 1, "epoch_steps": 2}})
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

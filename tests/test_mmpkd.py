@@ -42,7 +42,6 @@ from scores import predict, predictions, score
 from support.errors import SettingsError, UserError
 from training import Training, train_epoch
 
-torch.set_num_threads(1)
 METHODS = [name for name, method in DISTILL.items() if method.of in ("feat", "pred")]
 
 
