@@ -108,6 +108,17 @@ def trained_corpus(made_corpus, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def exported(trained_corpus, tmp_path_factory):
+    """The student of trained_corpus as an ONNX file. Read only."""
+    path, export = tmp_path_factory.mktemp("exported") / "student.onnx", import_module("export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "STREAM", 50)
+        patch.setattr(export, "TIMED_S", 0)
+        export.main([str(run_of(trained_corpus, "student") / "best.pt"), "--out", str(path)])
+    return path
+
+
 @pytest.fixture
 def trained(trained_corpus, tmp_path):
     """A copy of trained_corpus to change at will."""
