@@ -49,6 +49,16 @@ def no_curves():
         yield
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Figures are made and their files are empty: to draw them takes longer than all else that plot_ccc.py does."""
+    def touch(fig, path, dpi=None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return path
+    monkeypatch.setattr("figures.save_figure", touch)
+
+
 @pytest.fixture(scope="session")
 def raw_corpus(tmp_path_factory):
     """Data folder with videos, sound and ratings as a corpus ships them. Read only."""

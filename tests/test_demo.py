@@ -59,7 +59,7 @@ def test_a_second_run_does_nothing_twice_and_ends_with_the_same_numbers(finished
     assert "--quick" in out and "README.md" in out and str(finished / "plots" / "ccc.png") in out
 
 
-def test_the_same_seed_gives_the_same_table(finished, tmp_path):
+def test_the_same_seed_gives_the_same_table(finished, tmp_path, no_figures):
     demo.main(["--data-dir", str(tmp_path / "again"), *SMALL])
     assert (tmp_path / "again" / "plots" / "ccc.csv").read_bytes() == (finished / "plots" / "ccc.csv").read_bytes()
 

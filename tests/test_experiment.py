@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import one_line
+from test_study import compute_once
 
 import experiment
 import runs
@@ -148,6 +149,7 @@ def small():
         patch.setattr(experiment, "draw_corpus", drawn_in_this_process)
         tiny = dict(feature_size=8, gru_size=8, clip_length=10, epoch_steps=4)
         patch.setattr(experiment, "STUDY", experiment.STUDY | tiny)
+        compute_once(patch)
         yield
 
 

@@ -27,6 +27,29 @@ from study.results import (
 )
 
 
+def once(function):
+    """The function, which computes nothing twice: report() asks for the same differences in many places."""
+    known = {}
+
+    def look_up(results, *words):
+        key = id(results), *words
+        if key not in known:
+            known[key] = results, function(results, *words)  # results are kept: their id stays theirs
+        return known[key][1]
+    return look_up
+
+
+def compute_once(patch):
+    """Saves reports of results the most of their time."""
+    for name in ("matrix", "paired"):
+        patch.setattr(study.results, name, once(getattr(study.results, name)))
+
+
+@pytest.fixture(autouse=True)
+def computed_once(monkeypatch):
+    compute_once(monkeypatch)
+
+
 def test_methods_that_only_deleted_code_can_train_are_described_and_not_run():
     assert not set(OLD) & set(METHODS) and all("study-1" in DESCRIPTIONS[name] for name in OLD)
 
@@ -129,21 +152,7 @@ def test_every_control_is_compared_with_what_it_must_not_gain_over():
     assert set(CONTROLS) <= {*AUDIO_ONLY, *BESIDE_VISUAL} and not set(AUDIO_ONLY) & set(BESIDE_VISUAL)
 
 
-def once(function):
-    """The function, which computes nothing twice: report() asks for the same differences in many places."""
-    known = {}
-
-    def look_up(results, *words):
-        key = id(results), *words
-        if key not in known:
-            known[key] = results, function(results, *words)  # results are kept: their id stays theirs
-        return known[key][1]
-    return look_up
-
-
 def test_the_studys_pages_are_what_report_makes_of_its_results(tmp_path, monkeypatch):
-    for name in ("matrix", "paired"):
-        monkeypatch.setattr(study.results, name, once(getattr(study.results, name)))
     monkeypatch.setattr(study.results, "plot_gains", lambda *words: None)  # test_experiment.py draws these
     docs, text = Path(experiment.__file__).with_name("docs"), ""
     shutil.copy(docs / "study.md", tmp_path)
