@@ -36,6 +36,7 @@ STAGES = ["visual", "teacher", "student", "audio"]
 CPU = torch.device("cpu")
 DEADLINE_S = 600  # of everything that a test waits for
 
+torch.set_num_threads(1)  # several gain nothing with networks so small, and wait for each other on a busy machine
 
 draw_curves = training.RunFiles.draw
 
@@ -46,6 +47,16 @@ def no_curves():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.RunFiles, "draw", lambda self, last=False: (self.folder / "curves.png").touch())
         yield
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Figures are made and their files are empty: to draw them takes longer than all else that plot_ccc.py does."""
+    def touch(fig, path, dpi=None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return path
+    monkeypatch.setattr("figures.save_figure", touch)
 
 
 @pytest.fixture(scope="session")
@@ -75,8 +86,8 @@ def raw(raw_corpus, tmp_path):
 
 @pytest.fixture
 def made(made_corpus, tmp_path):
-    """A copy of made_corpus to change at will."""
-    return shutil.copytree(made_corpus, tmp_path / "data")
+    """A copy of made_corpus to change at will, without what training does not read."""
+    return copied(made_corpus, tmp_path / "data")
 
 
 def copied(folder, to):
@@ -105,6 +116,17 @@ def trained_corpus(made_corpus, tmp_path_factory):
     for stage in ("audio", "all"):
         mmpkd.main(["--data-dir", str(folder), *TINY, "--target", "both", "--stage", stage])
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(trained_corpus, tmp_path_factory):
+    """The student of trained_corpus as an ONNX file. Read only."""
+    path, export = tmp_path_factory.mktemp("exported") / "student.onnx", import_module("export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "STREAM", 50)
+        patch.setattr(export, "TIMED_S", 0)
+        export.main([str(run_of(trained_corpus, "student") / "best.pt"), "--out", str(path)])
+    return path
 
 
 @pytest.fixture

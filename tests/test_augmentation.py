@@ -5,8 +5,6 @@ from conftest import CPU
 from augmentation import augment, draw_augmentation, on_device, shift_in_time
 from data import Batch
 
-torch.set_num_threads(1)
-
 
 def images(clips=6, frames=4, side=32, seed=0):
     return torch.rand(clips, frames, 3, side, side, generator=torch.Generator().manual_seed(seed))

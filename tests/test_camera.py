@@ -79,7 +79,7 @@ def watched(monkeypatch):
     return seen
 
 
-def stream(folder, frames=100):
+def stream(folder, frames=60):
     """A recording of pictures that carry their number, 25 per second."""
     return write_pictures(folder / "camera.mp4", [bars(k + 1, 120, 160) for k in range(frames)])
 
@@ -115,7 +115,7 @@ def test_a_slow_network_drops_pictures_and_shows_the_newest_with_its_delay(watch
 
 
 def test_memory_does_not_grow_while_pictures_are_dropped(watched, tmp_path):
-    write_pictures(tmp_path / "camera.mp4", [np.full((480, 640, 3), 100, np.uint8)] * 60)  # 55 MB of pictures
+    write_pictures(tmp_path / "camera.mp4", [np.full((480, 640, 3), 100, np.uint8)] * 40)  # 37 MB of pictures
     peaks = []
 
     def show(rgb):

@@ -35,7 +35,6 @@ from models_kd import build_model
 from scores import predict
 from support.errors import UserError
 
-torch.set_num_threads(1)
 BOTH = ["arousal", "valence"]
 
 
@@ -88,7 +87,7 @@ def test_a_card_says_who_was_trained_on_who_taught_and_how_good_it_is(trained_co
     assert all(sum(taught["teacher_weights"][target].values()) == pytest.approx(1) for target in BOTH)
 
 
-def test_the_constants_of_a_card_are_those_that_plot_ccc_writes(trained, call):
+def test_the_constants_of_a_card_are_those_that_plot_ccc_writes(trained, call, no_figures):
     assert call("plot_ccc", "--data-dir", trained)[0] == 0
     table = pd.read_csv(trained / "plots" / "postprocessing.csv")
     assert sorted(table["run"].unique()) == sorted(path.name for path in (trained / "runs").iterdir())

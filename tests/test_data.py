@@ -30,7 +30,6 @@ from data import (
 )
 from support.errors import SettingsError, UserError
 
-torch.set_num_threads(1)
 BOTH = ("frames", "specs")
 
 
@@ -221,8 +220,9 @@ def test_colours_are_read_as_red_green_blue(tmp_path):
 # ---- spectrograms in one array --------------------------------------------------------------------------------------
 
 @pytest.fixture
-def arrays(made):
+def arrays(made_corpus, made):
     """made, its spectrograms written as arrays instead of images."""
+    shutil.copytree(made_corpus / "audio_segments", made / "audio_segments")
     shutil.rmtree(made / "specs")
     audio_melspec.main(["--data-dir", str(made), "--n-mels", "16", "--spec-files", "array"])
     return made

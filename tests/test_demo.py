@@ -3,7 +3,6 @@ import sys
 
 import pandas as pd
 import pytest
-import torch
 
 import demo
 from support import errors
@@ -15,12 +14,9 @@ FRAMES = 30  # 6 seconds
 
 @pytest.fixture(scope="module", autouse=True)
 def hardly_trained():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other where the machine is busy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "EPOCHS", {True: {"epochs": 1, "epoch_steps": 2}})
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +59,7 @@ def test_a_second_run_does_nothing_twice_and_ends_with_the_same_numbers(finished
     assert "--quick" in out and "README.md" in out and str(finished / "plots" / "ccc.png") in out
 
 
-def test_the_same_seed_gives_the_same_table(finished, tmp_path):
+def test_the_same_seed_gives_the_same_table(finished, tmp_path, no_figures):
     demo.main(["--data-dir", str(tmp_path / "again"), *SMALL])
     assert (tmp_path / "again" / "plots" / "ccc.csv").read_bytes() == (finished / "plots" / "ccc.csv").read_bytes()
 

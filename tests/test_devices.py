@@ -1,19 +1,15 @@
 """support/devices.py: several processes that train one network make what one process makes of the whole batch."""
 import contextlib
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+import two_processes
 from conftest import CPU, STAGES, TINY, files_of, one_line, run_of, tiny_config, torchrun
 
 import mmpkd
 from runs import read_log
 from support import devices
-
-torch.set_num_threads(1)
 
 
 def test_one_process_alone_shares_nothing():
@@ -35,10 +31,9 @@ def test_a_device_that_is_not_there_is_one_line(made, call, device):
 
 def test_two_processes_with_half_the_batch_each_make_the_step_of_one_with_all_of_it(tmp_path):
     """Gradients, weights after the step, batch statistics and loss, of every stage, augmentation included."""
-    script = Path(__file__).with_name("two_processes.py")
-    ended = torchrun(script, tmp_path / "two.pt")
+    ended = torchrun(two_processes.__file__, tmp_path / "two.pt")
     assert ended.returncode == 0, ended.stderr
-    subprocess.run([sys.executable, script, tmp_path / "one.pt"], check=True)
+    two_processes.main(tmp_path / "one.pt")
     one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
     assert one.pop("processes") == 1 and two.pop("processes") == 2
     for stage in STAGES:

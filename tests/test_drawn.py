@@ -145,15 +145,15 @@ def test_mouths_move_with_speech(still):
 
 
 def test_mtcnn_finds_the_faces_that_are_in_the_picture():
-    """40 people at 5 moments 1 s apart, and none where nobody is."""
+    """20 people at 5 moments 1 s apart, and none where nobody is."""
     find, seen, found, ghosts = FaceFinder(60, 0.9, torch.device("cpu")), 0, 0, 0
-    for person in range(40):
+    for person in range(20):
         drawn = Recording.draw((77, person), 5 * FRAME_RATE)
         drawn.motion.x[3] = -200
         for k in np.flatnonzero(drawn.in_picture())[::FRAME_RATE]:
             seen, found = seen + 1, found + len(find(drawn.painter.paint(drawn.actions, drawn.motion, k))[0])
         ghosts += len(find(drawn.painter.paint(drawn.actions, drawn.motion, 3))[0])
-    assert seen >= 190 and 0.98 * seen <= found <= seen and ghosts <= 1
+    assert seen >= 95 and 0.98 * seen <= found <= seen and ghosts <= 1
 
 
 def test_feelings_show_in_the_face_in_part_and_mixed_with_identity():

@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import one_line
+from test_study import compute_once
 
 import experiment
 import runs
@@ -149,10 +149,8 @@ def small():
         patch.setattr(experiment, "draw_corpus", drawn_in_this_process)
         tiny = dict(feature_size=8, gru_size=8, clip_length=10, epoch_steps=4)
         patch.setattr(experiment, "STUDY", experiment.STUDY | tiny)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # more of them wait for each other where other processes compute
+        compute_once(patch)
         yield
-        torch.set_num_threads(threads)
 
 
 def train_in_this_process(cfg, chains):

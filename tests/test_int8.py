@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import onnx
 import pytest
 from conftest import one_line, run_of
 from onnx import numpy_helper
@@ -10,10 +11,9 @@ from onnx_network import OnnxNetwork
 
 
 @pytest.fixture(scope="module")
-def student(trained_corpus):
-    """The float32 file of a student: (model, onnx.ModelProto)."""
-    model, card = export.load_student(run_of(trained_corpus, "student") / "best.pt")
-    return model, export.to_onnx(model, card["inputs"]["frames"], card)
+def student(trained_corpus, exported):
+    """A student and its float32 file: (model, onnx.ModelProto)."""
+    return export.load_student(run_of(trained_corpus, "student") / "best.pt")[0], onnx.load(exported)
 
 
 def crops(count=20, seed=0):

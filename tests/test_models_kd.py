@@ -15,7 +15,6 @@ from config import Config
 from models_kd import MODELS, Backbone, CrossAttention, Student, build_model, check_weights, cnn, load_weights
 from support.errors import SettingsError, UserError
 
-torch.set_num_threads(1)
 SHAPES = {"frames": (3, 32, 32), "specs": (1, 16, 40)}
 SMALL = dict(visual_backbone="small_cnn", audio_backbone="small_cnn", feature_size=16, gru_size=12)
 

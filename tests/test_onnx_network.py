@@ -20,17 +20,6 @@ from support.errors import UserError
 ROOT = Path(onnx_network.__file__).parent
 
 
-@pytest.fixture(scope="module")
-def exported(trained_corpus, tmp_path_factory):
-    """The student of trained_corpus as an ONNX file. Read only."""
-    path = tmp_path_factory.mktemp("exported") / "student.onnx"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "STREAM", 50)
-        patch.setattr(export, "TIMED_S", 0)
-        export.main([str(run_of(trained_corpus, "student") / "best.pt"), "--out", str(path)])
-    return path
-
-
 def test_the_card_is_that_of_the_checkpoint(exported, trained_corpus):
     network = OnnxNetwork(exported)
     assert network.card == load_checkpoint(run_of(trained_corpus, "student") / "best.pt")["card"]
@@ -78,25 +67,22 @@ WATCHED = """if True:  # predict.py, and who imports torch meanwhile
 
     builtins.__import__ = watched
     import predict
-    predict.main(sys.argv[1:])
-    print("importers:", *sorted(importers))"""
+    for network, out in zip(sys.argv[2::2], sys.argv[3::2]):
+        predict.main([network, sys.argv[1], "--out", out, "--device", "cpu"])
+        print("importers:", *sorted(importers))"""
 
 
 def test_predict_needs_torch_for_the_detector_only_and_gives_what_best_pt_gives(exported, trained_corpus, raw_corpus,
                                                                                 tmp_path):
     video = next((raw_corpus / "videos").glob("dev_1.*"))
-    tables, importers = {}, {}
-    for network in (exported, run_of(trained_corpus, "student") / "best.pt"):
-        out = tmp_path / network.stem
-        done = subprocess.run([sys.executable, "-c", WATCHED, network, video, "--out", out, "--device", "cpu"],
-                              cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        names = done.stdout.split("importers:")[1].split()
-        importers[network] = {name for name in names if Path(ROOT, *name.split(".")).with_suffix(".py").exists()}
-        tables[network] = pd.read_csv(out / "dev_1.csv")
-    by_onnx, by_torch = tables.values()
-    assert importers[exported] == {"faces", "support.errors"}  # the latter checks the detector's --device
-    assert "models_kd" in importers[run_of(trained_corpus, "student") / "best.pt"]
+    words = [exported, tmp_path / "onnx", run_of(trained_corpus, "student") / "best.pt", tmp_path / "torch"]
+    done = subprocess.run([sys.executable, "-c", WATCHED, video, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    importers = [{name for name in line.split()[1:] if Path(ROOT, *name.split(".")).with_suffix(".py").exists()}
+                 for line in done.stdout.splitlines() if line.startswith("importers:")]
+    assert importers[0] == {"faces", "support.errors"}  # the latter checks the detector's --device
+    assert "models_kd" in importers[1]
+    by_onnx, by_torch = (pd.read_csv(tmp_path / name / "dev_1.csv") for name in ("onnx", "torch"))
     assert len(by_onnx) == 60 and by_onnx["arousal"].notna().any()
     np.testing.assert_allclose(by_onnx[["arousal", "valence"]], by_torch[["arousal", "valence"]], atol=1e-4)
     pd.testing.assert_frame_equal(by_onnx.drop(columns=["arousal", "valence"]),

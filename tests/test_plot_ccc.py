@@ -186,7 +186,7 @@ def test_the_gap_that_a_student_closed_is_printed(plotted):
     assert line.split()[5] == f"{(student - visual) / (teacher - visual):.0%}"
 
 
-def test_the_variant_of_a_run_is_that_of_its_config(tmp_path, capsys):
+def test_the_variant_of_a_run_is_that_of_its_config(tmp_path, capsys, no_figures):
     write_runs(tmp_path)
     for run, bias in (("visual_arousal", 0.1), ("teacher_arousal", 0), ("student_arousal_cosine", 0.05)):
         write_run(tmp_path, f"{run}_word", lambda gold, bias=bias: gold + bias, variant="word")
@@ -208,7 +208,7 @@ def test_what_taught_a_student_is_read_from_its_config_or_else_from_its_name(nam
     assert words in about and absent not in about
 
 
-def test_the_printed_constants_are_those_of_the_file_with_a_dash_for_a_step_not_kept(tmp_path, capsys):
+def test_the_printed_constants_are_those_of_the_file_with_a_dash_for_a_step_not_kept(tmp_path, capsys, no_figures):
     write_run(tmp_path, "visual_arousal", lambda gold: gold - 0.25)
     row = next(plot(tmp_path)["postprocessing"].itertuples())
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("visual_arousal  arousal"))
@@ -216,7 +216,7 @@ def test_the_printed_constants_are_those_of_the_file_with_a_dash_for_a_step_not_
     assert (row.bias, row.train_ccc_postprocessed) == (pytest.approx(0.25, abs=1e-5), pytest.approx(1, abs=1e-5))
 
 
-def test_runs_that_keep_constants_of_other_settings_are_named(tmp_path, capsys):
+def test_runs_that_keep_constants_of_other_settings_are_named(tmp_path, capsys, no_figures):
     write_run(tmp_path, "visual_arousal", smoothing="mean", max_window_s=2.0, max_delay_s=2.0)
     write_run(tmp_path, "audio_arousal", smoothing="mean", max_window_s=4.0, max_delay_s=2.0)
     plot(tmp_path)
@@ -227,7 +227,7 @@ def test_runs_that_keep_constants_of_other_settings_are_named(tmp_path, capsys):
     assert "predict.py" not in capsys.readouterr().out
 
 
-def test_unfinished_runs_and_runs_of_folds_are_left_out_and_named(tmp_path, call):
+def test_unfinished_runs_and_runs_of_folds_are_left_out_and_named(tmp_path, call, no_figures):
     write_run(tmp_path, "audio_arousal_fold1of2")
     code, out, _ = call("plot_ccc", "--data-dir", tmp_path)
     assert code == 0 and "Left out" not in out  # there are no other runs
@@ -238,7 +238,7 @@ def test_unfinished_runs_and_runs_of_folds_are_left_out_and_named(tmp_path, call
     assert set(pd.read_csv(tmp_path / "plots/ccc.csv")["run"]) == {"visual_arousal"}
 
 
-def test_it_is_said_which_epochs_were_selected_on_the_recordings_shown(tmp_path, call):
+def test_it_is_said_which_epochs_were_selected_on_the_recordings_shown(tmp_path, call, no_figures):
     write_run(tmp_path, "visual_arousal", keep="last")
     write_run(tmp_path, "teacher_arousal", fold="1/3")
     write_run(tmp_path, "audio_arousal", of_another_version=1)  # cannot be read
@@ -266,7 +266,7 @@ def test_another_call_leaves_no_figure_of_a_recording_that_a_run_no_longer_has(t
     assert not list((tmp_path / "plots").glob("**/.*"))
 
 
-def test_the_traces_of_another_runs_folder_are_kept(tmp_path):
+def test_the_traces_of_another_runs_folder_are_kept(tmp_path, no_figures):
     write_run(tmp_path, "visual_arousal")
     first = plot(tmp_path)["traces"]
     (tmp_path / "others").mkdir()

@@ -22,7 +22,6 @@ from runs import teacher_runs
 from support.errors import UserError
 from support.settings import parse_config
 
-torch.set_num_threads(1)
 WORDS = [*TINY, "--target", "both", "--stage", "student"]
 
 

@@ -14,9 +14,6 @@ from models_kd import build_model
 from scores import comparison, gap_closed, how_chosen, predict, score
 from support.errors import UserError
 
-torch.set_num_threads(1)
-
-
 # ---- predictions ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("stage", STAGES)

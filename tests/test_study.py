@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import experiment
+import study.results
 from study.methods import AUDIO_ONLY, BESIDE_VISUAL, CONTROLS, DESCRIPTIONS, METHODS, OLD, SETTINGS
 from study.results import (
     COLUMNS,
@@ -24,6 +25,29 @@ from study.results import (
     summary,
     tables_of,
 )
+
+
+def once(function):
+    """The function, which computes nothing twice: report() asks for the same differences in many places."""
+    known = {}
+
+    def look_up(results, *words):
+        key = id(results), *words
+        if key not in known:
+            known[key] = results, function(results, *words)  # results are kept: their id stays theirs
+        return known[key][1]
+    return look_up
+
+
+def compute_once(patch):
+    """Saves reports of results the most of their time."""
+    for name in ("matrix", "paired"):
+        patch.setattr(study.results, name, once(getattr(study.results, name)))
+
+
+@pytest.fixture(autouse=True)
+def computed_once(monkeypatch):
+    compute_once(monkeypatch)
 
 
 def test_methods_that_only_deleted_code_can_train_are_described_and_not_run():
@@ -128,7 +152,8 @@ def test_every_control_is_compared_with_what_it_must_not_gain_over():
     assert set(CONTROLS) <= {*AUDIO_ONLY, *BESIDE_VISUAL} and not set(AUDIO_ONLY) & set(BESIDE_VISUAL)
 
 
-def test_the_studys_pages_are_what_report_makes_of_its_results(tmp_path):
+def test_the_studys_pages_are_what_report_makes_of_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(study.results, "plot_gains", lambda *words: None)  # test_experiment.py draws these
     docs, text = Path(experiment.__file__).with_name("docs"), ""
     shutil.copy(docs / "study.md", tmp_path)
     for name in ("results", "choice"):

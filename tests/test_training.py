@@ -44,9 +44,6 @@ from training import (
     train_step,
 )
 
-torch.set_num_threads(1)
-
-
 # ---- optimizer, scheduler, early stopping ---------------------------------------------------------------------------
 
 def test_every_part_has_its_own_learning_rate_and_every_weight_is_trained_once():

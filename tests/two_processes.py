@@ -1,5 +1,5 @@
-"""One training step of every stage, for torchrun: saves gradients, weights and statistics after it. `python` alone runs
-it in one process.
+"""One training step of every stage, for torchrun: saves gradients, weights and statistics after it. main() alone is
+one process.
 
     torchrun --nproc_per_node=2 tests/two_processes.py OUT
 """
