@@ -1,4 +1,5 @@
 """support/media.py: which picture is frame k, its colours and orientation. Sound is tested in test_audio_extract.py."""
+import gc
 import tracemalloc
 from fractions import Fraction
 
@@ -244,6 +245,21 @@ def test_a_camera_held_sideways_is_turned_upright(quarters, mirrored, tmp_path):
 def test_pixels_that_are_not_square_are_made_so(tmp_path):
     video = write_pictures(tmp_path / "a.mp4", [card(120, 80)] * 3, pixels=Fraction(2))
     assert all(is_card(picture) for _, picture in read_frames(video, 25))
+
+
+def test_pictures_that_were_used_are_freed_at_once(tmp_path):
+    """Without the garbage collector: it comes by late, and a picture of full HD takes 3 MB."""
+    video = write_pictures(tmp_path / "a.mp4", [card()] * 60)
+    gc.collect()
+    gc.disable()
+    try:
+        for _, picture in read_frames(video, 25):
+            assert is_card(picture)
+        del picture
+        left = sum(type(one) is av.VideoFrame for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 2  # the first one, of which the header's matrix is read
 
 
 # ---- colours, and parts of a picture --------------------------------------------------------------------------------
