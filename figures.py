@@ -170,46 +170,116 @@ def steps_text(constants, smoothing, frame_rate):
     return ", ".join(steps) or "no step raised the CCC of the training recordings"
 
 
+# ---- curves of long recordings --------------------------------------------------------------------------------------
+
+BUCKETS = 600  # of a curve: about the pixels of a screen; two points each
+
+
+def bucket_frames(frames):
+    """Frames of a bucket: 1 if all of them are shown."""
+    return 1 if frames <= 2 * BUCKETS else math.ceil(frames / BUCKETS)
+
+
+def shown_times(time_s):
+    """Times of the points of thinned(): all, or in each bucket those a quarter and three quarters along it."""
+    size = bucket_frames(len(time_s))
+    if size == 1:
+        return time_s
+    starts = np.arange(0, len(time_s), size)
+    lengths = np.minimum(size, len(time_s) - starts)
+    return np.stack([time_s[starts + lengths // 4], time_s[starts + 3 * lengths // 4]], 1).ravel()
+
+
+def thinned(series):
+    """Lowest and highest value of each bucket, in the order in which they come, so that no peak is lost; a bucket
+    without a value is NaN. The series itself if it is short."""
+    size = bucket_frames(len(series))
+    if size == 1:
+        return series
+    buckets = np.full((math.ceil(len(series) / size), size), np.nan)
+    buckets.ravel()[:len(series)] = series
+    lowest, highest = np.where(np.isnan(buckets), np.inf, buckets), np.where(np.isnan(buckets), -np.inf, buckets)
+    places = np.sort(np.stack([lowest.argmin(1), highest.argmax(1)], 1))
+    return np.take_along_axis(buckets, places, 1).ravel()
+
+
 # ---- predictions for one video --------------------------------------------------------------------------------------
 
 SPAN = 0.3  # lowest range of an axis; ratings go from -1 to 1
 PEOPLE = ["#009E73", "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9"]  # colours of persons, again after the last
+ENDS = {"arousal": ("calm", "excited"), "valence": ("negative", "positive")}  # what -1 and 1 mean
+NO_FACE = "#ececec"  # grey where nobody's face was found
+LONG_S = 600  # a longer video has an axis in minutes
 
 
-def prediction_figure(table, targets, name, about, crops):
+def prediction_figure(table, targets, name, about, strips):
     """Figure of what predict.py writes for a video: a panel for each target, faces above them at their times.
 
-    table: as in its CSV; about: a line on the network; crops: evenly spaced over the video, each (S, S, 3) RGB, or None
-    where there is no face.
+    table: as in its CSV; about: a line on the network; strips: {person: crops evenly spaced over the video}, each
+    (S, S, 3) RGB, or None where there is no face.
     """
     about = textwrap.wrap(about, 130, break_on_hyphens=False)
-    wide, top = WIDTH - 1.0, 0.9 + 0.2 * len(about) + (WIDTH - 1.0) / len(crops)
+    strips = {person: crops for person, crops in strips.items() if any(crop is not None for crop in crops)}
+    wide = WIDTH - 1.0
+    row = wide / len(next(iter(strips.values()), [1])) + 0.04 * (len(strips) > 1)
+    top = 0.85 + 0.2 * len(about) + row * len(strips)
     fig = Figure(figsize=(WIDTH, top + 0.6 + PANEL * len(targets) + GAP * (len(targets) - 1)))
-    height, frames = fig.get_size_inches()[1], table["time_s"].nunique()
-    end_s = max(table["time_s"].iloc[-1] * frames / max(1, frames - 1), 0.1)
+    height, people = fig.get_size_inches()[1], dict(iter(table.groupby("person"))) if "person" in table else {1: table}
     write_lines(fig, [name], 0.75, height - 0.15, fontsize=14, color="black", parse_math=False)
     write_lines(fig, about, 0.75, height - 0.43, parse_math=False)
-    strip = strip_of(crops)
-    if strip is not None:
-        inches(fig, 0.75, height - top + 0.3, wide, wide / len(crops)).imshow(strip, aspect="auto")
-        fig.axes[-1].set_axis_off()
-    people = dict(iter(table.groupby("person"))) if "person" in table else {1: table}
+    for number, (person, crops) in enumerate(strips.items()):
+        axes = inches(fig, 0.75, height - top + 0.3 + row * (len(strips) - 1 - number), wide, wide / len(crops))
+        axes.imshow(strip_of(crops), aspect="auto")
+        axes.set_axis_off()
+        if len(people) > 1:
+            axes.text(-0.01, 0.5, str(person), color=colour_of_person(person), transform=axes.transAxes, ha="right",
+                      va="center", fontweight="bold")
+    end_s, gaps = gaps_in(table)
+    unit, unit_s = ("minutes", 60) if end_s > LONG_S else ("seconds", 1)
     for number, target in enumerate(targets):
         axes = inches(fig, 0.75, height - top - PANEL - number * (PANEL + GAP), wide, PANEL)
-        axes.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
-        for person, part in people.items():
-            colour = PEOPLE[(person - 1) % len(PEOPLE)]
-            axes.plot(part["time_s"], part[target], ".-", color=colour, linewidth=1.6, markersize=2,
-                      label=f"person {person}")
-        axes.set(xlim=(0, end_s), ylim=spread_out(*axes.get_ylim()))
-        axes.set_title(target, loc="left", fontsize=10)
+        draw_predictions(axes, people, target, gaps, unit_s)
+        axes.set(xlim=(0, end_s / unit_s), ylim=spread_out(*axes.get_ylim()))
         axes.tick_params(labelbottom=target == targets[-1])
-    above = "; above: faces of person 1" * (len(people) > 1 and strip is not None)
-    axes.set_xlabel(f"time in the video, seconds; gaps: frames without a face{above}", fontsize=10)
-    if len(people) > 1:
+    axes.set_xlabel(f"time in the video, {unit}", fontsize=10)
+    if len(people) > 1 or gaps:
         place = 1 - 0.2 / WIDTH, 1 - 0.05 / height
-        fig.legend(*axes.get_legend_handles_labels(), loc="upper right", bbox_to_anchor=place, ncols=6, frameon=False)
+        fig.legend(*axes.get_legend_handles_labels(), loc="upper right", bbox_to_anchor=place, ncols=7, frameon=False)
     return fig
+
+
+def draw_predictions(axes, people, target, gaps, unit_s):
+    """Draws the curve of every person, {id: rows of the table}, and grey where nobody has a face."""
+    axes.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
+    for person, rows in people.items():
+        size = bucket_frames(len(rows))
+        time_s, pred = shown_times(rows["time_s"].to_numpy()) / unit_s, thinned(rows[target].to_numpy(float))
+        label = f"person {person}" if len(people) > 1 else None
+        axes.plot(time_s, pred, color=colour_of_person(person), linewidth=1.6 if size == 1 else 1.0, label=label)
+        around = np.pad(np.isnan(pred), 1, constant_values=True)
+        alone = ~np.isnan(pred) & around[:-2] & around[2:]  # a frame between two gaps, of which a line shows nothing
+        if alone.any():
+            axes.plot(time_s[alone], pred[alone], ".", color=colour_of_person(person), markersize=3)
+    for number, (start, end) in enumerate(gaps):
+        axes.axvspan(start / unit_s, end / unit_s, color=NO_FACE, linewidth=0, zorder=-1,
+                     label=None if number else "no face")
+    axes.set_title("{}: -1 {}, 1 {}".format(target, *ENDS[target]), loc="left", fontsize=10)
+
+
+def gaps_in(table):
+    """(when a table of predictions ends, [(start, end)] of the times at which nobody in it has a face), in seconds."""
+    times_s = np.unique(table["time_s"])
+    step = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.1
+    end_s = float(times_s[-1]) + step
+    seen_s = np.unique(table.loc[~table["face"].isin(["missing", "retained"]), "time_s"])
+    edges = np.concatenate([[-step], seen_s, [end_s]])
+    return end_s, [(float(start) + step, float(end)) for start, end in zip(edges, edges[1:])
+                   if end - start > 1.5 * step]
+
+
+def colour_of_person(person):
+    """Colour of a person's curve."""
+    return PEOPLE[(person - 1) % len(PEOPLE)]
 
 
 def spread_out(low, high):
@@ -219,11 +289,9 @@ def spread_out(low, high):
 
 
 def strip_of(crops):
-    """Crops side by side, white where there is none: (H, W, 3) RGB; None if there are none at all."""
-    sides = [len(crop) for crop in crops if crop is not None]
-    if not sides:
-        return None
-    blank, margin = np.full((sides[0], sides[0], 3), 255, np.uint8), max(1, sides[0] // 32)
+    """Crops side by side on white, grey where there is none: (H, W, 3) RGB. At least one must be there."""
+    side = next(len(crop) for crop in crops if crop is not None)
+    blank, margin = np.full((side, side, 3), int(NO_FACE[1:3], 16), np.uint8), max(1, side // 32)
     cells = [blank if crop is None else crop for crop in crops]
     return np.concatenate([np.pad(cell, ((0, 0), (margin, margin), (0, 0)), constant_values=255) for cell in cells], 1)
 

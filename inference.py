@@ -7,6 +7,7 @@ but the face detector does.
 Shapes: T, N frames, S pixels of a face crop's side, M mel bands, F spectrogram columns, K targets.
 """
 import math
+from array import array
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +29,7 @@ from support.sound import read_sound
 BATCH = 64  # frames that a network is given at once
 AHEAD = 2  # batches that may wait for the network while faces are searched for in the next frames
 ONNX = ".onnx"
-STRIP = 14  # faces that are kept for the figure, evenly spaced over the video
+STRIP, STRIPS = 14, 3  # faces that are kept for the figure, evenly spaced over the video, and of how many people
 
 
 # ---- networks -------------------------------------------------------------------------------------------------------
@@ -99,7 +100,8 @@ class Stream:
         self.network, self.thread, self.specs = network, thread, specs
         self.shape = network.card["inputs"].get("frames")
         self.frames, self.count, self.state = None, 0, None  # the batch that is being filled
-        self.waiting, self.preds = deque(), []
+        self.waiting = deque()
+        self.preds = array("f")  # no list of small arrays, around which freed memory would be lost
 
     def add(self, crop):
         """The next frame's face crop (S, S, 3) uint8; None for a network that does not see."""
@@ -121,7 +123,7 @@ class Stream:
 
     def _run(self, frames, specs):
         preds, self.state = self.network(frames, specs, self.state)
-        self.preds.append(preds)
+        self.preds.frombytes(np.ascontiguousarray(preds, np.float32).tobytes())
 
     def end(self):
         """The predictions of all frames: (N, K) float32."""
@@ -130,7 +132,7 @@ class Stream:
         for one in self.waiting:
             one.result()
         self.waiting.clear()
-        return np.concatenate(self.preds) if self.preds else np.zeros((0, len(self.network.targets)), np.float32)
+        return np.array(self.preds).reshape(-1, len(self.network.targets))
 
 
 def network_thread():
@@ -162,7 +164,7 @@ class Person:
             size, count = self.faces["face_size"], len(shot.ks)
             crop = crop_face(shot.picture, points, size) if shot.face else None
             if shot.face:
-                self.strip |= {k: crop for k in shot.ks if k in self.strip}
+                self.strip.update((k, crop) for k in shot.ks if k in self.strip)
             self._feed(crop, count)
             retained = shot.found == "missing" and self.faces["retained"]
             self.rows.add(shot.ks, "retained" if retained else shot.found, shot.face)
@@ -234,18 +236,21 @@ def shots_of(pictures, card, people, device):
 
 
 def see(network, pictures, people, device, strip, specs):
-    """{id: table_of} of everybody in the pictures of a video."""
-    streams, tables = {}, {}
+    """({id: table_of} of everybody in the pictures of a video, {id: {frame: crop or None}} of the first STRIPS).
+
+    strip: the frames of which crops are kept.
+    """
+    streams, tables, strips = {}, {}, {}
     with one_thread(), network_thread() as thread:
         for look in shots_of(pictures, network.card, people, device):
             for number in streams.keys() - {number for number, _ in look}:  # given up: memory for others
                 tables[number] = table_of(*streams.pop(number).end(), network)
             for number, shot in look:
                 if number not in streams:
-                    kept = strip if number == 1 else {}
-                    streams[number] = Person(Stream(network, thread, specs), network.card, kept)
+                    strips |= {number: dict.fromkeys(strip)} if number <= STRIPS else {}
+                    streams[number] = Person(Stream(network, thread, specs), network.card, strips.get(number, {}))
                 streams[number].add(shot)
-        return tables | {number: table_of(*one.end(), network) for number, one in streams.items()}
+        return tables | {number: table_of(*one.end(), network) for number, one in streams.items()}, strips
 
 
 def listen(network, frames, specs, report):
@@ -279,17 +284,17 @@ def processed(table, card):
 
 
 def predictions(network, video, people="largest", postprocess=False, device="", report=lambda n: None):
-    """(table as in the CSV, {frame: crop or None} for the figure, what is wrong with the video: [str]).
+    """(table as in the CSV, {id: {frame: crop or None}} for the figure, what is wrong with the video: [str]).
 
     report(n): called for every n frames. Raises UserError if the video cannot be used.
     """
     card, damage = network.card, []
     frames = frame_count(picture_clock(video, ignored).end_s, card["frame_rate"])
-    strip = {int((part + 0.5) / STRIP * frames): None for part in range(STRIP)}
+    strip, strips = [int((part + 0.5) / STRIP * frames) for part in range(STRIP)], {}
     specs = spectrograms(video, frames, card, damage) if "specs" in network.inputs else None
     if "frames" in network.inputs:
         pictures = reported(read_frames(video, card["frame_rate"], damage.append, damage.append), report)
-        tables = see(network, pictures, people, device, strip, specs)
+        tables, strips = see(network, pictures, people, device, strip, specs)
     else:
         picture_clock(video, damage.append)
         tables = listen(network, frames, specs, report)
@@ -304,7 +309,7 @@ def predictions(network, video, people="largest", postprocess=False, device="", 
     table = table.sort_values(["frame", "person"], ignore_index=True)
     table.insert(0, "time_s", (table.pop("frame") / card["frame_rate"]).round(4))
     table = table if people == "all" else table.drop(columns="person")
-    return table.round({"score": 4} | dict.fromkeys(BOX, 1)), strip, damage
+    return table.round({"score": 4} | dict.fromkeys(BOX, 1)), strips, damage
 
 
 def check_use(network, path, people, postprocess):

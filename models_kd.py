@@ -25,6 +25,7 @@ class Output(NamedTuple):
 
 CNNS = {"small_cnn": [16, 32, 64, 64], "tiny_cnn": [8, 16, 32, 64]}  # channels of each layer; tiny takes half the time
 CLASSIFIERS = ("fc", "classifier", "head", "heads")  # names of the last layer in torchvision's networks
+OWN = [0.5], [0.25]  # mean and std of the images of networks without pretrained weights, and of CNNS
 CLASSES = 1000  # of ImageNet: a layer of that size is a classifier
 
 
@@ -83,7 +84,7 @@ class Backbone(nn.Module):
         self.channels = shape[0]
         with torch.device("cpu"):  # also within torch.device("meta"), on which the first pass takes a second
             self.net = _network(name, shape[0]).to(memory_format=torch.channels_last)  # faster on CPUs and GPUs
-            mean, std = load_weights(self.net, name, weights) if weights else ([0.5], [0.25])
+            mean, std = load_weights(self.net, name, weights) if weights else OWN
             self.net.eval()
             with torch.no_grad():
                 width = self.net(torch.zeros(1, *shape)).flatten(1).shape[1]
@@ -144,10 +145,14 @@ def load_weights(net, name, weights):
     than half of the network's tensors are in it.
     """
     state, (mean, std) = _downloaded(name) if weights == "imagenet" else _read_weights(weights)
-    own, first = net.state_dict(), "conv1.weight"
-    if first in own and first in state and own[first].shape[1] == 1:  # colour weights for grey spectrograms
-        state[first] = state[first].sum(1, keepdim=True)  # the same output as for equal red, green and blue
+    own = net.state_dict()
+    first = next(key for key, value in own.items() if value.ndim == 4)
+    if own[first].shape[1] == 1:  # colour weights for grey spectrograms
+        if first in state and state[first].ndim == 4:
+            state[first] = state[first].sum(1, keepdim=True)  # the same output as for equal red, green and blue
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
+    if name in CNNS:  # they exist here alone, whatever holds their weights
+        mean, std = OWN
     fits = _fitting(own, state, name, weights)
     net.load_state_dict(fits, strict=False)
     print(f"{weights}: {len(fits)} of the {len(own)} tensors of {name} loaded; not in it, so random: "

@@ -146,8 +146,10 @@ def make(name, report, videos, cfg):
     network = opened(cfg.network, cfg.device, cfg.precision)
     if new:
         import figures
-        table, strip, remarks = predictions(network, video, cfg.people, cfg.postprocess, cfg.device, report)
-        fig = figures.prediction_figure(table, network.targets, name, describe(network.card), [*strip.values()])
+        table, strips, remarks = predictions(network, video, cfg.people, cfg.postprocess, cfg.device, report)
+        about = f"{describe(network.card)}; {'post-processed' if cfg.postprocess else 'raw'} predictions"
+        strips = {person: [*strip.values()] for person, strip in strips.items()}
+        fig = figures.prediction_figure(table, network.targets, name, about, strips)
         figures.save_figure(fig, path.with_suffix(".png"))
         write_table(table, path)
     else:
@@ -156,12 +158,17 @@ def make(name, report, videos, cfg):
     if cfg.overlay and not overlay.exists():
         from overlay import write_overlay
         write_overlay(video, table, network.targets, overlay, report)
-    faces = table["face"].isin(FACE).sum()
-    line = f"{name}: {table['time_s'].nunique()} frames, {faces} with a face"
-    return line + f" ({'; '.join(remarks)})" * bool(remarks), None
+    frames, faces = frames_in(table, network.card["frame_rate"])
+    people = f", persons: {table['person'].nunique()}" if "person" in table else ""
+    return f"{name}: {frames} frames, {faces} with a face{people}" + f" ({'; '.join(remarks)})" * bool(remarks), None
 
 
-def summary(videos, out, targets):
+def frames_in(table, frame_rate):
+    """(number of frames of a table up to the last one that has a row, how many of them have a face)."""
+    return round(table["time_s"].max() * frame_rate) + 1, table.loc[table["face"].isin(FACE), "time_s"].nunique()
+
+
+def summary(videos, out, targets, frame_rate):
     """The results of all videos as text, from their files; those that failed have none."""
     wide = max(len("video"), *map(len, videos)) + 2
     lines = [f"{'video':{wide}}{'frames':>8}{'with a face':>13}" + "".join(f"{f'mean {one}':>14}" for one in targets)
@@ -172,8 +179,9 @@ def summary(videos, out, targets):
             lines.append(f"{name:{wide}}{'failed, for the reason given above':>35}")
             continue
         table = pd.read_csv(path)
-        share = f"{table['face'].isin(FACE).mean():.0%}" if table["face"].notna().any() else "-"
-        lines.append(f"{name:{wide}}{table['time_s'].nunique():8}{share:>13}"
+        frames, faces = frames_in(table, frame_rate)
+        share = f"{faces / frames:.0%}" if table["face"].notna().any() else "-"
+        lines.append(f"{name:{wide}}{frames:8}{share:>13}"
                      + "".join(f"{table[one].mean():14.3f}" for one in targets) + f"  {path}")
     return "\n".join(lines)
 
@@ -214,7 +222,7 @@ def main(argv=None):
     try:
         for_each(videos, functools.partial(make, videos=videos, cfg=cfg), sizes, cfg.workers, worth=WORTH_A_WORKER)
     finally:
-        print(summary(videos, cfg.out, network.targets))
+        print(summary(videos, cfg.out, network.targets, rate))
     return {name: Path(cfg.out, f"{name}.csv") for name in videos}
 
 

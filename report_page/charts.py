@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 
 import cv2
-import numpy as np
 
+from figures import shown_times, thinned
 from support.errors import UserError
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name, which nothing fetches
@@ -21,7 +21,6 @@ CONFIG = {"background": None, "view": {"stroke": None}, "font": "inherit",
                    "domainColor": "var(--faint)", "tickColor": "var(--faint)", "labelFontSize": 12,
                    "titleFontSize": 12, "titleFontWeight": "normal"}}
 
-BUCKETS = 600  # of a trace: about the pixels of a screen; two points each
 FACES = 24  # crops of a recording on the page, evenly spaced
 FACE_SIZE = 64  # pixels: sharp at 40 on a screen of high density
 LEFT = 40  # pixels left of the traces: the same for all panels, so that their times stand above each other
@@ -154,34 +153,6 @@ def trace(before, after, targets, runs):
             kind: [thousandths(thinned(tables[name][f"{target}_pred"].to_numpy())) for name in names]
             for kind, tables in (("raw", before), ("post", after))}
     return {"t": thousandths(shown_times(time_s)), "length": max(round(float(time_s[-1]), 3), 0.001), **data}
-
-
-def bucket_frames(frames):
-    """Frames of a bucket: 1 if all of them are shown."""
-    return 1 if frames <= 2 * BUCKETS else math.ceil(frames / BUCKETS)
-
-
-def shown_times(time_s):
-    """Times of the points of thinned(): all, or in each bucket those a quarter and three quarters along it."""
-    size = bucket_frames(len(time_s))
-    if size == 1:
-        return time_s
-    starts = np.arange(0, len(time_s), size)
-    lengths = np.minimum(size, len(time_s) - starts)
-    return np.stack([time_s[starts + lengths // 4], time_s[starts + 3 * lengths // 4]], 1).ravel()
-
-
-def thinned(series):
-    """Lowest and highest value of each bucket, in the order in which they come, so that no peak is lost; a bucket
-    without a value is NaN. The series itself if it is short."""
-    size = bucket_frames(len(series))
-    if size == 1:
-        return series
-    buckets = np.full((math.ceil(len(series) / size), size), np.nan)
-    buckets.ravel()[:len(series)] = series
-    lowest, highest = np.where(np.isnan(buckets), np.inf, buckets), np.where(np.isnan(buckets), -np.inf, buckets)
-    places = np.sort(np.stack([lowest.argmin(1), highest.argmax(1)], 1))
-    return np.take_along_axis(buckets, places, 1).ravel()
 
 
 def thousandths(values):

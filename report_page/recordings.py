@@ -4,6 +4,7 @@ import json
 import numpy as np
 from tqdm import tqdm
 
+from figures import bucket_frames
 from report_page import charts
 from report_page.tables import Table, counted, number
 
@@ -99,7 +100,7 @@ def notes(everyone, parts, runs, frame_rate):
             "zoom in, double-click for all of it; the slider moves the cursor, also by arrow keys. Gaps in the gold "
             "standard: frames without a valid rating."]
     longest = max(len(run.val[name]) for run in runs for name in run.val)
-    if (size := charts.bucket_frames(longest)) > 1:
+    if (size := bucket_frames(longest)) > 1:
         said.append(f"Curves are thinned: of up to {size} frames ({size / frame_rate:.1f} s) in a row the lowest and "
                     "the highest value are shown.")
     left = len(everyone) - len(parts)

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import soundfile
 
+from support.decoding import packets_of
 from support.errors import UserError
 from support.media import check_codec, open_media
 
@@ -203,7 +204,7 @@ def _packets(container, stream, lost):
     """Yields the packets of a track, also those after bytes that are none."""
     for _ in range(AGAIN):
         try:
-            yield from container.demux(stream)
+            yield from packets_of(container, stream)
             return
         except av.error.InvalidDataError as error:
             damage = error

@@ -114,29 +114,33 @@ def test_curves_are_drawn_of_a_whole_and_of_an_empty_log(tmp_path):
 
 # ---- predictions for one video --------------------------------------------------------------------------------------
 
-def predictions_of(*people):
+def predictions_of(*people, frames=FRAMES):
     """A table as predict.py writes it; without a face from frame 20 to 29."""
-    tables = [pd.DataFrame({"time_s": np.arange(FRAMES) / 25, "person": person,
-                            "arousal": np.sin(np.arange(FRAMES) / 8 + person)}) for person in people]
+    tables = [pd.DataFrame({"time_s": np.arange(frames) / 25, "person": person, "face": "tracked",
+                            "arousal": np.sin(np.arange(frames) / 8 + person)}) for person in people]
     table = pd.concat(tables, ignore_index=True)
-    table.loc[table["time_s"].between(0.79, 1.17), "arousal"] = np.nan
+    table.loc[table["time_s"].between(0.79, 1.17), ["arousal", "face"]] = np.nan, "missing"
     return table if len(people) > 1 else table.drop(columns="person")
 
 
 def test_predictions_have_a_gap_where_there_is_no_face_and_faces_stand_at_their_times():
     crops = [None if cell == 6 else np.full((16, 16, 3), 10 * cell, np.uint8) for cell in range(14)]
-    fig = figures.prediction_figure(predictions_of(1), ["arousal"], "a $x^2$", "a student", crops)
+    fig = figures.prediction_figure(predictions_of(1), ["arousal"], "a $x^2$", "a student", {1: crops})
     strip, axes = fig.axes
     (image,), (_, curve) = strip.get_images(), axes.lines  # the first line is zero
     cells = np.split(np.asarray(image.get_array()), 14, axis=1)
-    assert [int(cell[8, 8, 0]) for cell in cells] == [255 if crop is None else 10 * n for n, crop in enumerate(crops)]
+    assert [int(cell[8, 8, 0]) for cell in cells] == [236 if crop is None else 10 * n for n, crop in enumerate(crops)]
     assert np.flatnonzero(np.isnan(curve.get_ydata())).tolist() == list(range(20, 30))
     assert axes.get_xlim() == pytest.approx((0, FRAMES / 25)) and strip.get_position().x0 == axes.get_position().x0
+    [band] = axes.patches  # grey: no face
+    assert (band.get_x(), band.get_width()) == pytest.approx((0.8, 0.4))
     assert "a $x^2$" in texts_of(fig) and "person" not in texts_of(fig)
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["no face"]
+    assert axes.get_xlabel() == "time in the video, seconds" and "-1 calm, 1 excited" in axes.get_title(loc="left")
 
 
 def test_each_person_has_a_curve_of_a_colour_of_its_own():
-    fig = figures.prediction_figure(predictions_of(1, 2, 3), ["arousal"], "a", "a student", [None] * 14)
+    fig = figures.prediction_figure(predictions_of(1, 2, 3), ["arousal"], "a", "a student", {1: [None] * 14})
     curves = fig.axes[-1].lines[1:]
     assert [curve.get_label() for curve in curves] == ["person 1", "person 2", "person 3"]
     assert len({to_hex(curve.get_color()) for curve in curves}) == 3 and len(fig.axes) == 1  # no faces above
@@ -144,6 +148,30 @@ def test_each_person_has_a_curve_of_a_colour_of_its_own():
 
 def test_small_changes_are_not_drawn_large():
     table = predictions_of(1).assign(arousal=0.1)
-    axes = figures.prediction_figure(table, ["arousal"], "a", "", [None] * 14).axes[-1]
+    axes = figures.prediction_figure(table, ["arousal"], "a", "", {}).axes[-1]
     low, high = axes.get_ylim()
     assert low < 0.1 < high and high - low == pytest.approx(figures.SPAN)
+
+
+def test_the_first_persons_have_rows_of_faces_one_above_the_other():
+    crops = {person: [np.full((16, 16, 3), 80 * person, np.uint8)] * 14 for person in (1, 2)}
+    fig = figures.prediction_figure(predictions_of(1, 2), ["arousal"], "a", "a student", crops | {3: [None] * 14})
+    first, second, axes = fig.axes
+    assert [int(strip.get_images()[0].get_array()[8, 8, 0]) for strip in (first, second)] == [80, 160]
+    assert first.get_position().y0 > second.get_position().y1 > axes.get_position().y1
+    assert [strip.texts[0].get_text() for strip in (first, second)] == ["1", "2"]
+    assert first.texts[0].get_color() == axes.lines[1].get_color()
+
+
+def test_a_single_frame_between_two_gaps_is_a_dot():
+    table = predictions_of(1)
+    table.loc[25, ["arousal", "face"]] = 0.5, "detected"
+    *_, dot = figures.prediction_figure(table, ["arousal"], "a", "", {}).axes[-1].lines
+    assert (dot.get_xdata().tolist(), dot.get_ydata().tolist(), dot.get_marker()) == ([1.0], [0.5], ".")
+
+
+def test_a_long_video_is_thinned_to_what_can_be_seen_and_has_an_axis_in_minutes():
+    axes = figures.prediction_figure(predictions_of(1, frames=90000), ["arousal"], "a", "", {}).axes[-1]
+    curve = axes.lines[1]
+    assert len(curve.get_ydata()) <= 2 * figures.BUCKETS and np.ptp(curve.get_ydata()) == pytest.approx(2, abs=0.01)
+    assert axes.get_xlim() == pytest.approx((0, 60)) and axes.get_xlabel().endswith("minutes")

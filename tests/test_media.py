@@ -1,4 +1,5 @@
 """support/media.py: which picture is frame k, its colours and orientation. Sound is tested in test_audio_extract.py."""
+import gc
 import itertools
 import tracemalloc
 from fractions import Fraction
@@ -374,6 +375,21 @@ def test_pixels_of_an_absurd_width_are_refused(tmp_path):
     video = write_pictures(tmp_path / "a.mp4", [card(120, 80)] * 3, pixels=Fraction(20))
     with pytest.raises(UserError, match="a.mp4 is damaged: its pixels would be 20 times as wide as high"):
         numbers_in(video)
+
+
+def test_pictures_that_were_used_are_freed_at_once(tmp_path):
+    """Without the garbage collector: it comes by late, and a picture of full HD takes 3 MB."""
+    video = write_pictures(tmp_path / "a.mp4", [card()] * 60)
+    gc.collect()
+    gc.disable()
+    try:
+        for _, picture in read_frames(video, 25):
+            assert is_card(picture)
+        del picture
+        left = sum(type(one) is av.VideoFrame for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 2  # the first one, of which the header's matrix is read
 
 
 # ---- colours, and parts of a picture --------------------------------------------------------------------------------

@@ -300,6 +300,27 @@ def test_torchvisions_file_for_colour_loads_into_a_network_for_grey_spectrograms
         torch.testing.assert_close(backbone.net((grey - backbone.mean) / backbone.std), same, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["small_cnn", "tiny_cnn"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_file_of_an_own_cnn_loads_into_the_audio_network_which_runs(name, channels, tmp_path):
+    """Weights for spectrograms, and for faces: summed over the colours. Images keep the scale of these networks."""
+    theirs = cnn(name, channels).eval()
+    torch.save(theirs.state_dict(), tmp_path / "cnn.pth")
+    cfg = small_config(audio_backbone=name, audio_weights=str(tmp_path / "cnn.pth"))
+    model, specs = build_model("audio", cfg, SHAPES).eval(), torch.rand(2, 3, *SHAPES["specs"])
+    assert model(specs).pred.shape == (2, 3, len(cfg.targets))
+    with torch.no_grad():
+        same = theirs(((specs.flatten(0, 1) - 0.5) / 0.25).expand(-1, channels, -1, -1))
+        ours = model.audio.net((specs.flatten(0, 1) - model.audio.mean) / model.audio.std)
+    torch.testing.assert_close(ours, same, atol=1e-5, rtol=1e-4)
+
+
+def test_a_file_without_the_first_layer_leaves_a_network_for_spectrograms_that_runs(tmp_path):
+    part_of_resnet18(tmp_path / "part.pth", "bn1", "layer")
+    backbone = Backbone("resnet18", str(tmp_path / "part.pth"), (1, 64, 64), 16, False)
+    assert backbone(torch.rand(2, 1, 64, 64)).shape == (2, 16)
+
+
 def part_of_resnet18(path, *layers):
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save({key: value for key, value in state.items() if key.startswith(layers)}, path)

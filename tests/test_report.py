@@ -16,8 +16,8 @@ from test_postprocessing import noisy
 
 import plot_ccc
 import report
+from figures import BUCKETS, shown_times, thinned
 from report_page import charts, recordings
-from report_page.charts import BUCKETS, shown_times, thinned
 from report_page.tables import Table, command_of, gain_over, methods_of, seeds_table
 from runs import settings_of
 from support.settings import parse_config, read_settings
