@@ -1,6 +1,6 @@
 """A camera, live in a window, with everything that overlay.py draws into a video.
 
-    python predict.py runs/student_both/best.pt --camera 0
+    python predict.py data/runs/student_both_pseudo/best.pt --camera 0
 
 Frame k of the network shows the newest picture at that time. When the work takes longer than a frame lasts, frames are
 dropped and counted, never queued: the GRU's state goes on with the next. The window says how old a picture is when it

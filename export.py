@@ -5,7 +5,7 @@ Reads   best.pt of a run
         to score
 Writes  best.onnx beside it, or --out FILE.onnx; with --int8 best_int8.onnx
 
-    python export.py runs/student_both/best.pt
+    python export.py data/runs/student_both_pseudo/best.pt
 
 The file takes face crops and the GRU's state and gives predictions and the next state (onnx_network.py), for any number
 of recordings and frames at once; pixels are normalised inside, and the model card is in its metadata. It is written
@@ -251,7 +251,8 @@ def main(argv=None):
 def paths_of(cfg):
     """(the checkpoint, the file to write). Raises SettingsError."""
     if not cfg.network:
-        raise SettingsError("network: the checkpoint to export was expected, such as runs/student_both/best.pt")
+        raise SettingsError("network: the checkpoint to export was expected, such as "
+                            "data/runs/student_both_pseudo/best.pt")
     source = Path(cfg.network)
     out = Path(cfg.out or source.with_name(source.stem + "_int8" * cfg.int8 + ".onnx"))
     if out.suffix != ".onnx":

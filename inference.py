@@ -123,6 +123,9 @@ class Stream:
 
     def _run(self, frames, specs):
         preds, self.state = self.network(frames, specs, self.state)
+        if not np.isfinite(preds).all():
+            raise UserError("the network's predictions are not finite numbers: its file is damaged, or its training "
+                            "failed")
         self.preds.frombytes(np.ascontiguousarray(preds, np.float32).tobytes())
 
     def end(self):

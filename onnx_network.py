@@ -16,6 +16,7 @@ from support.errors import UserError
 
 CARD = "mmpkd"  # the metadata property that holds the card
 INPUTS, OUTPUTS = ["frames", "state"], ["predictions", "next_state"]
+LARGEST = 2**20  # numbers in a GRU's state
 EXPECTED = "a file of export.py was expected"
 NOWHERE = os.path.join(os.devnull, "nowhere")  # a folder that cannot exist
 
@@ -42,7 +43,10 @@ class OnnxNetwork:
         """The same for several recordings at once: (B, T, 3, S, S) -> (B, T, K), state (1, B, H)."""
         if state is None:
             state = np.zeros((1, len(frames), self.state_size), np.float32)
-        return tuple(self.session.run(OUTPUTS, {"frames": np.ascontiguousarray(frames), "state": state}))
+        try:
+            return tuple(self.session.run(OUTPUTS, {"frames": np.ascontiguousarray(frames), "state": state}))
+        except Exception as error:  # onnxruntime's own have no common kind
+            raise UserError(f"the .onnx file cannot be run ({str(error).splitlines()[0]:.200}): {EXPECTED}") from None
 
 
 def open_session(path):
@@ -93,7 +97,7 @@ def check_signature(session, card, path):
                 ("state", "tensor(float)", state),
                 ("predictions", "tensor(float)", ["batch", "time", len(card["targets"])]),
                 ("next_state", "tensor(float)", state)]
-    if found != expected or type(size) is not int:
+    if found != expected or type(size) is not int or size > LARGEST:
         text = ", ".join(f"{name} {kind} [{', '.join(map(str, shape))}]" for name, kind, shape in found)
         raise UserError(f"{path} has other inputs and outputs ({text}) than export.py gives the network that its card "
                         f"describes: {EXPECTED}")

@@ -1,12 +1,13 @@
 """Draws predictions into a video: face boxes, both traces moving, a point in the arousal-valence plane.
 
-    python predict.py runs/student_both/best.pt clip.mp4 --overlay
+    python predict.py data/runs/student_both_pseudo/best.pt clip.mp4 --overlay
 
 Reads   the video, and its predictions as predict.py writes them: time_s, arousal, valence, face, score, x1, y1, x2, y2
 Writes  <name>_overlay.mp4: H.264 and AAC, which browsers play. Frames without a face are marked, never invented
 """
 import functools
 import itertools
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -323,7 +324,8 @@ def write_overlay(video, table, targets, path, report=lambda frames: None):
     tracks, row_s = tracks_of(table, targets)
     window_s, rate = float(np.clip(np.ceil(clock.end_s), *WINDOW_S)), _rate(video, clock)
     about = targets, limit_of(tracks), window_s, len(tracks) > 1, bool(table["face"].fillna("").ne("").any())
-    with whole_file(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as out:
+    options = {"movflags": "faststart"}
+    with whole_file(path) as part, av.open(os.path.abspath(part), "w", format="mp4", options=options) as out:
         overlay = writer = None
         for ks, picture in read_frames(video, float(rate), ignored):
             if not overlay:

@@ -6,19 +6,21 @@ Writes  predictions/<name>.csv      per frame: time_s, arousal, valence (empty w
                                     tracked, missing, retained), score, box x1,y1,x2,y2 in pixels of the video;
                                     with --people all a row for everybody who is there, and the id in `person`
         predictions/<name>.png      both over time, with faces along the axis
+        predictions/<name>.json     of which video, and what is wrong with it
         predictions/<name>_overlay.mp4      with --overlay: the video with box and predictions drawn into it
 
 Frame rate, face crops and spectrograms are made as for the network's training. What is there is not made again.
 
-    python predict.py runs/student_both/best.pt clip.mp4 folder/
-    python predict.py runs/student_both/best.pt --camera 0      live, in a window; nothing is written
-    python predict.py runs/student_both/best.pt --about         what the network is, and is not, for
+    python predict.py data/runs/student_both_pseudo/best.pt clip.mp4 folder/
+    python predict.py data/runs/student_both_pseudo/best.pt --camera 0      live, in a window; nothing is written
+    python predict.py data/runs/student_both_pseudo/best.pt --about         what the network is, and is not, for
 
 In a notebook: from predict import predict_video; table = predict_video("best.pt", "clip.mp4")
 """
 import functools
 import hashlib
 import json
+import os
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,7 @@ from support.errors import SettingsError, UserError, run_script
 from support.settings import answer_first, parse_config
 
 WORDS = "network", "videos"  # of the command line
+OPTIONS = "network", "people", "postprocess", "precision"  # that results depend on
 
 answer_first(__name__, __file__, __doc__, words=WORDS)
 
@@ -36,7 +39,7 @@ from face_detector import FACE
 from inference import check_use, describe, open_model, predictions
 from support.files import whole_file
 from support.media import about_frames
-from support.recordings import if_newer, keep_settings, natural_key, shard_of
+from support.recordings import if_newer, keep_settings, made_with, natural_key, shard_of
 from support.workers import for_each
 
 VIDEOS = set(".mp4 .m4v .mov .qt .avi .mkv .webm .mpg .mpeg .mpe .m2v .ts .mts .m2ts .vob .wmv .asf .flv .f4v .3gp "
@@ -46,9 +49,14 @@ WORTH_A_WORKER = 10000  # frames: a process that loads torch takes seconds to st
 
 # ---- one video, in a notebook ----------------------------------------------------------------------------------------
 
-@functools.lru_cache(1)
 def opened(path, device, precision):
     """The Network in a file, kept for the next video."""
+    state = Path(path).stat() if Path(path).exists() else None
+    return _opened(path, device, precision, Path(path).resolve(), state and (state.st_size, state.st_mtime_ns))
+
+
+@functools.lru_cache(1)
+def _opened(path, device, precision, *_):  # of another folder, or written again: another network
     return open_model(path, device, precision)
 
 
@@ -75,6 +83,7 @@ def find_videos(words):
             inside = sorted((one for one in path.glob("[!.]*") if one.is_file()), key=lambda one: natural_key(one.name))
             videos = [one for one in inside if one.suffix.lower() in VIDEOS]
             others = [one.name for one in inside if one not in videos and one.suffix.lower() != ".wav"]
+            others += [f"{one.name}/" for one in sorted(path.glob("[!.]*")) if one.is_dir()]
             if others:
                 print(f"{path}: left out, no videos by their names: "
                       + ", ".join(others[:4]) + " ..." * (len(others) > 4))
@@ -95,41 +104,68 @@ def find_videos(words):
 
 
 def prepare(cfg, network, videos):
-    """Makes the folder for the results, and notes in it of what they are: settings.json, inputs.json.
+    """Makes the folder for the results, and notes in it of which network and options they are: settings.json.
 
     Raises UserError if it holds anything else, or results of another network, with other options, of other videos.
     """
     out, hint = Path(cfg.out), "or name another folder with --out"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.glob("[!.]*")) and not (out / "settings.json").exists():
+        if any(out.glob("[!.]*")) and set(made_with(out)) != set(OPTIONS):
             raise UserError(f"{out}/ holds other files and no results of predict.py: empty it")
         with open(cfg.network, "rb") as file:
             digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
         options = SimpleNamespace(network=f"{network.card['stage']} {digest}", people=cfg.people,
                                   postprocess=cfg.postprocess, precision=cfg.precision)
-        keep_settings(out, options, "network people postprocess precision")
+        keep_settings(out, options, " ".join(OPTIONS))
         for name in videos if cfg.overlay else ():
             if (out / f"{name}_overlay.mp4").resolve() in [path.resolve() for path in videos.values()]:
                 raise UserError(f"{out / name}_overlay.mp4 would be written over a video that is to be predicted")
-        note_inputs(out, videos)
+        for name, path in videos.items():
+            if (out / f"{name}.csv").exists():
+                check_note(out, name, path)
     except UserError as error:
         raise UserError(f"{error}, {hint}") from None
     except OSError as error:
         raise SettingsError(f"out: {out}/ cannot be written ({error.strerror or error}): name another folder") from None
 
 
-def note_inputs(out, videos):
-    """Notes of which video a name is. Raises UserError if there is a result of another one of that name."""
-    note, now = out / "inputs.json", {}
-    before = json.loads(note.read_text()) if note.exists() else {}
-    for name, path in videos.items():
-        now[name] = {"path": str(path.resolve()), "bytes": path.stat().st_size}
-        known = before.get(name, now[name])
-        if (out / f"{name}.csv").exists() and known["bytes"] != now[name]["bytes"]:
-            raise UserError(f"{out / name}.csv was made of {known['path']}, not of {path} as it is now: delete it")
-    with whole_file(note) as part:
-        part.write_text(json.dumps(before | now, indent=1) + "\n")
+def note_of(video):
+    """What tells a video from another of its name: path, size, and a hash of its first and last megabyte."""
+    with open(video, "rb") as file:
+        size, ends = os.path.getsize(video), file.read(2**20)
+        file.seek(max(0, size - 2**20))
+        ends += file.read()
+    return {"video": str(video.resolve()), "bytes": size, "sha1": hashlib.sha1(ends).hexdigest()}
+
+
+def read_note(path):
+    """The note beside a table, with `remarks`. Raises UserError if it is missing or damaged."""
+    note = path.with_suffix(".json")
+    try:
+        known = dict(json.loads(note.read_text()))
+        return known | {"remarks": list(map(str, known["remarks"])), "video": str(known["video"])}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(f"{note} is missing or damaged, so it is not known which video {path} is of: delete "
+                        "both") from None
+
+
+def check_note(out, name, video):
+    """Raises UserError if there is a result of another video of that name."""
+    path = Path(out, f"{name}.csv")
+    known, now = read_note(path), note_of(video)
+    if any(known.get(key) != now[key] for key in ("bytes", "sha1")):
+        raise UserError(f"{path} was made of {known['video']}, not of {video} as it is now: delete it")
+
+
+def read_table(path):
+    """A table that was written before. Raises UserError if it is damaged."""
+    try:
+        table = pd.read_csv(path)
+        table["time_s"], table["face"]
+        return table
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path} is damaged: delete it") from None
 
 
 def write_table(table, path):
@@ -139,22 +175,28 @@ def write_table(table, path):
         table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
 
 
+def is_done(out, name):
+    """Whether there are the table and the figure of a video."""
+    return all(Path(out, f"{name}.{kind}").exists() for kind in ("csv", "png"))
+
+
 def make(name, report, videos, cfg):
     """Predicts one video, unless it is done: (line to print, None)."""
     video, path, overlay = videos[name], Path(cfg.out, f"{name}.csv"), Path(cfg.out, f"{name}_overlay.mp4")
-    remarks, new = [], not path.exists()
     network = opened(cfg.network, cfg.device, cfg.precision)
-    if new:
+    if not is_done(cfg.out, name):
         import figures
+        overlay.unlink(missing_ok=True)  # of another video, whose table was deleted
         table, strips, remarks = predictions(network, video, cfg.people, cfg.postprocess, cfg.device, report)
         about = f"{describe(network.card)}; {'post-processed' if cfg.postprocess else 'raw'} predictions"
         strips = {person: [*strip.values()] for person, strip in strips.items()}
         fig = figures.prediction_figure(table, network.targets, name, about, strips)
         figures.save_figure(fig, path.with_suffix(".png"))
+        with whole_file(path.with_suffix(".json")) as part:
+            part.write_text(json.dumps(note_of(video) | {"remarks": remarks}, indent=1) + "\n")
         write_table(table, path)
     else:
-        table = pd.read_csv(path)
-        remarks = [f"done before{if_newer(video, path)}"]
+        table, remarks = read_table(path), [f"done before{if_newer(video, path)}", *read_note(path)["remarks"]]
     if cfg.overlay and not overlay.exists():
         from overlay import write_overlay
         write_overlay(video, table, network.targets, overlay, report)
@@ -175,10 +217,11 @@ def summary(videos, out, targets, frame_rate):
              + "  written to"]
     for name in videos:
         path = Path(out, f"{name}.csv")
-        if not path.exists():
+        try:
+            table = read_table(path)
+        except UserError:
             lines.append(f"{name:{wide}}{'failed, for the reason given above':>35}")
             continue
-        table = pd.read_csv(path)
         frames, faces = frames_in(table, frame_rate)
         share = f"{faces / frames:.0%}" if table["face"].notna().any() else "-"
         lines.append(f"{name:{wide}}{frames:8}{share:>13}"
@@ -217,7 +260,7 @@ def main(argv=None):
     videos = shard_of(find_videos(cfg.videos), cfg.shard)
     prepare(cfg, network, videos)
     rate = network.card["frame_rate"]
-    todo = {name: path for name, path in videos.items() if not Path(cfg.out, f"{name}.csv").exists()}
+    todo = {name: path for name, path in videos.items() if not is_done(cfg.out, name)}
     sizes = {name: about_frames(path, rate) * (1 + cfg.overlay) for name, path in todo.items()}
     try:
         for_each(videos, functools.partial(make, videos=videos, cfg=cfg), sizes, cfg.workers, worth=WORTH_A_WORKER)

@@ -6,6 +6,7 @@ which there is a rating: it shows the picture that is on show then, so one pictu
 import contextlib
 import functools
 import math
+import os
 from array import array
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,8 @@ FULL_RANGE = 2  # FFmpeg's number for: black is 0 (not 16) and white 255 (not 23
 def open_media(path):
     """PyAV container of a video or sound file. Raises UserError for everything in it that FFmpeg cannot read."""
     try:
-        with av.open(str(path), metadata_errors="replace") as container:  # titles in Latin-1, say
+        whole = os.path.abspath(path)  # FFmpeg takes what stands before a colon for a protocol: "concat:a.mp4"
+        with av.open(whole, metadata_errors="replace") as container:  # titles in Latin-1, say
             yield container
     except av.error.FFmpegError as error:
         empty = Path(path).exists() and not Path(path).stat().st_size

@@ -60,6 +60,46 @@ def table_of(tmp_path, name="clip_2"):
     return pd.read_csv(tmp_path / "out" / f"{name}.csv")
 
 
+# ---- what was written before ----------------------------------------------------------------------------------------
+
+def test_another_video_of_the_same_name_and_size_is_not_taken_for_done(run, clips, clip, tmp_path):
+    other, size = clips / "clip_10.mp4", max(path.stat().st_size for path in clips.iterdir())
+    for path in (clip, padded := Path(shutil.copy(other, tmp_path / "other.mp4"))):
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+    assert run(clip, "--overlay")[0] == 0
+    before, overlay = table_of(tmp_path), (tmp_path / "out" / "clip_2_overlay.mp4").read_bytes()
+    shutil.copy(padded, clip)
+    assert "clip_2.csv was made of" in one_line(*run(clip)[::2], 1)
+    (tmp_path / "out" / "clip_2.csv").unlink()
+    assert run(clip, "--overlay")[0] == 0
+    assert not table_of(tmp_path).equals(before)
+    assert (tmp_path / "out" / "clip_2_overlay.mp4").read_bytes() != overlay, "the overlay of the video before"
+
+
+def test_a_network_that_was_trained_again_is_read_again(student, trained_corpus, clip, tmp_path):
+    network = shutil.copy(student, tmp_path / "best.pt")
+    before = predict.predict_video(network, clip, device="cpu")
+    shutil.copy(run_of(trained_corpus, "visual") / "best.pt", network)
+    assert not predict.predict_video(network, clip, device="cpu").equals(before)
+
+
+@pytest.mark.parametrize("kind, content", [("json", "{"), ("json", "[]"), ("json", "{\"a\": 3}"), ("csv", ""),
+                                           ("csv", "x,y\n")])
+def test_damaged_results_are_named(run, clip, tmp_path, kind, content):
+    assert run(clip)[0] == 0
+    (tmp_path / "out" / f"clip_2.{kind}").write_text(content)
+    code, out, err = run(clip)
+    assert code == 1 and f"clip_2.{kind} is" in out + err and "Traceback" not in err
+    assert "delete" in out + err
+
+
+def test_a_folder_with_settings_of_something_else_is_left_alone(run, clip, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "settings.json").write_text('{"my": "own"}')
+    assert "holds other files" in one_line(*run(clip)[::2], 1)
+    assert (tmp_path / "out" / "settings.json").read_text() == '{"my": "own"}'
+
+
 # ---- what is written ------------------------------------------------------------------------------------------------
 
 def test_every_video_gets_a_table_and_a_figure_and_a_line_of_the_summary(run, clips, tmp_path):
@@ -74,7 +114,7 @@ def test_every_video_gets_a_table_and_a_figure_and_a_line_of_the_summary(run, cl
         assert cv2.imread(str(tmp_path / "out" / f"{name}.png")).shape[1] > 1000
         assert f"{table['arousal'].mean():.3f}" in out.splitlines()[-1 if name == "clip_10" else -2]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
-        ["settings.json", "inputs.json", *(f"clip_{n}.{kind}" for n in (2, 10) for kind in ("csv", "png"))])
+        ["settings.json", *(f"clip_{n}.{kind}" for n in (2, 10) for kind in ("csv", "json", "png"))])
 
 
 def test_frames_without_a_face_are_marked_and_have_no_prediction(run, tmp_path):
@@ -331,6 +371,7 @@ def test_of_a_video_that_breaks_off_what_was_read_is_kept_and_said(run, student,
     assert 10 < len(half) < 45
     early = slice(0, len(half) - 8)  # landmarks are averaged, and interpolated from later ones
     pd.testing.assert_frame_equal(half[early], full[early], atol=1e-4)
+    assert "done before; " in (again := run(whole, video)[1]) and "half.mp4 is cut short" in again
     with pytest.warns(UserWarning, match="cut short"):
         predict.predict_video(student, video, device="cpu")
 
@@ -390,6 +431,19 @@ def test_a_name_may_hold_anything(run, tmp_path):
     for name in names:
         assert f"\n{name}: 3 frames" in out
         assert len(table_of(tmp_path, name)) == 3 and (tmp_path / "out" / f"{name}.png").exists()
+
+
+def test_a_name_with_a_colon_is_no_protocol_of_ffmpeg(run, clips, tmp_path, monkeypatch):
+    """Relative names: of "concat:clip_2.mp4" FFmpeg would read clip_2.mp4."""
+    monkeypatch.chdir(tmp_path)
+    names = ["12:30.mp4", "concat:clip_2.mp4", "data:x.mp4"]
+    for name in names:
+        shutil.copy(clips / "clip_10.mp4", name)
+    shutil.copy(clips / "clip_2.mp4", tmp_path)
+    code, _, err = run(*names, "clip_2.mp4")
+    assert (code, err) == (0, "")
+    first, *others = (table_of(tmp_path, Path(name).stem) for name in names)
+    assert all(first.equals(other) for other in others) and not first.equals(table_of(tmp_path))
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(call, student, clip, tmp_path):
