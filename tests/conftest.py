@@ -70,12 +70,14 @@ def raw_corpus(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_corpus(raw_corpus, tmp_path_factory):
-    """The same after steps 0 to 3. Read only."""
+    """The same after steps 0 to 3. Read only: all copies share its images."""
     folder = tmp_path_factory.mktemp("made") / "data"
     shutil.copytree(raw_corpus, folder)
     for script, flags in STEPS.items():
         import_module(script).main(["--data-dir", str(folder), *flags])
-    return folder
+    before = files_of(folder)
+    yield folder
+    assert files_of(folder) == before, "a test changed an image of its copy that was not yet its own: see own()"
 
 
 @pytest.fixture
@@ -91,8 +93,20 @@ def made(made_corpus, tmp_path):
 
 
 def copied(folder, to):
-    """A copy of a corpus without what training does not read."""
-    return shutil.copytree(folder, to, ignore=shutil.ignore_patterns("audio_segments", "videos", "audio"))
+    """A copy of a corpus without what training does not read. Images are the same files, under further names: to make
+    hundreds of them where as many were just deleted takes some file systems (ext4) longer than most tests."""
+    def copy(source, target):
+        (os.link if source.endswith((".jpg", ".png")) else shutil.copy2)(source, target)
+    return shutil.copytree(folder, to, copy_function=copy,
+                           ignore=shutil.ignore_patterns("audio_segments", "videos", "audio"))
+
+
+def own(path):
+    """The path of an image in a copy, which is from now on a file of its own, to change at will."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    return path
 
 
 @pytest.fixture

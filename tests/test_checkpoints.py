@@ -18,6 +18,7 @@ from conftest import (
     kept_of,
     log_of,
     one_line,
+    own,
     run_of,
     same,
     scripted,
@@ -327,6 +328,6 @@ def test_a_last_checkpoint_of_other_settings_is_refused_with_the_field(made, cal
 def test_crops_of_another_size_are_refused_on_resuming(made, call):
     stopped_run(made, call, 1)
     for path in (made / "Cropped_Aligned").glob("*/*.jpg"):
-        cv2.imwrite(str(path), np.zeros((40, 40, 3), np.uint8))
+        cv2.imwrite(str(own(path)), np.zeros((40, 40, 3), np.uint8))
     line = one_line(*call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--epochs", 4, "--resume")[::2])
     assert "(3, 32, 32)" in line and "(3, 40, 40)" in line

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import FRAMES, add_unlabelled, easy_batch, easy_recording, rate, same, table_of, tiny_config
+from conftest import FRAMES, add_unlabelled, easy_batch, easy_recording, own, rate, same, table_of, tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,7 +169,7 @@ def test_hidden_leftovers_are_no_recordings(made):
     *(("Cropped_Aligned/train_2/000030.jpg", "face_detector.py", damage) for damage in ("missing", "half", "size")),
     *(("specs/train_2/000030.png", "audio_melspec.py", damage) for damage in ("empty", "half", "text"))])
 def test_a_missing_or_damaged_image_names_itself_and_its_script(made, image, script, damage):
-    path = made / image
+    path = own(made / image)
     whole = path.read_bytes()
     if damage == "missing":
         path.unlink()
@@ -207,7 +207,7 @@ def test_images_without_a_rating_are_said(made, capsys):
 
 def test_recordings_of_different_sizes_are_refused(made):
     for path in (made / "Cropped_Aligned" / "train_2").glob("*.jpg"):
-        cv2.imwrite(str(path), np.zeros((20, 20, 3), np.uint8))
+        cv2.imwrite(str(own(path)), np.zeros((20, 20, 3), np.uint8))
     with pytest.raises(UserError, match=r"train_2.*\(3, 20, 20\).*face_detector.py"):
         image_shapes(load_recordings(config_of(made), "Train_Set", BOTH))
 
@@ -293,7 +293,7 @@ def test_a_second_load_reads_no_image(made, monkeypatch):
 
 def test_changed_images_make_the_cache_again_and_the_old_one_goes(made):
     load_recordings(config_of(made), "Train_Set", BOTH)
-    path = made / "Cropped_Aligned" / "train_1" / "000003.jpg"
+    path = own(made / "Cropped_Aligned" / "train_1" / "000003.jpg")
     cv2.imwrite(str(path), np.full((32, 32, 3), 200, np.uint8))
     recording = load_recordings(config_of(made), "Train_Set", BOTH)[0]
     assert (recording.arrays["frames"][3] == 200).all()
@@ -303,7 +303,7 @@ def test_changed_images_make_the_cache_again_and_the_old_one_goes(made):
 def test_same_size_but_touched_later_counts_as_changed(made):
     load_recordings(config_of(made), "Train_Set", ["frames"])
     before = {path.name for path in (made / "cache").iterdir()}
-    os.utime(made / "Cropped_Aligned" / "train_1" / "000003.jpg", (1, 1))
+    os.utime(own(made / "Cropped_Aligned" / "train_1" / "000003.jpg"), (1, 1))
     load_recordings(config_of(made), "Train_Set", ["frames"])
     after = {path.name for path in (made / "cache").iterdir()}
     assert len(after) == len(before) == 2 and len(after & before) == 1

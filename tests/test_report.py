@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import copied, one_line
+from conftest import copied, one_line, own
 from test_plot_ccc import tables, write_run, write_runs
 from test_postprocessing import noisy
 
@@ -287,7 +287,7 @@ def test_damaged_teachers_json_and_damaged_faces_are_named_in_one_line(call, pse
         code, _, err = call("report", "--data-dir", pseudo, *QUICK)
         assert str(labels / "teachers.json") in one_line(code, err)
     shutil.rmtree(labels)
-    next(iter((pseudo / "Cropped_Aligned" / "dev_1").glob("000001.jpg"))).write_bytes(b"")
+    own(pseudo / "Cropped_Aligned" / "dev_1" / "000001.jpg").write_bytes(b"")
     code, _, err = call("report", "--data-dir", pseudo, *QUICK)
     assert "000001.jpg is not a readable image" in one_line(code, err)
     assert not (pseudo / "plots" / "report.html").exists()
