@@ -80,14 +80,9 @@ def test_the_training_bench_prints_a_line_for_every_pair(bench, monkeypatch, cap
 def test_the_predict_bench_prints_a_line_for_every_side(bench, monkeypatch, capsys):
     module = bench("predict")
     monkeypatch.setattr(module, "STUDENTS", {"small": module.DEMO, "large": {"visual_backbone": "small_cnn"}})
-<<<<<<< HEAD
     monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
-    module.main(["--seconds", "3", "--rounds", "1"])
-=======
-    monkeypatch.setattr(module, "has_bfloat16", lambda: False)
     monkeypatch.setattr(module, "drawn_clip", functools.partial(module.drawn_clip, seconds=1))
     module.main(["--seconds", "1", "--rounds", "1"])
->>>>>>> testtime
     lines = capsys.readouterr().out.splitlines()[3:]
     assert [line.split("  ")[0] for line in lines] == [
         module.DECODING, f"{module.DETECTOR}, 48 px", "small, float32", "small, with --overlay",
