@@ -149,9 +149,10 @@ def lines_of(path, change):
     (lambda path: lines_of(path, lambda lines: lines[:1]), "no rows"),
     (lambda path: lines_of(path, lambda lines: [lines[0].replace("arousal_gold", "gold"), *lines[1:]]), "arousal_gold"),
     (lambda path: lines_of(path, lambda lines: [*lines[:7], blank(lines[7]), *lines[8:]]), "line 8"),
+    (lambda path: lines_of(path, lambda lines: [*lines[:7], "0.24,inf,0.1", *lines[8:]]), "line 8.*rating is inf"),
     (lambda path: lines_of(path, lambda lines: [*lines[:7], *lines[8:]]), "line 8"),
     (lambda path: lines_of(path, lambda lines: [*lines[:7], "high" + lines[7], *lines[8:]]), "cannot be read"),
-], ids=["empty", "bytes", "columns", "no rows", "header", "nan", "missing line", "text"])
+], ids=["empty", "bytes", "columns", "no rows", "header", "nan", "inf", "missing line", "text"])
 def test_damaged_predictions_are_one_line_that_names_the_file(tmp_path, damage, keyword):
     write(tmp_path, {"val": {"dev_1": table_of()}})
     path = tmp_path / "predictions" / "val" / "dev_1.csv"
