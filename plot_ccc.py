@@ -16,7 +16,6 @@ traces of runs that are not in the runs folder stay, because they may belong to 
 
     python plot_ccc.py --data-dir data
 """
-import contextlib
 import math
 import re
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import NamedTuple
 
 from support.errors import SettingsError, UserError, run_script
 from support.files import whole_file
-from support.settings import answer_first, parse_config, read_settings
+from support.settings import answer_first, check_settings, parse_config, read_settings
 
 answer_first(__name__, __file__, __doc__)
 
@@ -33,8 +32,9 @@ import pandas as pd
 from tqdm import tqdm
 
 import figures
+from config import Config
 from postprocessing import fit_tables, postprocess, six_digits
-from runs import changed
+from runs import INPUTS, changed
 from scores import AGAIN, gaps_closed, read_predictions, score, summary_of, targets_of
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS
 
@@ -104,10 +104,7 @@ def read_runs(root, frame_rate):
 def read_run(folder, frame_rate):
     """Run of a folder. Raises UserError that names the file which is missing, damaged or unlike the others."""
     tables = {partition: read_predictions(folder, partition, frame_rate) for partition in PARTITIONS}
-    settings = {}
-    with contextlib.suppress(SettingsError):  # none, or of another version
-        settings = read_settings(folder / "config.json")
-    run = Run(folder.name, **tables, settings=settings)
+    run = Run(folder.name, **tables, settings=settings_in(folder))
     if both := sorted(set(run.train) & set(run.val)):
         raise UserError(f"{folder}/predictions/ has {both[0]} in train/ and in val/: what is fitted on train/ would be "
                         f"reported on the same recording; {AGAIN.format(folder)}")
@@ -118,6 +115,17 @@ def read_run(folder, frame_rate):
                                 f"{' and '.join(targets_of(table))}, other recordings of {' and '.join(run.targets)}: "
                                 f"{AGAIN.format(folder)}")
     return run
+
+
+def settings_in(folder):
+    """config.json of a run; {} if it is missing, damaged or of another version."""
+    try:
+        settings = read_settings(folder / "config.json")
+        settings = settings and {"stage": stage_of(folder.name)} | settings
+        check_settings(Config(**settings))
+    except SettingsError:
+        return {}
+    return settings if settings.get("stage") in INPUTS else {}
 
 
 def check_same_gold(root, runs):

@@ -178,7 +178,7 @@ def read_report(folder):
     path = folder / "labels" / "teachers.json"
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise UserError(f"{path} is missing or cannot be read: delete {folder / 'labels'}/ and run again") from None
 
 

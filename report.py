@@ -19,7 +19,7 @@ from pathlib import Path
 
 from support.errors import UserError, run_script
 from support.files import whole_file
-from support.settings import answer_first, parse_config, read_settings
+from support.settings import answer_first, parse_config
 
 answer_first(__name__, __file__, __doc__)
 
@@ -40,7 +40,8 @@ from scores import summary_of
 VEGA_LITE = "6.4"
 PAGE = Path(__file__).with_name("report_page")
 FIELDS = ("data_dir", "runs_dir", "frame_rate", "smoothing", "max_window_s", "max_delay_s")  # of this script
-MADE_OF = ("Cropped_Aligned", "audio_segments", "specs")  # folders of the preprocessing with a settings.json
+MADE_OF = ("Cropped_Aligned", "audio_segments", "specs")  # folders of the preprocessing, which have a ...
+NOTE = "settings.json"
 
 
 # ---- parts of the page ----------------------------------------------------------------------------------------------
@@ -59,7 +60,7 @@ def comparison(runs, table, methods, styles):
         drawn[f"comparison-{target}"] = charts.comparison(points, styles, bounds)
         means = ", ".join(f"{run.name} {tables.number(summary_of(rows, run.name)[1], 2)}" for run in shown)
         words = (f"CCC of {target}, post-processed. Bars: mean of recordings ({means}). Dots: recordings. Short line: "
-                 "the mean before post-processing. Dashed lines: the bounds, visual baseline and teacher.")
+                 "the raw mean, before post-processing. Dashed lines: the bounds, visual baseline and teacher.")
         parts.append({"target": target, "words": words, "table": tables.comparison_table(shown, rows, target),
                       "each": tables.each_table(shown, rows, target), "seeds": tables.seeds_table(of, rows, target)})
     return parts, drawn
@@ -81,9 +82,10 @@ def training(root, runs, styles):
             words.append({"name": f"curves-{target}", "words": f"{title}, after every epoch."})
     rows = [{"run": run.name, "epoch": entry["epoch"], "value": entry["loss"]} for run, entries in logs
             for entry in entries if math.isfinite(entry.get("loss", math.nan))]
-    drawn["curves-loss"] = charts.curves(rows, styles, "training loss")
-    words.append({"name": "curves-loss", "words": "Training loss of every epoch. Losses of different kinds of runs are "
-                                                  "not comparable."})
+    if rows:
+        drawn["curves-loss"] = charts.curves(rows, styles, "training loss")
+        words.append({"name": "curves-loss", "words": "Training loss of every epoch. Losses of different kinds of runs "
+                                                      "are not comparable."})
     table, epochs = tables.training_tables(logs)
     return {"styles": {run.name: styles[run.name] for run, _ in logs}, "charts": words, "table": table,
             "epochs": epochs}, drawn
@@ -96,7 +98,7 @@ def teachers(root, runs):
         if run.stage == "student" and (root / run.name / "labels").exists():
             try:
                 found.append(tables.teachers_table(run.name, read_report(root / run.name)))
-            except (AttributeError, KeyError, TypeError, ValueError):
+            except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
                 raise UserError(f"{root / run.name}/labels/teachers.json is not what mmpkd.py writes: delete "
                                 f"{root / run.name / 'labels'}/ and run again") from None
     return found
@@ -107,25 +109,27 @@ def again(cfg, runs, folds):
     rows, commands = [], []
     for name in [*folds, *(run.name for run in runs)]:
         folder = cfg.run_root / name
-        try:
-            settings = read_settings(folder / "config.json")
-            commands.append(tables.command_of(settings))
-        except UserError:
-            settings = {}
-            commands.append(f"# {name}: its config.json is missing or of another version")
+        settings = plot_ccc.settings_in(folder)
+        commands.append(tables.command_of(settings) if settings else f"# {name}: {tables.NO_CONFIG}")
         card = card_of(folder)
         rows.append((name, settings, note_of(folder / "subjects.json"), card.get("date") or finished_on(folder),
                      card.get("versions") or {}))
     # a student comes after its teachers
     commands.sort(key=lambda command: "--stage student" in command)
     commands.append(tables.command("report.py", cfg, FIELDS))
-    corpus = [[folder, tables.shown(name), tables.shown(value)] for folder in MADE_OF
-              for name, value in note_of(Path(cfg.data_dir, folder, "settings.json")).items()]
+    corpus = [row for folder in MADE_OF for row in corpus_rows(folder, note_of(Path(cfg.data_dir, folder, NOTE)))]
     table, versions = tables.again_table(rows)
     return {"words": "These commands train the runs again on the same recordings. With the same seed, machine and "
                      "versions the result is the same; without --stage, mmpkd.py trains all that a student needs.",
             "commands": "\n".join(dict.fromkeys(commands)), "runs": table, "versions": versions,
             "corpus": tables.Table("Settings of the preprocessing", ["folder", "setting", "value"], corpus)}
+
+
+def corpus_rows(folder, note):
+    """Rows [folder, setting, value] of a folder of the preprocessing; note: note_of its settings.json."""
+    if note is None:
+        return [[folder, NOTE, "cannot be read"]]
+    return [[folder, name, tables.shown(value)] for name, value in note.items()]
 
 
 def card_of(folder):
@@ -137,12 +141,14 @@ def card_of(folder):
 
 
 def note_of(path):
-    """A settings.json or subjects.json as a dict; {} if it is missing or damaged."""
+    """A settings.json or subjects.json as a dict; {} if it is missing, None if it cannot be read."""
     try:
         note = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return {}
-    return note if isinstance(note, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return None
+    return note if isinstance(note, dict) else None
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
@@ -190,7 +196,7 @@ def content_of(cfg, runs, left_out, folds, fitted):
     differ, everything = tables.settings_tables(runs)
     unknown = [run.name for run in runs if not run.settings]
     none = "The runs do not differ in a setting that they share." if not unknown else (
-        f"Not known: config.json of {', '.join(unknown)} is missing or of another version.")
+        f"Not known: of {', '.join(unknown)}, {tables.NO_CONFIG}.")
     shown["legend"] = {"gold standard (ratings)": {"colour": "var(--text)", "dash": []}} | {
         name: styles[name] for name in shown["shown"]}
     content = {"title": "MMPKD: what the runs found", "answer": tables.answer(runs, table, methods),

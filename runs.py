@@ -205,12 +205,37 @@ def with_way(cfg):
 # ---- what is there --------------------------------------------------------------------------------------------------
 
 def read_log(folder):
-    """The lines of a run's log.jsonl, as dicts; a last one that was cut short is left out."""
+    """The lines of a run's log.jsonl, as dicts; a last one that was cut short is left out.
+
+    Raises UserError, naming the line, if another one is not as training.py writes it.
+    """
     log, entries = Path(folder, "log.jsonl"), []
-    for line in log.read_text().splitlines() if log.exists() else []:
-        with contextlib.suppress(ValueError):
-            entries.append(json.loads(line))
+    lines = log.read_bytes().splitlines() if log.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            entry = None
+        if not _is_epoch(entry) or entries and entry["val"].keys() != entries[0]["val"].keys():
+            raise UserError(f"{log} line {number} is not what mmpkd.py writes after an epoch: mend that line, or "
+                            "delete the file (curves and tables alone are made of it)")
+        entries.append(entry)
     return entries
+
+
+def _is_epoch(entry):
+    """Whether a line of log.jsonl has what its readers use: epoch, CCCs of validation, and numbers beside them."""
+    def is_number(value):
+        return isinstance(value, float) or isinstance(value, int) and abs(value) < 2**53
+
+    def is_ccc(value):
+        return isinstance(value, dict) and is_number(value.get("mean"))
+    if not isinstance(entry, dict) or not is_number(entry.get("epoch")) or not isinstance(entry.get("val"), dict):
+        return False
+    return (isinstance(entry["epoch"], int) and bool(entry["val"]) and all(map(is_ccc, entry["val"].values()))
+            and all(is_number(value) for name, value in entry.items() if name != "val"))
 
 
 def answer_list(cfg):
@@ -236,6 +261,8 @@ def run_line(folder):
         entries, epochs = read_log(folder), read_settings(folder / "config.json").get("epochs", 0)
     except SettingsError:
         return f"{folder.name:40} of another version"
+    except UserError as error:
+        return f"{folder.name:40} {error}"
     state = ("running" if is_claimed(folder) else "finished" if (folder / "predictions").exists()
              else "stopped, --resume" if (folder / "last.pt").exists() else "nothing saved yet")
     values = [float(np.mean([val["mean"] for val in entry["val"].values()])) for entry in entries]

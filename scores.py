@@ -157,6 +157,9 @@ def read_table(path, frame_rate, again):
     preds = table[[f"{target}_pred" for target in targets]].to_numpy()
     for k in np.flatnonzero(~np.isfinite(preds).all(1)):
         raise UserError(f"{path} line {k + 2}: a prediction is missing or not finite: {again}")
+    golds = table[[f"{target}_gold" for target in targets]].to_numpy()
+    for k in np.flatnonzero(np.isinf(golds).any(1)):
+        raise UserError(f"{path} line {k + 2}: a rating is infinite: {again}")
     times = np.arange(len(table)) / frame_rate
     for k in np.flatnonzero(~(np.abs(table["time_s"] - times) < ROUNDING_S)):
         raise UserError(f"{path} line {k + 2}: time_s is {table['time_s'][k]:g}, not {times[k]:g} as with frame_rate "

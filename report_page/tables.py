@@ -1,6 +1,7 @@
 """The words and tables of the report, from runs as plot_ccc.Run describes them. Everything here is plain text."""
 import json
 import math
+import os
 import re
 import shlex
 from collections import Counter
@@ -20,7 +21,7 @@ NUMBER = re.compile(r"[-+]?[\d.]+( ?[%s]| min| h)?|\d+-\d\d-\d\d|-|>100%|no gap|
 COLUMNS = ["mean, raw", "mean, post-processed", "concatenated, raw", "concatenated, post-processed"]
 ROLES = {"visual": "the visual baseline (face only)", "teacher": "the teacher (face and voice)",
          "student": "the student (face only)", "audio": "the audio network (voice only)"}
-NO_CONFIG = "unknown: config.json is missing or of another version"
+NO_CONFIG = "config.json is missing, damaged or of another version"
 
 
 class Table(NamedTuple):
@@ -95,15 +96,15 @@ def plain_name(run):
 
 
 def ccc_matrix(method, table, seeds):
-    """Post-processed CCC of a method, (seeds, recordings); table: ccc.csv of one target."""
+    """Raw CCC of a method, (seeds, recordings); table: ccc.csv of one target."""
     rows = table[~table["recording"].isin(SUMMARIES)]
-    wide = rows.pivot(index="run", columns="recording", values="ccc_postprocessed").dropna(axis=1)
+    wide = rows.pivot(index="run", columns="recording", values="ccc_raw").dropna(axis=1)
     return wide.loc[[method.runs[seed].name for seed in seeds]].to_numpy()
 
 
 def gain_over(method, baseline, table):
-    """(mean, low, high): difference in CCC from the baseline and its 95 % interval over recordings and the seeds that
-    both have; None if these are fewer than two."""
+    """(mean, low, high): difference in raw CCC from the baseline and its 95 % interval over recordings and the seeds
+    that both have; None if these are fewer than two."""
     seeds = [seed for seed in method.runs if seed in baseline.runs]
     if len(seeds) < 2 or method is baseline:
         return None
@@ -128,8 +129,8 @@ def seeds_table(methods, table, target):
                      number(float(means.std(ddof=1))) if len(means) > 1 else "-",
                      *([signed(gain[0]), f"{signed(gain[1])} to {signed(gain[2])}"] if gain else ["-", "-"])])
     over = f"over {baseline.name}" if baseline else "over a baseline"
-    return Table(f"Several seeds, {target}: CCC post-processed, mean of recordings. Intervals: bootstrap over "
-                 "recordings and seeds", ["method", "seeds", "CCC", "sd over seeds", over, "95 % interval"], rows)
+    return Table(f"Several seeds, {target}: raw CCC, mean of recordings. Intervals: bootstrap over recordings and "
+                 "seeds", ["method", "seeds", "CCC", "sd over seeds", over, "95 % interval"], rows)
 
 
 # ---- the answer -----------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def answer_for(target, methods, table, count):
     first, *others = parts
     first = first.rsplit(" ", 1)
     text = (f"{target.capitalize()}: {first[0]} reaches a mean CCC of {first[1]} with the ratings of {count} that no "
-            f"network was trained on{''.join(', ' + part for part in others)}.")
+            f"network was trained on{''.join(', ' + part for part in others)} (raw predictions).")
     values = {run.name: summary_of(table, run.name) for method in methods for run in method.runs.values()}
     text += "".join(share_of(student, bounds, values, table, many) for student in students[:3])
     return text + " Further students are in the table." * (len(students) > 3)
@@ -169,8 +170,8 @@ def who(method, named):
 
 
 def mean_of(method, table):
-    """Post-processed CCC of a method, mean of recordings and seeds."""
-    return float(np.mean([summary_of(table, run.name)[1] for run in method.runs.values()]))
+    """Raw CCC of a method, mean of recordings and seeds."""
+    return float(np.mean([summary_of(table, run.name)[0] for run in method.runs.values()]))
 
 
 def share_of(student, bounds, values, table, named):
@@ -183,7 +184,7 @@ def share_of(student, bounds, values, table, named):
     closed = gaps_closed(values, student.first.name, student.first.variant)
     if not closed:
         return ""
-    share = closed[1]
+    share = closed[0]
     if share == "no gap":
         return " The teacher is not above the baseline: there is no gap to close."
     return f" {name} closes {share.replace('>', 'more than ')} of the gap between baseline and teacher."
@@ -197,10 +198,10 @@ def comparison_table(runs, table, target):
     rows = []
     for run in runs:
         closed = gaps_closed(values, run.name, run.variant)
-        rows.append([run.name, *map(number, values[run.name]), closed[1] if closed else "-", run.about or "-"])
+        rows.append([run.name, *map(number, values[run.name]), *(closed[:2] or ["-", "-"]), run.about or "-"])
     return Table(f"CCC of {target} on Val_Set, {counted(len(runs[0].val), 'recording')}. Gap closed: share of the gap "
-                 "between visual baseline and teacher, post-processed mean", ["run", *COLUMNS, "gap closed", "network"],
-                 rows)
+                 "between visual baseline and teacher, of the means",
+                 ["run", *COLUMNS, "gap closed, raw", "gap closed, post-processed", "network"], rows)
 
 
 def each_table(runs, table, target):
@@ -262,7 +263,19 @@ def teachers_table(name, report):
 
 def shown(value):
     """A setting as text."""
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else "none" if value == "" else str(value)
+    if isinstance(value, list | tuple):
+        return " ".join(map(shown, value))
+    return "none" if value == "" else nearer(str(value))
+
+
+def nearer(text):
+    """A path relative to the current folder where that is shorter: the page is for others, who have other folders."""
+    if not os.path.isabs(text):
+        return text
+    try:
+        return min(os.path.relpath(text), text, key=len)
+    except ValueError:  # on another drive of Windows, or a text that is no path
+        return text
 
 
 def settings_tables(runs):
@@ -293,7 +306,7 @@ def command(script, cfg, names):
             words.append("--no-" + flag[2:])
         elif value != getattr(Config, name):
             values = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [flag, *map(str, values)]
+            words += [flag, *(nearer(str(each)) for each in values)]
     return shlex.join(words)
 
 
@@ -304,7 +317,8 @@ def again_table(rows):
     """
     cells, known = [], []
     for name, settings, subjects, date, versions in rows:
-        counts = ", ".join(f"{len(ids)} in {part}" for part, ids in subjects.items() if isinstance(ids, list))
+        counts = "subjects.json cannot be read" if subjects is None else ", ".join(
+            f"{len(ids)} in {part}" for part, ids in subjects.items() if isinstance(ids, list))
         known.append(", ".join(f"{key} {value}" for key, value in versions.items()) or "not recorded")
         cells.append([name, shown(settings.get("seed", "-")), counts or "-", date])
     columns, caption = ["run", "seed", "recordings", "finished on"], "Seeds, recordings and dates"

@@ -68,7 +68,7 @@ def read_settings(path):
     """The settings in a run's config.json, as a dict. Raises SettingsError if it is not one."""
     try:
         settings = json.loads(Path(path).read_text())
-    except (OSError, ValueError):  # also text that is neither JSON nor UTF-8
+    except (OSError, ValueError, RecursionError):  # also text that is neither JSON nor UTF-8
         settings = None
     if not isinstance(settings, dict):
         raise SettingsError(f"{path} cannot be read: a config.json was expected, as a run writes it into its folder")

@@ -4,6 +4,7 @@ import platform
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ import plot_ccc
 import report
 from figures import BUCKETS, shown_times, thinned
 from report_page import charts, recordings
-from report_page.tables import Table, command_of, gain_over, methods_of, seeds_table
+from report_page.tables import Table, command_of, gain_over, methods_of, nearer, seeds_table
 from runs import settings_of
 from support.settings import parse_config, read_settings
 
@@ -96,14 +97,17 @@ def test_the_tables_hold_the_values_of_plot_ccc(data):
 
 def test_the_page_begins_with_the_answer(data):
     table, _ = tables(data, 25, 0)
-    means = table[table["recording"] == "mean"].set_index("run")["ccc_postprocessed"]
+    means = table[table["recording"] == "mean"].set_index("run")["ccc_raw"]
     answers = re.findall(r'<p class="answer">(.*?)</p>', page_of(data))
     assert f"the student (face only) reaches a mean CCC of {means['student_arousal_cosine']:.2f}" in answers[0]
     assert f"visual baseline (face only) {means['visual_arousal']:.2f}" in answers[0]
     assert f"teacher (face and voice) {means['teacher_arousal']:.2f}" in answers[0] and "3 recordings" in answers[0]
+    assert "(raw predictions)" in answers[0]
     share = ((means["student_arousal_cosine"] - means["visual_arousal"])
              / (means["teacher_arousal"] - means["visual_arousal"]))
     assert f"closes {share:.0%} of the gap" in answers[0]
+    row = table_in(page_of(data), "CCC of arousal on Val_Set")[3]
+    assert (row[1], row[5]) == (f"{means['student_arousal_cosine']:.3f}", f"{share:.0%}")
     assert "One seed and 3 recordings are an illustration" in answers[1]
 
 
@@ -118,7 +122,7 @@ def test_worst_median_and_best_are_those_of_the_student(data):
 
 def test_a_run_without_settings_log_faces_and_checkpoint_is_shown_and_said_to_lack_them(data):
     page = page_of(data)
-    assert "# visual_arousal: its config.json is missing" in page and "not recorded" in page
+    assert "# visual_arousal: config.json is missing" in page and "not recorded" in page
     assert 'id="training"' not in page and 'class="chart faces"' not in page
 
 
@@ -145,8 +149,20 @@ def test_the_command_of_a_run_gives_its_settings(demo):
         again = parse_config(words, "mmpkd.py", "")
         expected = parse_config(["--config", str(folder / "runs" / name / "config.json")], "mmpkd.py", "")
         assert settings_of(again) == settings_of(expected)
-        assert (again.epochs, again.data_dir) == (expected.epochs, expected.data_dir)
+        assert (again.epochs, Path(again.data_dir).resolve()) == (expected.epochs, Path(expected.data_dir).resolve())
     assert page.index("--stage student") > page.rindex("--stage visual")  # after what it needs
+
+
+def test_paths_on_the_page_are_relative_to_the_current_folder_where_that_is_shorter(tmp_path, monkeypatch):
+    home = tmp_path / "home" / "anna"
+    write_run(home / "data", "visual_arousal", noisy, stage="visual", data_dir=str(home / "data"),
+              visual_weights=str(home / "vgg.t7"), visual_backbone="vgg19_bn")
+    (home / "mmpkd").mkdir()
+    monkeypatch.chdir(home / "mmpkd")
+    page = page_of(home / "data")
+    assert "anna" not in page and "--data-dir ../data" in page and "--visual-weights ../vgg.t7" in page
+    assert ["visual_weights", "../vgg.t7"] in table_in(page, "Settings of the runs")
+    assert nearer("/a") == "/a" and nearer("a/b") == "a/b"
 
 
 def test_settings_that_differ_are_named_and_others_are_not(tmp_path):
@@ -181,7 +197,7 @@ def test_the_gain_over_several_seeds_is_the_difference_of_means_with_an_interval
     table, _ = tables(seeds, 25, 0)
     visual, student, other = methods_of(runs)
     mean, low, high = gain_over(student, visual, table)
-    of = table[table["recording"] == "mean"].set_index("run")["ccc_postprocessed"]
+    of = table[table["recording"] == "mean"].set_index("run")["ccc_raw"]
     expected = np.mean([of["student_arousal_cosine" + word] - of["visual_arousal" + word] for word in ("", "_again")])
     assert low < mean < high and mean == pytest.approx(expected, abs=1e-5)
     assert gain_over(other, visual, table) is None  # one seed: no interval
@@ -299,7 +315,33 @@ def test_a_hostile_checkpoint_and_settings_of_another_version_do_not_stop_the_pa
     (run / "config.json").write_text('{"old_setting": 1}')
     assert call("report", "--data-dir", pseudo, *QUICK)[0] == 0
     page = (pseudo / "plots" / "report.html").read_text()
-    assert "# visual_both: its config.json is missing or of another version" in page
+    assert "# visual_both: config.json is missing, damaged or of another version" in page
+    for text in ("[" * 100_000, '{"seed": [1]}', '{"stage": "all"}', '{"epochs": "x"}', "[]", ""):
+        (run / "config.json").write_text(text)
+        assert "# visual_both: config.json is missing, damaged" in page_of(pseudo)
+
+
+def test_notes_that_cannot_be_read_are_said_to_be_so_where_they_would_stand(made):
+    write_run(made, "visual_both", noisy, ("arousal", "valence"), stage="visual", target="both")
+    shutil.rmtree(made / "Cropped_Aligned")
+    page = page_of(made)
+    assert "cannot be read" not in page and "n_mels" in page
+    for text in ("", "[1]", "[" * 100_000):
+        (made / "runs" / "visual_both" / "subjects.json").write_text(text)
+        (made / "specs" / "settings.json").write_text(text)
+        page = page_of(made)
+        assert table_in(page, "Seeds, recordings")[1][2] == "subjects.json cannot be read"
+        assert ["specs", "settings.json", "cannot be read"] in table_in(page, "Settings of the preprocessing")
+
+
+def test_a_log_of_something_else_is_one_line_and_one_without_losses_has_no_chart_of_them(call, data):
+    log = data / "runs" / "visual_arousal" / "log.jsonl"
+    log.write_text('{"epoch": 1, "val": {"arousal": {"mean": 0.5}}}\n')
+    page = page_of(data)
+    assert 'data-chart="curves-arousal"' in page and 'data-chart="curves-loss"' not in page
+    log.write_text('{"epoch": 1, "loss": 0.5}\n')
+    code, _, err = call("report", "--data-dir", data, *QUICK)
+    assert f"{log} line 1 is not what mmpkd.py writes" in one_line(code, err)
 
 
 def test_versions_and_date_come_from_the_checkpoint_whatever_else_it_holds(trained):

@@ -1,6 +1,7 @@
 """runs.py: a run's folder, the settings and subjects it stands for, its state, and the runs that a student needs."""
 import dataclasses
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -253,5 +254,25 @@ def test_runs_are_listed_with_their_state_and_best_ccc(made, call):
 
 
 def test_a_log_line_that_was_cut_short_is_left_out(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
-    assert runs.read_log(tmp_path) == [{"epoch": 1}, {"epoch": 2}] and runs.read_log(tmp_path / "gone") == []
+    lines = [{"epoch": epoch, "seconds": 1.5, "val": {"arousal": {"mean": math.nan}}, "best": True} for epoch in (1, 2)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"epo')
+    assert str(runs.read_log(tmp_path)) == str(lines) and runs.read_log(tmp_path / "gone") == []
+
+
+@pytest.mark.parametrize("line", [
+    "3", "[]", "null", "{}", '{"epo', "[" * 100_000, '{"epoch": 2}', '{"epoch": 2, "val": {}}', "\xff",
+    '{"epoch": "2", "val": {"arousal": {"mean": 0.5}}}', '{"epoch": 2.5, "val": {"arousal": {"mean": 0.5}}}',
+    '{"epoch": 2, "val": {"arousal": 0.5}}', '{"epoch": 2, "val": {"arousal": {"mean": null}}}',
+    '{"epoch": 2, "val": {"valence": {"mean": 0.5}}}', '{"epoch": 2, "val": {"arousal": {"mean": 0.5}}, "loss": []}',
+    '{"epoch": 2, "val": {"arousal": {"mean": 0.5}}, "loss": 1' + 400 * "0" + "}"])
+def test_a_log_line_that_is_something_else_is_named(line, tmp_path):
+    good = '{"epoch": 1, "val": {"arousal": {"mean": 0.5}}, "loss": 0.5}\n'
+    (tmp_path / "log.jsonl").write_text(good + line + "\n" + good, encoding="latin-1")
+    with pytest.raises(UserError, match="log.jsonl line 2 is not what mmpkd.py writes"):
+        runs.read_log(tmp_path)
+
+
+def test_a_run_with_a_damaged_log_is_listed(made_corpus, trained):
+    (run_of(trained, "visual") / "log.jsonl").write_text("{}\n")
+    lines = runs.list_runs(trained / "runs").splitlines()
+    assert len(lines) == 5 and "log.jsonl line 1 is not what" in lines[-1] and "finished" in lines[1]

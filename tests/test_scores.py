@@ -1,5 +1,6 @@
 """scores.py: predictions along recordings, their CCC, the comparison, and the files of predictions."""
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -135,6 +136,11 @@ def blank(line):
     return line.rsplit(",", 1)[0] + ",nan"
 
 
+def infinite(line):
+    """A line with a rating, in its second column, that is infinite."""
+    return re.sub(r",[^,]*", ",inf", line, count=1)
+
+
 def lines_of(path, change):
     path.write_text("".join(line + "\n" for line in change(path.read_text().splitlines())))
 
@@ -146,9 +152,10 @@ def lines_of(path, change):
     (lambda path: lines_of(path, lambda lines: lines[:1]), "no rows"),
     (lambda path: lines_of(path, lambda lines: [lines[0].replace("arousal_gold", "gold"), *lines[1:]]), "arousal_gold"),
     (lambda path: lines_of(path, lambda lines: [*lines[:7], blank(lines[7]), *lines[8:]]), "line 8"),
+    (lambda path: lines_of(path, lambda lines: [*lines[:7], infinite(lines[7]), *lines[8:]]), "line 8.*rating"),
     (lambda path: lines_of(path, lambda lines: [*lines[:7], *lines[8:]]), "line 8"),
     (lambda path: lines_of(path, lambda lines: [*lines[:7], "high" + lines[7], *lines[8:]]), "cannot be read"),
-], ids=["empty", "bytes", "columns", "no rows", "header", "nan", "missing line", "text"])
+], ids=["empty", "bytes", "columns", "no rows", "header", "nan", "inf", "missing line", "text"])
 def test_damaged_predictions_are_one_line_that_names_the_file(tmp_path, damage, keyword):
     write(tmp_path, {"val": {"dev_1": table_of()}})
     path = tmp_path / "predictions" / "val" / "dev_1.csv"
