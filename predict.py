@@ -29,7 +29,7 @@ from support.errors import SettingsError, UserError, run_script
 from support.settings import answer_first, parse_config
 
 WORDS = "network", "videos"  # of the command line
-OPTIONS = "network", "people", "postprocess", "precision"  # that results depend on
+OPTIONS = "network people postprocess precision"  # that results depend on
 
 answer_first(__name__, __file__, __doc__, words=WORDS)
 
@@ -111,13 +111,13 @@ def prepare(cfg, network, videos):
     out, hint = Path(cfg.out), "or name another folder with --out"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.glob("[!.]*")) and set(made_with(out)) != set(OPTIONS):
+        if any(out.glob("[!.]*")) and set(made_with(out)) != set(OPTIONS.split()):
             raise UserError(f"{out}/ holds other files and no results of predict.py: empty it")
         with open(cfg.network, "rb") as file:
             digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
         options = SimpleNamespace(network=f"{network.card['stage']} {digest}", people=cfg.people,
                                   postprocess=cfg.postprocess, precision=cfg.precision)
-        keep_settings(out, options, " ".join(OPTIONS))
+        keep_settings(out, options, OPTIONS)
         for name in videos if cfg.overlay else ():
             if (out / f"{name}_overlay.mp4").resolve() in [path.resolve() for path in videos.values()]:
                 raise UserError(f"{out / name}_overlay.mp4 would be written over a video that is to be predicted")

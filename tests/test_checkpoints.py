@@ -31,7 +31,7 @@ import mmpkd
 import runs
 from checkpoints import load_checkpoint, load_model, save_checkpoint
 from data import load_recordings
-from model_card import card_text, check_card
+from model_card import SOUND, card_text, check_card
 from models_kd import build_model
 from scores import predict
 from support.errors import UserError
@@ -62,7 +62,8 @@ def test_a_card_says_how_its_inputs_were_made(trained_corpus):
     made = json.loads((trained_corpus / "Cropped_Aligned" / "settings.json").read_text())
     assert card["faces"] == {name: made[name] for name in made if name != "frame_rate"} | {"retained": False}
     made = json.loads((trained_corpus / "specs" / "settings.json").read_text())
-    assert card["sound"] == {name: made[name] for name in made if name not in ("frame_rate", "spec_files")}
+    assert card["sound"] == {name: made[name] for name in made if name in SOUND}
+    assert "audio_channel" in made  # of the recordings, not of the network
     assert card["frame_rate"] == 25 and card["inputs"] == {"frames": [3, 32, 32], "specs": [1, 16, 101]}
     assert card["normalisation"] == {name: {"mean": [0.5], "std": [0.25]} for name in ("frames", "specs")}
     assert best_of(trained_corpus, "student")["card"]["sound"] is None

@@ -104,7 +104,7 @@ def test_wrong_calls_are_one_line(trained_corpus, tmp_path, call):
     best = best_of(trained_corpus)
     before = best.read_bytes()
     code, _, err = call("export")
-    assert "runs/student_both/best.pt" in one_line(code, err, 2)
+    assert "runs/student_both_pseudo/best.pt" in one_line(code, err, 2)
     code, _, err = call("export", best, "--out", best)
     assert "does not end in .onnx" in one_line(code, err, 2) and best.read_bytes() == before
     code, _, err = call("export", tmp_path / "no.pt")

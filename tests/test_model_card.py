@@ -151,7 +151,7 @@ def test_whatever_is_in_a_card_it_is_refused_in_one_line_or_can_be_printed(entri
 def test_the_settings_of_a_card_are_those_that_the_scripts_note():
     assert {*model_card.FACES, "frame_rate"} == set(face_detector.SETTINGS.split())
     noted = set(audio_extract.SETTINGS.split()) | set(audio_melspec.SETTINGS.split())
-    assert {*model_card.SOUND, "frame_rate", "spec_files"} == noted
+    assert {*model_card.SOUND, "frame_rate", "spec_files", "audio_channel"} == noted
 
 
 @pytest.mark.parametrize("sound", [{}, {"n_fft": 511}, {"segment_s": 0.5, "hop_length": 77}, {"audio_rate": 44100}])
