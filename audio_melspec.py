@@ -188,12 +188,17 @@ def blocks_of(paths, steps, mel_spec):
 
 
 def spec_blocks(segments, steps, mel_spec):
-    """Yields the spectrograms of an iterator of segments block by block, (K, M, F) uint8. steps: as in join."""
+    """Yields the spectrograms of an iterator of segments block by block, (K, M, F) uint8, up to its end.
+
+    steps: as in join, for as many segments or more.
+    """
     np.empty(2**25 - 2**16, np.uint8)  # freed at once: glibc then reuses memory up to this size, which halves the time
     size = max(1, min(BLOCK, BLOCK_BYTES // max(mel_spec.samples, len(mel_spec.bands) * mel_spec.columns)))
     for first in range(0, len(steps), size):
         some = steps[first:first + size]
-        yield spectrograms(*join(itertools.islice(segments, len(some)), some), mel_spec)
+        for segment in itertools.islice(segments, 1):  # the block's first, if there is one
+            rest = itertools.islice(segments, len(some) - 1)
+            yield spectrograms(*join(itertools.chain([segment], rest), some), mel_spec)
 
 
 def write_pictures(blocks, folder, report):

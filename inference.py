@@ -6,6 +6,7 @@ but the face detector does.
 
 Shapes: T, N frames, S pixels of a face crop's side, M mel bands, F spectrogram columns, K targets.
 """
+import itertools
 import math
 from array import array
 from collections import deque
@@ -114,10 +115,12 @@ class Stream:
             self._send()
 
     def _send(self):
-        frames = self.frames[:self.count] if self.shape else None
-        specs = np.stack([next(self.specs) for _ in range(self.count)]) if self.specs else None
+        specs = np.array([*itertools.islice(self.specs, self.count)]) if self.specs else None
+        count = self.count if specs is None else len(specs)  # the sound may end before the pictures
+        frames = self.frames[:count] if self.shape else None
         self.frames, self.count = None, 0
-        self.waiting.append(self.thread.submit(self._run, frames, specs))
+        if count:
+            self.waiting.append(self.thread.submit(self._run, frames, specs))
         if len(self.waiting) > AHEAD:
             self.waiting.popleft().result()
 
@@ -129,7 +132,7 @@ class Stream:
         self.preds.frombytes(np.ascontiguousarray(preds, np.float32).tobytes())
 
     def end(self):
-        """The predictions of all frames: (N, K) float32."""
+        """The predictions of all frames, or of those before the last spectrogram: (N, K) float32."""
         if self.count:
             self._send()
         for one in self.waiting:
@@ -195,29 +198,49 @@ class Person:
         return self.rows.table(), np.concatenate([preds, never])
 
 
+def has_pictures(video):
+    """Whether a file has a video track."""
+    with open_media(video) as container:
+        return bool(container.streams.video)
+
+
+def frames_of(video, network):
+    """Number of frames of a video, or of a sound file, which a network that hears only can be given, too."""
+    rate = network.card["frame_rate"]
+    if "frames" in network.inputs or has_pictures(video):
+        return frame_count(picture_clock(video, ignored).end_s, rate)
+    audio_rate = network.card["sound"]["audio_rate"]
+    return max(1, round(sum(map(len, read_sound(video, audio_rate))) / audio_rate * rate))
+
+
 def spectrograms(video, frames, card, remarks):
     """Yields the spectrogram (1, M, F) uint8 of every frame, from <name>.wav beside the video or its sound track.
 
-    remarks: list to which is added, after the last one, what is not as it should be with the sound.
+    frames: [how many]; fewer from when the sound turns out to end too early for all of them (windows). remarks: list to
+    which is added, after the last one, what is not as it should be with the sound.
     """
     sound, beside = SimpleNamespace(**card["sound"], frame_rate=card["frame_rate"]), video.with_suffix(".wav")
-    path, start_s = (beside, None) if beside.exists() else (video, picture_clock(video, ignored).start_s)
+    path, start_s, [wanted] = beside if beside.exists() else video, None, frames
+    if path == video and has_pictures(video):
+        start_s = picture_clock(video, ignored).start_s
     with open_media(path) as container:
         if not container.streams.audio:
             raise UserError(f"{video} has no sound, which this network ({describe(card)}) needs: give it a "
                             f"sound track, or put {beside.name} beside it")
-    samples = [0]
+    samples, steps = [0], steps_between(wanted, sound.audio_rate / sound.frame_rate)
     blocks = counted(read_sound(path, sound.audio_rate, start_s, remarks=remarks), samples)
-    cut = segments(blocks, frames, sound)
-    steps = steps_between(frames, sound.audio_rate / sound.frame_rate)
-    try:
-        for block in spec_blocks(cut, steps, mel_spec_of(sound)):
-            yield from block[:, None]
-        for _ in blocks:  # to the end, for the remarks
-            pass
-        remarks += ends_early(samples[0], frames, sound)
-    except EOFError as error:
-        raise UserError(f"{path}: {error}") from None
+
+    def up_to_its_end():
+        try:
+            yield from segments(blocks, wanted, sound)
+        except EOFError:
+            frames[0] = int(samples[0] / sound.audio_rate * sound.frame_rate)
+            remarks.append(f"{path}: the sound ends at frame {frames[0]} of {wanted}, where the predictions end, too")
+    for block in spec_blocks(up_to_its_end(), steps, mel_spec_of(sound)):
+        yield from block[:, None]
+    for _ in blocks:  # to the end, for the remarks
+        pass
+    remarks += ends_early(samples[0], wanted, sound) if frames[0] == wanted else []
 
 
 def reported(pictures, report):
@@ -270,9 +293,9 @@ def listen(network, frames, specs, report):
 def table_of(found, preds, network):
     """A person's frames as a table: frame, predictions (NaN where there is no face), face, score, box.
 
-    found: FaceRows.table.
+    found: FaceRows.table; those after the last prediction are left out.
     """
-    table = found.rename(columns={"found": "face"})[["frame", "face", "score", *BOX]]
+    table = found[:len(preds)].rename(columns={"found": "face"})[["frame", "face", "score", *BOX]]
     unseen = ~table["face"].isin(FACE) & ("frames" in network.inputs)
     for column, (target, pred) in enumerate(zip(network.targets, preds.T.astype(float)), 1):
         table.insert(column, target, np.where(unseen, math.nan, pred))
@@ -291,18 +314,23 @@ def predictions(network, video, people="largest", postprocess=False, device="", 
 
     report(n): called for every n frames. Raises UserError if the video cannot be used.
     """
-    card, damage = network.card, []
-    frames = frame_count(picture_clock(video, ignored).end_s, card["frame_rate"])
-    strip, strips = [int((part + 0.5) / STRIP * frames) for part in range(STRIP)], {}
+    card, damage, frames = network.card, [], [frames_of(video, network)]
+    strip, strips = [int((part + 0.5) / STRIP * frames[0]) for part in range(STRIP)], {}
     specs = spectrograms(video, frames, card, damage) if "specs" in network.inputs else None
     if "frames" in network.inputs:
         pictures = reported(read_frames(video, card["frame_rate"], damage.append, damage.append), report)
         tables, strips = see(network, pictures, people, device, strip, specs)
     else:
-        picture_clock(video, damage.append)
-        tables = listen(network, frames, specs, report)
+        if has_pictures(video):
+            picture_clock(video, damage.append)
+        tables = listen(network, frames[0], specs, report)
     for _ in specs or ():  # to its end, for the remarks
         pass
+    [frames] = frames  # those with sound, if that is needed
+    if not frames:
+        raise UserError(f"{video}: its sound ends before its pictures begin: there is nothing to predict")
+    tables = {number: table[table["frame"] < frames] for number, table in tables.items()}
+    strips = {number: {k: crop for k, crop in kept.items() if k < frames} for number, kept in strips.items()}
     if "frames" in network.inputs and not any(table["face"].isin(FACE).any() for table in tables.values()):
         raise UserError(f"{video}: no face in any of its {frames} frames: there is nothing to predict (faces are at "
                         f"least {card['faces']['min_face_size']} pixels large, as in training)")

@@ -1,7 +1,8 @@
 """A trained network at work: any video -> arousal and valence of the face in it, for every frame.
 
 Reads   the network: best.pt of a run (mmpkd.py), or an .onnx file (export.py)
-        videos, or folders of videos; for networks with audio their sound track, or <name>.wav beside the video
+        videos, or folders of videos; for networks with audio their sound track, or <name>.wav beside the video;
+        for a network of audio alone also sound files
 Writes  predictions/<name>.csv      per frame: time_s, arousal, valence (empty where there is no face), face (detected,
                                     tracked, missing, retained), score, box x1,y1,x2,y2 in pixels of the video;
                                     with --people all a row for everybody who is there, and the id in `person`
@@ -201,8 +202,9 @@ def make(name, report, videos, cfg):
         from overlay import write_overlay
         write_overlay(video, table, network.targets, overlay, report)
     frames, faces = frames_in(table, network.card["frame_rate"])
-    people = f", persons: {table['person'].nunique()}" if "person" in table else ""
-    return f"{name}: {frames} frames, {faces} with a face{people}" + f" ({'; '.join(remarks)})" * bool(remarks), None
+    line = f"{name}: {frames} frames" + f", {faces} with a face" * ("frames" in network.inputs)
+    line += f", persons: {table['person'].nunique()}" if "person" in table else ""
+    return line + f" ({'; '.join(remarks)})" * bool(remarks), None
 
 
 def frames_in(table, frame_rate):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_of
+from conftest import one_line, run_of
 
 import checkpoints
 from checkpoints import load_checkpoint, load_model
@@ -157,3 +157,10 @@ def test_a_few_bytes_that_pretend_to_be_terabytes_are_refused(trained_corpus, tm
             file.writestr(name, content if "/data/" not in name else bytes(2**22))
     with pytest.raises(UserError, match="not a whole checkpoint"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: b"", lambda data: data[::-1],
+                                    lambda data: data.replace(data[-20000:-19990], bytes(10))])
+def test_about_a_damaged_file_is_one_line(damage, call, trained_corpus, tmp_path):
+    (tmp_path / "a.pt").write_bytes(damage((run_of(trained_corpus, "student") / "best.pt").read_bytes()))
+    assert "a.pt is not a whole checkpoint" in one_line(*call("predict", tmp_path / "a.pt", "--about")[::2])
