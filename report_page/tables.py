@@ -187,6 +187,8 @@ def share_of(student, bounds, values, table, named):
     share = closed[0]
     if share == "no gap":
         return " The teacher is not above the baseline: there is no gap to close."
+    if share.startswith("-"):
+        return f" {name} is below the baseline."
     return f" {name} closes {share.replace('>', 'more than ')} of the gap between baseline and teacher."
 
 

@@ -111,6 +111,13 @@ def test_the_page_begins_with_the_answer(data):
     assert "One seed and 3 recordings are an illustration" in answers[1]
 
 
+def test_a_student_below_the_baseline_is_said_to_be_so(tmp_path):
+    for run, noise in {"visual_arousal": 0.1, "teacher_arousal": 0.02, "student_arousal_cosine": 0.3}.items():
+        write_run(tmp_path, run, lambda gold, noise=noise: noisy(gold, 0, noise))
+    page = page_of(tmp_path)
+    assert "The student is below the baseline." in page and "closes -" not in page
+
+
 def test_worst_median_and_best_are_those_of_the_student(data):
     table, _ = tables(data, 25, 0)
     rows = table[(table["run"] == "student_arousal_cosine") & ~table["recording"].isin(["mean", "concatenated"])]
