@@ -126,8 +126,10 @@ def busy(folder, number):
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_stopped_study_does_not_continue_with_the_next_chain(tmp_path):
+def test_a_stopped_study_does_not_continue_with_the_next_chain(tmp_path, monkeypatch):
     """A pool hands its processes one more job than they work on: one that saved and ended its own would begin it."""
+    wait = multiprocessing.connection.wait  # 5 s for a process to save its state are more than these need
+    monkeypatch.setattr(multiprocessing.connection, "wait", lambda ends, timeout=None: wait(ends, timeout and 1))
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), experiment._begin_worker) as pool:
         futures = [pool.submit(busy, tmp_path, number) for number in range(4)]
         wait_for(tmp_path / "began_0")
