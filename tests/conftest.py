@@ -97,7 +97,7 @@ def copied(folder, to):
     hundreds of them where as many were just deleted takes some file systems (ext4) longer than most tests."""
     def copy(source, target):
         (os.link if source.endswith((".jpg", ".png")) else shutil.copy2)(source, target)
-    return shutil.copytree(folder, to, copy_function=copy,
+    return shutil.copytree(folder, to, copy_function=copy, symlinks=True,
                            ignore=shutil.ignore_patterns("audio_segments", "videos", "audio"))
 
 

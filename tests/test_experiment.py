@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import one_line
+from conftest import copied, one_line
 from test_study import compute_once
 
 import experiment
@@ -126,8 +126,10 @@ def busy(folder, number):
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_stopped_study_does_not_continue_with_the_next_chain(tmp_path):
+def test_a_stopped_study_does_not_continue_with_the_next_chain(tmp_path, monkeypatch):
     """A pool hands its processes one more job than they work on: one that saved and ended its own would begin it."""
+    wait = multiprocessing.connection.wait  # 5 s for a process to save its state are more than these need
+    monkeypatch.setattr(multiprocessing.connection, "wait", lambda ends, timeout=None: wait(ends, timeout and 1))
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), experiment._begin_worker) as pool:
         futures = [pool.submit(busy, tmp_path, number) for number in range(4)]
         wait_for(tmp_path / "began_0")
@@ -188,7 +190,7 @@ def test_a_study_ends_with_results_table_and_figures(studied):
 
 
 def test_report_alone_reads_the_results_and_says_if_there_are_none(small, studied, tmp_path, capsys, call):
-    folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
+    folder = copied(studied, tmp_path / "data")
     shutil.rmtree(folder / "much")
     (folder / "results.md").unlink()
     experiment.main(["--data-dir", str(folder), *SMALL, "--report"])
@@ -217,7 +219,7 @@ def test_a_second_run_trains_nothing_and_writes_the_same(small, studied):
 
 
 def test_runs_that_are_new_join_the_results_and_replace_their_own_rows_alone(small, studied, tmp_path):
-    folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
+    folder = copied(studied, tmp_path / "data")
     old = pd.read_csv(folder / "results.csv")
     old.loc[old.method == "visual", "ccc"] = 0.5
     kept = old[old.method == "recipe"].assign(method="recipe_off")
@@ -272,7 +274,7 @@ def test_noiseless_ratings_have_no_rater_errors_and_reported_subjects_keep_their
 
 def test_choosing_cannot_open_a_rating_of_the_reported_subjects(small, studied, tmp_path, capsys):
     """It works where their ratings are gone from the disk, and its folders name none of them."""
-    folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
+    folder = copied(studied, tmp_path / "data")
     cfg = cfg_of(folder, "--quick", "--choose", "--methods", "visual", "ccc_unlabelled", "--seeds", 1)
     setting = experiment.setting_of(cfg, "much")
     reported = [f"person_{n + 1}" for n in experiment.split(setting, "rated")["Val_Set"]]
@@ -294,7 +296,7 @@ def test_choosing_cannot_open_a_rating_of_the_reported_subjects(small, studied, 
 
 
 def test_what_is_finished_when_a_study_is_stopped_is_in_its_results(small, studied, tmp_path, monkeypatch):
-    folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
+    folder = copied(studied, tmp_path / "data")
     (folder / "results.csv").unlink()
     shutil.rmtree(next(folder.glob("much/views/much_rated/runs/seed0/student_*_recipe")))
 
@@ -308,7 +310,7 @@ def test_what_is_finished_when_a_study_is_stopped_is_in_its_results(small, studi
 
 
 def test_a_damaged_file_of_predictions_is_named(small, studied, tmp_path):
-    folder = shutil.copytree(studied, tmp_path / "data", symlinks=True)
+    folder = copied(studied, tmp_path / "data")
     cfg = cfg_of(folder, "--quick", "--seeds", 1)
     there = folder / "much" / "views" / "much_rated" / "runs" / "seed0"
     (next(there.glob("student_*_recipe")) / "predictions" / "val" / "person_7.csv").write_text("time_s\n")
