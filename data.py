@@ -108,10 +108,10 @@ def folds(cfg, count):
 def check_files(cfg, inputs, partition):
     """Reads the annotations of a partition and checks that every image is there, without reading any.
 
-    Raises UserError as load_recordings does.
+    Raises UserError as load_recordings does; also for recordings of Val_Set without sound: runs are compared on it.
     """
-    return [read_recording(path, cfg.targets, input_folders(cfg, inputs), partition != UNLABELLED)
-            for path in audible(annotation_files(cfg, partition), inputs, cfg)]
+    files = audible(annotation_files(cfg, partition), () if partition == PARTITIONS["val"] else inputs, cfg)
+    return [read_recording(path, cfg.targets, input_folders(cfg, inputs), partition != UNLABELLED) for path in files]
 
 
 def check_sets(sets, cfg):
@@ -227,7 +227,7 @@ def present(paths, maker):
         print(f"{paths[-1].parent.name}: the last rating has no image ({paths[-1]}) and is left out")
         return len(paths) - 1
     if missing:
-        without = "; if it has no sound, take it out of Annotations/ or train --stage visual alone"
+        without = "; if it has no sound, take it out of Annotations/, or train --stage visual alone"
         found = f"{len(paths) - len(missing)} of {len(paths)} are there"
         raise UserError(f"{missing[0]} is missing ({found}): run {maker} first"
                         + without * (maker == MAKERS["specs"] and len(missing) == len(paths)))

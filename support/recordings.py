@@ -200,21 +200,21 @@ def has_sound(name, audio_dir, videos_dir, *made_dirs):
 
 
 def audible(tables, inputs, cfg):
-    """Those annotation files whose recordings have what a network hears, if `inputs` have "specs"; else all.
+    """Those annotation files whose recordings have sound, if `inputs` have "specs"; else all.
 
     Prints which are left out: their file has no sound, so that no spectrogram was made of it.
     """
     if "specs" not in inputs:
         return tables
-    heard = []
+    kept = []
     for table in tables:
         made = any(Path(cfg.specs_dir, name).exists() for name in (table.stem, f"{table.stem}.npy"))
         source = made or media_file(table.stem, cfg.audio_dir) or media_file(table.stem, cfg.videos_dir)
         if made or not source or has_sound(table.stem, cfg.audio_dir, cfg.videos_dir):
-            heard.append(table)
+            kept.append(table)
         else:
             print(f"{table.stem}: left out, as {source} has no sound")
-    return heard
+    return kept
 
 
 def _lines(path):

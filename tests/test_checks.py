@@ -2,10 +2,12 @@
 import importlib.util
 import shutil
 
+import numpy as np
 import pytest
 from conftest import TINY, add_unlabelled, one_line, rate, run_of, table_of, tiny_config
 
 import checks
+from drawn.people import write_video
 from support.errors import SettingsError, UserError
 from support.settings import parse_config
 
@@ -15,6 +17,15 @@ def refused(call, made, *words, code=1):
     line = one_line(*call("mmpkd", "--data-dir", made, *TINY, *words)[::2], expected=code)
     assert not (made / "runs").exists() and not (made / "cache").exists(), "something was begun"
     return line
+
+
+# ---- what is compared ------------------------------------------------------------------------------------------------
+
+def test_runs_are_compared_on_the_same_recordings_although_one_has_no_sound(made, call):
+    """It would be left out for the teacher alone."""
+    shutil.rmtree(made / "specs" / "dev_1")
+    write_video(made / "videos" / "dev_1.mp4", [np.zeros((64, 64, 3), np.uint8)] * 3)
+    assert "dev_1" in (line := refused(call, made)) and "if it has no sound, take it out of Annotations/" in line
 
 
 # ---- how a student is taught ----------------------------------------------------------------------------------------
