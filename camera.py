@@ -38,15 +38,15 @@ class Session(NamedTuple):
 
 
 def run(network, source, people="largest", device="", show=None):
-    """Predicts what a camera sees until q or Esc is pressed: a Session.
+    """Predicts the faces in front of a camera until q or Esc is pressed: a Session.
 
     network: a Network of inference.py; source: number of the camera, or a recording in its place, played at its own
     rate; people, device: as in predict.py; show(rgb): whether to go on, in place of a window. Raises UserError if there
-    is no such camera, or no display, SettingsError if the network does not see faces only.
+    is no such camera, or no display, SettingsError if the network is not visual-only.
     """
     if tuple(network.inputs) != ("frames",):
-        raise SettingsError("camera: a network that sees faces and nothing else was expected, because a camera has no "
-                            f"sound; this one is fed {' and '.join(network.inputs)}")
+        raise SettingsError("camera: a visual-only network was expected, because a camera has no sound; "
+                            f"this one is fed {' and '.join(network.inputs)}")
     newest, faces = Newest(source), network.card["faces"]
     show = show or Window()
     live = Live(network, people, finder(faces["min_face_size"], faces["face_score"], device))

@@ -203,10 +203,10 @@ def speed_table(model, networks, side):
 # ---- the script -----------------------------------------------------------------------------------------------------
 
 def load_student(path):
-    """(model in evaluation mode, its card). Raises UserError for a network that hears."""
+    """(model in evaluation mode, its card). Raises UserError for a network with audio."""
     model, state = load_model(path)
     if model.inputs != OnnxNetwork.inputs:
-        raise UserError(f"{path} is of the stage {state['stage']}, which hears: only networks that see the face alone "
+        raise UserError(f"{path} is of the stage {state['stage']}, which has audio: only visual-only networks "
                         "(student, visual) are exported")
     return model, state["card"]
 

@@ -42,7 +42,7 @@ def open_model(path, device="", precision="auto"):
         raise UserError(f"{path} is a folder: the network in it was expected, such as {Path(path, 'best.pt')}")
     if Path(path).suffix.lower() == ONNX:
         from onnx_network import OnnxNetwork  # here: without torch, or without onnxruntime, the other kind works
-        if precision == "bfloat16":
+        if precision != "auto":
             raise SettingsError(f"precision: {path} has a precision of its own (export.py): leave --precision out")
         return OnnxNetwork(path)
     return TorchNetwork(path, torch_device(device), precision)
@@ -146,7 +146,7 @@ def network_thread():
     return ThreadPoolExecutor(1, "network")
 
 
-# ---- what a video shows and lets hear ------------------------------------------------------------------------------
+# ---- faces and sound of a video -------------------------------------------------------------------------------------
 
 class Person:
     """One person in a video: the face, steadied and cropped, goes into the network, and a row of the table is kept."""
@@ -205,7 +205,7 @@ def has_pictures(video):
 
 
 def frames_of(video, network):
-    """Number of frames of a video, or of a sound file, which a network that hears only can be given, too."""
+    """Number of frames of a video, or of a sound file, which an audio-only network can be given, too."""
     rate = network.card["frame_rate"]
     if "frames" in network.inputs or has_pictures(video):
         return frame_count(picture_clock(video, ignored).end_s, rate)
@@ -280,7 +280,7 @@ def see(network, pictures, people, device, strip, specs):
 
 
 def listen(network, frames, specs, report):
-    """The same where the network hears only."""
+    """The same for an audio-only network."""
     with network_thread() as thread:
         stream = Stream(network, thread, specs)
         for _ in range(frames):
@@ -355,7 +355,7 @@ def check_use(network, path, people, postprocess):
                                 f"given a video: they were not made by {script}, or an older version wrote the file. "
                                 "Train it again on such")
     if people == "all" and tuple(network.inputs) != ("frames",):
-        raise SettingsError(f"people: all needs a network that sees faces only, {path} hears, too: whose voice it is "
-                            "cannot be known")
+        raise SettingsError(f"people: all needs a visual-only network, {path} has audio: whose voice it is cannot be "
+                            "known")
     if postprocess and not card["postprocessing"]:
         raise SettingsError(f"postprocess: {path} holds no post-processing constants: leave --postprocess out")

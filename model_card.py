@@ -200,10 +200,10 @@ def _wrong_constant(card):
 WIDTH = 100  # characters of a line
 MANY = 12  # names that are listed; of more, only the first and how many there are
 UNKNOWN = "Not known: the file does not say. (Files of older versions do not, and no last.pt does.)"
-SEES = {"visual": "The face alone. It was trained without the voice: a baseline to compare a student with.",
-        "student": "The face alone. In training it was taught by other networks; it needs no sound.",
-        "teacher": "The face and the voice: it needs a video with sound.",
-        "audio": "The voice alone: it needs sound, and no picture."}
+FED = {"visual": "The face alone. It was trained without the voice: a baseline to compare a student with.",
+       "student": "The face alone. In training it was taught by other networks; it needs no sound.",
+       "teacher": "The face and the voice: it needs a video with sound.",
+       "audio": "The voice alone: it needs sound, and no picture."}
 MEANING = {"arousal": "arousal (from calm, -1, to excited, +1)",
            "valence": "valence (from negative, -1, to positive, +1)"}
 USE = """Research on how expressed emotion goes up and down over time, in recordings like those it was trained on. Look
@@ -220,7 +220,7 @@ network trained on drawn or acted people says nothing certain of real ones."""
 def card_text(card):
     """A card (of check_card) as text, for a reader who knows nothing of the project: headings, plain sentences."""
     sections = {
-        "What it predicts": [_predicts(card)], "From what": [SEES[card["stage"]], _network(card)],
+        "What it predicts": [_predicts(card)], "From what": [FED[card["stage"]], _network(card)],
         "Made for": [USE], "Not to be used for": [f"* {text}" for text in MISUSE], "Limits": [LIMITS_OF_USE],
         "Trained on": _trained_on(card), "Taught by": _taught_by(card) if card["stage"] == "student" else [],
         "How good it is": _how_good(card), "Faces": _faces(card) if "frames" in card["inputs"] else [],

@@ -35,7 +35,7 @@ class OnnxNetwork:
 
     def __call__(self, frames, specs=None, state=None):
         """(predictions (T, K) float32, state) of the frames (T, 3, S, S) uint8 that follow those of `state`; None at
-        first. specs: not used, as in every network that sees the face alone."""
+        first. specs: not used: the network is visual-only."""
         preds, state = self.run(frames[None], state)
         return preds[0], state
 

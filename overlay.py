@@ -147,12 +147,13 @@ class Overlay:
     The painted picture has a panel below: the traces of the last seconds, and for two targets the plane.
     """
 
-    def __init__(self, size, targets, limit, window_s=WINDOW_S[1], several=False, sees=True):
+    def __init__(self, size, targets, limit, window_s=WINDOW_S[1], several=False, visual=True):
         """size: (width, height) of the pictures; limit: end of the axes; window_s: length of the traces; several:
-        whether there are several people; sees: whether the network sees, so that a missing face is worth a word."""
+        whether there are several people; visual: whether the network is fed faces, so that a missing one is said."""
         self.scale = _scale(*size)
         self.width, self.height = (max(2, round(side * self.scale / 2) * 2) for side in size)
-        self.targets, self.limit, self.window_s, self.several, self.sees = list(targets), limit, window_s, several, sees
+        self.targets, self.limit, self.window_s = list(targets), limit, window_s
+        self.several, self.visual = several, visual
         self.colours = [TEXT if several else COLOURS[target] for target in self.targets]
         self.panel_h = round(min(max(0.17 * self.width, 96), 216) / 2) * 2
         self.pad = round(self.panel_h / 11)
@@ -201,7 +202,7 @@ class Overlay:
         in_sight = {number: track for number, track in tracks.items() if not np.isnan(track.boxes[-1]).any()}
         for number, track in in_sight.items():
             self._paint_face(picture, track, number)
-        if self.sees and not in_sight:
+        if self.visual and not in_sight:
             self._plate(picture, [[("no face", BRIGHT, False)]], self.pad, self.pad)
         if note:
             self._plate(picture, [[(note, TEXT, False)]], self.pad, self.height - self.pad - 2 * self.size)

@@ -203,6 +203,8 @@ def make(name, report, videos, cfg):
         write_overlay(video, table, network.targets, overlay, report)
     frames, faces = frames_in(table, network.card["frame_rate"])
     line = f"{name}: {frames} frames" + f", {faces} with a face" * ("frames" in network.inputs)
+    beside = video.with_suffix(".wav")
+    line += f", with the sound of {beside}" * ("specs" in network.inputs and beside != video and beside.exists())
     line += f", persons: {table['person'].nunique()}" if "person" in table else ""
     return line + f" ({'; '.join(remarks)})" * bool(remarks), None
 
@@ -234,7 +236,7 @@ def summary(videos, out, targets, frame_rate):
 # ---- main -----------------------------------------------------------------------------------------------------------
 
 def watch(network, cfg):
-    """Predicts what a camera sees, in a window, until it is closed. Nothing is written."""
+    """Predicts the faces in front of a camera, live in a window, until it is closed. Nothing is written."""
     if cfg.videos or cfg.overlay or cfg.postprocess:
         raise SettingsError("camera: videos, --overlay and --postprocess are for files: leave them out, or the camera")
     from camera import run

@@ -219,7 +219,7 @@ def read_log(folder):
                 break
             entry = None
         if not _is_epoch(entry) or entries and entry["val"].keys() != entries[0]["val"].keys():
-            raise UserError(f"{log} line {number} is not what mmpkd.py writes after an epoch: mend that line, or "
+            raise UserError(f"{log} line {number} is not what mmpkd.py writes after an epoch: correct that line, or "
                             "delete the file (curves and tables alone are made of it)")
         entries.append(entry)
     return entries

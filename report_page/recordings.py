@@ -65,7 +65,7 @@ def measured(runs, target):
 
 
 def shown_at_first(runs):
-    """Names of the runs whose curves are shown at first: of each target the first of each stage that sees a face."""
+    """Names of the runs whose curves are shown at first: of each target the first of each stage that is fed faces."""
     firsts = {(run.stage, target): run.name for run in reversed(runs) if run.stage != "audio" for target in run.targets}
     return [run.name for run in runs if run.name in firsts.values()] or [runs[0].name]
 

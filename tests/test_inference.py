@@ -208,6 +208,17 @@ def test_a_slow_network_is_waited_for():
         assert len(stream.end()) == len(sent) == 6 * inference.BATCH
 
 
+def test_predictions_that_are_not_finite_end_in_an_error():
+    class Broken(Recorder):
+        def __call__(self, frames, specs, state):
+            return np.full((len(frames), 1), np.nan, np.float32), None
+
+    with network_thread() as thread, pytest.raises(UserError, match="not finite"):
+        stream = Stream(Broken("frames"), thread)
+        stream.add(np.zeros((32, 32, 3), np.uint8))
+        stream.end()
+
+
 def test_memory_does_not_grow_with_the_number_of_frames():
     class Forgetful(Recorder):
         def __call__(self, frames, specs, state):

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper
 import export
 import onnx_network
 from checkpoints import load_checkpoint
+from inference import open_model
 from onnx_network import OnnxNetwork
-from support.errors import UserError
+from support.errors import SettingsError, UserError
 
 ROOT = Path(onnx_network.__file__).parent
 
@@ -168,3 +169,15 @@ def test_a_card_of_another_size_than_the_network_is_refused(exported, tmp_path):
     card["faces"] = None
     path.write_bytes(export.with_card(model, card).SerializeToString())
     assert "frames tensor(uint8) [batch, time, 3, 32, 32]" in refusal(path)
+
+
+def test_a_precision_beside_a_file_with_its_own_is_refused(exported):
+    for precision in ("float32", "bfloat16"):
+        with pytest.raises(SettingsError, match="precision of its own"):
+            open_model(exported, "cpu", precision)
+
+
+def test_a_file_that_fails_when_it_is_run_ends_in_one_line(exported):
+    network = OnnxNetwork(exported)
+    with pytest.raises(UserError, match="cannot be run"):
+        network(np.zeros((2, 3, 5, 5), np.uint8))

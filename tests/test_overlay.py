@@ -116,7 +116,7 @@ def test_a_missing_face_is_marked_and_nothing_is_drawn_for_it():
     assert (picture[40:] == 128).all() and (picture[:40, :80] != 128).any()  # only a word in the corner
     x, y, side = made.plane
     assert not near(panel[y + side // 2 - 20:y + side // 2 - 5, x + side // 2 + 4:x + side - 4], (242, 244, 247)).any()
-    assert (painted(gone, sees=False)[0] == 128).all()  # of a network that only hears, no face is expected
+    assert (painted(gone, visual=False)[0] == 128).all()  # an audio-only network is fed no faces
     assert (painted({})[0] != 128).any()
 
 

@@ -35,6 +35,7 @@ def test_where_the_sound_ends_long_before_the_pictures_what_has_both_is_kept_and
     code, out, err = run(stage, whole, short)
     assert (code, err) == (0, "")
     assert f"({short.with_suffix('.wav')}: the sound ends at frame 25 of 60, where the predictions end, too)" in out
+    assert f"with the sound of {short.with_suffix('.wav')}" in out and out.count("with the sound of") == 2
     cut, full = table_of(tmp_path, "short"), table_of(tmp_path, "whole")
     assert (len(full), len(cut)) == (60, 25) and (cut["time_s"] == full["time_s"][:25]).all()
     before = slice(0, 12)  # their windows, half a second to each side, end before the sound does
