@@ -1,30 +1,24 @@
 """Annotation CSVs -> recordings, random training clips, ordered evaluation streams.
 
-The images of a recording are packed once, on first use, into one array on disk (cache/ in the data folder), which is
-then read in place: clips cost no decoding, and memory does not grow with the number of recordings. The folders of
-images remain the truth: a cache that no longer fits them is made again, and deleting it loses nothing. Spectrograms
-that audio_melspec.py wrote as one array (specs/<id>.npy) need no packing.
+The images of a recording are packed once, on first use, into one array on disk (packing.py), which is then read in
+place: clips cost no decoding, and memory does not grow with the number of recordings.
 
 Shapes: B clips, T frames, S side of a crop in pixels, M mel bands, F spectrogram columns, K targets.
 """
-import glob
-import hashlib
 import itertools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
+from packing import MAKERS, packed, spec_array
 from support.errors import SettingsError, UserError
-from support.files import whole_file
 from support.recordings import (
     PARTITIONS,
     UNLABELLED,
@@ -36,9 +30,6 @@ from support.recordings import (
     valid_labels,
 )
 from support.settings import part_of
-
-MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
-ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # of complete images
 
 
 @dataclass
@@ -232,99 +223,6 @@ def present(paths, maker):
         raise UserError(f"{missing[0]} is missing ({found}): run {maker} first"
                         + without * (maker == MAKERS["specs"] and len(missing) == len(paths)))
     return len(paths)
-
-
-def spec_array(names, folder):
-    """The array on disk with the spectrograms `names` ("<id>/000000.png" ...): (N, 1, M, F) uint8; None for images.
-
-    The last may be missing, as in `present`. Raises UserError if the array is damaged or holds other spectrograms.
-    """
-    recording = os.path.dirname(names[0])
-    file = Path(folder, f"{recording}.npy")
-    if not file.is_file():
-        return None
-    if Path(folder, recording).is_dir():
-        raise UserError(f"{file} and {folder / recording}/ both exist: delete the one that is not to be used")
-    try:
-        array = np.load(file, mmap_mode="r")
-    except (ValueError, EOFError, OSError):
-        raise UserError(f"{file} is not a whole array of spectrograms: delete it and run {MAKERS['specs']}") from None
-    if array.ndim != 4 or array.shape[1] != 1 or array.dtype != np.uint8:
-        raise UserError(f"{file} holds {array.dtype} {array.shape}, uint8 (frames, 1, bands, columns) was expected: "
-                        f"delete it and run {MAKERS['specs']}")
-    for k, name in enumerate(names):
-        if name != f"{recording}/{k:06d}.png":
-            raise UserError(f"rating {k + 1} of {recording} names {name}, {file} holds {recording}/{k:06d}.png there: "
-                            "run annotations.py")
-    if len(names) - len(array) > (len(names) > 1):
-        raise UserError(f"{file} holds {len(array)} spectrograms, {len(names)} were expected: delete it and run "
-                        f"{MAKERS['specs']}")
-    if len(array) > len(names):
-        print(f"{recording}: {len(array) - len(names)} spectrograms have no rating and are left out")
-    if len(array) < len(names):
-        print(f"{recording}: the last rating has no spectrogram and is left out")
-    return array[:len(names)]
-
-
-# ---- images ---------------------------------------------------------------------------------------------------------
-
-def read_image(path, kind):
-    """A crop (3, S, S) RGB or a spectrogram (1, M, F), uint8. Raises UserError if it is damaged."""
-    encoded = Path(path).read_bytes()
-    whole = encoded and encoded.endswith(ENDINGS.get(Path(path).suffix.lower(), b""))  # cv2 pads half a JPEG with grey
-    colours = cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE
-    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), colours) if whole else None
-    if picture is None:
-        raise UserError(f"{path} is not a readable image: delete {path.parent}/ and run {MAKERS[kind]}")
-    return picture.transpose(2, 0, 1) if kind == "frames" else picture[None]
-
-
-def packed(paths, stem, kind, bar):
-    """All images as one array on disk, opened for reading: (N, C, H, W) uint8. Made if there is none of them."""
-    states = "".join(f"{path} {state.st_size} {state.st_mtime_ns}\n" for path in paths for state in [path.stat()])
-    cache = stem.with_name(f"{stem.name}.{digest(states)}.npy")
-    array = kept_array(cache, len(paths), lambda: _images(paths, kind, bar))
-    for old in stem.parent.glob(f"{glob.escape(stem.name)}.*.npy"):
-        if old != cache:
-            old.unlink(missing_ok=True)  # another process may do the same
-    return array
-
-
-def digest(text):
-    """A short name that follows from a text."""
-    return hashlib.sha1(text.encode()).hexdigest()[:16]
-
-
-def kept_array(path, length, pieces):
-    """The array at `path`, read in place. If it is missing or incomplete, it is made of `pieces()`, which yields arrays
-    (n, ...).
-
-    Two processes may make it at once: the file is there whole or not at all. It is not written through a memory map,
-    since a full disk would kill the process.
-    """
-    try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        with whole_file(path) as part, open(part, "wb") as file:
-            for number, piece in enumerate(pieces()):
-                if number == 0:
-                    header = {"descr": piece.dtype.str, "fortran_order": False, "shape": (length, *piece.shape[1:])}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(piece.tobytes())
-    return np.load(path, mmap_mode="r")
-
-
-def _images(paths, kind, bar):
-    """Yields all images, each (1, C, H, W). Raises UserError if one is damaged or of another size than the first."""
-    shape = None
-    for path in paths:
-        picture = read_image(path, kind)
-        shape = shape or picture.shape
-        if picture.shape != shape:
-            raise UserError(f"{path} is of size {picture.shape[1:]}, {paths[0]} of {shape[1:]}: delete {path.parent}/ "
-                            f"and run {MAKERS[kind]}")
-        yield picture[None]
-        bar.update()
 
 
 def image_shapes(recordings):

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import QuantType, quantize_static
 
-from data import check_files, image_shapes, load_recordings, read_image
+from data import check_files, image_shapes, load_recordings
+from packing import read_image
 from scores import prediction_table, score
 from support.errors import UserError
 from support.recordings import PARTITIONS

@@ -36,6 +36,7 @@ from tqdm import tqdm
 import data
 import face_detector
 import mmpkd
+import packing
 import scores
 import training
 from checkpoints import describe_model
@@ -274,7 +275,7 @@ def packing_rate(folder, recording, most=1500):
             cv2.imwrite(str(path), recording.arrays[kind][k].transpose(1, 2, 0))
     began = time.perf_counter()
     for kind in paths:
-        data.packed(paths[kind], Path(folder, f"packed_{kind}"), kind, tqdm(disable=True))
+        packing.packed(paths[kind], Path(folder, f"packed_{kind}"), kind, tqdm(disable=True))
     return len(paths["frames"]) / (time.perf_counter() - began)
 
 

@@ -1,20 +1,17 @@
 """data.py: what annotation CSVs and folders of images become, clips and streams, and what is said of damaged files."""
 import math
-import os
 import shutil
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import FRAMES, add_unlabelled, easy_batch, easy_recording, own, rate, same, table_of, tiny_config
+from conftest import FRAMES, add_unlabelled, easy_batch, easy_recording, rate, same, table_of, tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import audio_melspec
 import data
+import packing
 from config import Config
 from data import (
     Clips,
@@ -23,7 +20,6 @@ from data import (
     image_shapes,
     load_recordings,
     prefetch,
-    read_image,
     read_labels,
     read_recording,
     stream,
@@ -161,168 +157,6 @@ def test_no_annotations_says_which_script_makes_them(made):
 def test_hidden_leftovers_are_no_recordings(made):
     (made / "Annotations" / "Train_Set" / ".train_1.csv.x8.csv").write_text("half")
     assert len(load_recordings(config_of(made), "Train_Set", ["frames"])) == 2
-
-
-# ---- images ---------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("image, script, damage", [
-    *(("Cropped_Aligned/train_2/000030.jpg", "face_detector.py", damage) for damage in ("missing", "half", "size")),
-    *(("specs/train_2/000030.png", "audio_melspec.py", damage) for damage in ("empty", "half", "text"))])
-def test_a_missing_or_damaged_image_names_itself_and_its_script(made, image, script, damage):
-    path = own(made / image)
-    whole = path.read_bytes()
-    if damage == "missing":
-        path.unlink()
-    elif damage == "size":
-        cv2.imwrite(str(path), np.zeros((20, 20, 3), np.uint8))
-    else:
-        path.write_bytes({"empty": b"", "half": whole[:len(whole) // 2], "text": b"not an image"}[damage])
-    with pytest.raises(UserError) as error:
-        load_recordings(config_of(made), "Train_Set", BOTH)
-    assert image in str(error.value) and script in str(error.value) and "\n" not in str(error.value)
-    kind = "frames" if "jpg" in image else "specs"
-    assert not list((made / "cache").glob(f"*train_2.{kind}*")), "a half-made cache was left"
-
-
-def test_a_last_rating_without_an_image_is_left_out_and_said(made, capsys):
-    (made / "Cropped_Aligned" / "train_1" / f"{FRAMES - 1:06d}.jpg").unlink()
-    recording = load_recordings(config_of(made), "Train_Set", BOTH)[0]
-    assert len(recording) == FRAMES - 1 == len(recording.arrays["frames"]) == len(recording.arrays["specs"])
-    assert "train_1: the last rating" in capsys.readouterr().out
-
-
-def test_the_only_image_missing_is_an_error(made):
-    rewrite(table_of(made, "train_1"), lambda lines: lines[:2])
-    (made / "Cropped_Aligned" / "train_1" / "000000.jpg").unlink()
-    with pytest.raises(UserError, match="000000.jpg"):
-        load_recordings(config_of(made), "Train_Set", ["frames"])
-
-
-def test_images_without_a_rating_are_said(made, capsys):
-    rewrite(table_of(made, "train_1"), lambda lines: lines[:-5])
-    assert len(load_recordings(config_of(made), "Train_Set", ["frames"])[0]) == FRAMES - 5
-    out = capsys.readouterr().out
-    assert "train_1: 5 images" in out and "000055.jpg" in out
-
-
-def test_recordings_of_different_sizes_are_refused(made):
-    for path in (made / "Cropped_Aligned" / "train_2").glob("*.jpg"):
-        cv2.imwrite(str(own(path)), np.zeros((20, 20, 3), np.uint8))
-    with pytest.raises(UserError, match=r"train_2.*\(3, 20, 20\).*face_detector.py"):
-        image_shapes(load_recordings(config_of(made), "Train_Set", BOTH))
-
-
-def test_colours_are_read_as_red_green_blue(tmp_path):
-    cv2.imwrite(str(tmp_path / "red.png"), np.full((8, 8, 3), (0, 0, 255), np.uint8))  # OpenCV writes BGR
-    assert read_image(tmp_path / "red.png", "frames")[:, 4, 4].tolist() == [255, 0, 0]
-
-
-# ---- spectrograms in one array --------------------------------------------------------------------------------------
-
-@pytest.fixture
-def arrays(made_corpus, made):
-    """made, its spectrograms written as arrays instead of images."""
-    shutil.copytree(made_corpus / "audio_segments", made / "audio_segments")
-    shutil.rmtree(made / "specs")
-    audio_melspec.main(["--data-dir", str(made), "--n-mels", "16", "--spec-files", "array"])
-    return made
-
-
-def test_training_and_evaluation_are_the_same_from_images_and_from_arrays(made_corpus, arrays, tmp_path):
-    images = shutil.copytree(made_corpus, tmp_path / "images")
-    of_images, of_arrays = (load_recordings(config_of(folder), "Train_Set", BOTH) for folder in (images, arrays))
-    assert image_shapes(of_images) == image_shapes(of_arrays)
-    both = [zip(*(Clips(recordings, 4, 10, BOTH, 3).batches(0) for recordings in (of_images, of_arrays)))]
-    both += [zip(stream(one, BOTH), stream(other, BOTH)) for one, other in zip(of_images, of_arrays)]
-    batches = [pair for pairs in both for pair in pairs]
-    assert len(batches) >= 5
-    for one, other in batches:
-        assert all(torch.equal(part.nan_to_num(9), its.nan_to_num(9)) for part, its in zip(one[:3], other[:3]))
-
-
-def test_arrays_stay_on_disk_and_are_not_packed(arrays):
-    recording = load_recordings(config_of(arrays), "Train_Set", BOTH)[0]
-    assert isinstance(recording.arrays["specs"], np.memmap) and list(recording.paths) == ["frames"]
-    assert not list((arrays / "cache").glob("*.specs.*"))
-
-
-@pytest.mark.parametrize("rows,left", [(FRAMES, FRAMES), (FRAMES - 1, FRAMES - 1), (FRAMES + 3, FRAMES)])
-def test_an_array_may_be_a_row_short_or_longer_and_that_is_said(rows, left, arrays, capsys):
-    path = arrays / "specs" / "train_1.npy"
-    whole = np.load(path)
-    np.save(path, np.concatenate([whole, whole])[:rows])
-    recording = load_recordings(config_of(arrays), "Train_Set", BOTH)[0]
-    assert len(recording) == len(recording.arrays["specs"]) == len(recording.arrays["frames"]) == left
-    np.testing.assert_array_equal(recording.arrays["specs"], whole[:left])
-    told = {FRAMES: "", FRAMES - 1: "train_1: the last rating", FRAMES + 3: "train_1: 3 spectrograms"}
-    assert told[rows] in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("damage, message", [
-    (lambda path: os.truncate(path, path.stat().st_size - 1), "train_1.npy.*audio_melspec.py"),
-    (lambda path: path.write_text("hello"), "train_1.npy"),
-    (lambda path: np.save(path, np.zeros((FRAMES, 16, 101), np.uint8)), r"\(60, 16, 101\)"),
-    (lambda path: np.save(path, np.zeros((FRAMES, 1, 16, 101))), "float64"),
-    (lambda path: np.save(path, np.load(path)[:-2]), "58 spectrograms, 60"),
-    (lambda path: np.save(path, np.load(path)[:, :, :8]), "train_2.*audio_melspec.py"),
-    (lambda path: path.unlink(), "000000.png.*audio_melspec.py"),
-    (lambda path: path.with_suffix("").mkdir(), "both exist"),
-], ids=["truncated", "text", "other shape", "other type", "too short", "other size", "missing", "images too"])
-def test_an_array_that_is_not_as_it_should_be_is_one_error_that_names_it(damage, message, arrays):
-    damage(arrays / "specs" / "train_1.npy")
-    with pytest.raises(UserError, match=message) as error:
-        image_shapes(load_recordings(config_of(arrays), "Train_Set", BOTH))
-    assert "\n" not in str(error.value)
-
-
-def test_ratings_in_another_order_than_the_array_are_refused(arrays):
-    rewrite(table_of(arrays, "train_1"), lambda lines: [lines[0], *lines[:0:-1]])
-    with pytest.raises(UserError, match="rating 1 of train_1"):
-        load_recordings(config_of(arrays), "Train_Set", BOTH)
-
-
-# ---- the cache ------------------------------------------------------------------------------------------------------
-
-def test_a_second_load_reads_no_image(made, monkeypatch):
-    first = load_recordings(config_of(made), "Train_Set", BOTH)
-    monkeypatch.setattr(data, "read_image", lambda path, kind: pytest.fail(f"{path} was read again"))
-    second = load_recordings(config_of(made), "Train_Set", BOTH)
-    for one, other in zip(first, second):
-        np.testing.assert_array_equal(one.arrays["frames"], other.arrays["frames"])
-
-
-def test_changed_images_make_the_cache_again_and_the_old_one_goes(made):
-    load_recordings(config_of(made), "Train_Set", BOTH)
-    path = own(made / "Cropped_Aligned" / "train_1" / "000003.jpg")
-    cv2.imwrite(str(path), np.full((32, 32, 3), 200, np.uint8))
-    recording = load_recordings(config_of(made), "Train_Set", BOTH)[0]
-    assert (recording.arrays["frames"][3] == 200).all()
-    assert len(list((made / "cache").glob("train_1.frames.*"))) == 1
-
-
-def test_same_size_but_touched_later_counts_as_changed(made):
-    load_recordings(config_of(made), "Train_Set", ["frames"])
-    before = {path.name for path in (made / "cache").iterdir()}
-    os.utime(own(made / "Cropped_Aligned" / "train_1" / "000003.jpg"), (1, 1))
-    load_recordings(config_of(made), "Train_Set", ["frames"])
-    after = {path.name for path in (made / "cache").iterdir()}
-    assert len(after) == len(before) == 2 and len(after & before) == 1
-
-
-@pytest.mark.parametrize("damage", ["deleted", "cut", "empty"])
-def test_deleting_or_damaging_the_cache_loses_nothing(made, damage):
-    before = np.array(load_recordings(config_of(made), "Train_Set", ["frames"])[0].arrays["frames"])
-    for path in (made / "cache").iterdir():
-        whole = path.read_bytes()
-        path.unlink()
-        if damage != "deleted":
-            path.write_bytes(whole[:len(whole) // 2] if damage == "cut" else b"")
-    np.testing.assert_array_equal(load_recordings(config_of(made), "Train_Set", ["frames"])[0].arrays["frames"], before)
-
-
-def test_images_stay_on_disk_until_they_are_used(made):
-    for array in load_recordings(config_of(made), "Train_Set", BOTH)[0].arrays.values():
-        assert isinstance(array, np.memmap) and array.dtype == np.uint8
 
 
 # ---- clips ----------------------------------------------------------------------------------------------------------
@@ -506,7 +340,7 @@ def test_folds_and_partitions_go_by_subjects(tmp_path):
 
 
 def test_checking_files_reads_no_image(made, monkeypatch):
-    monkeypatch.setattr(data, "read_image", lambda path, kind: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(packing, "read_image", lambda path, kind: pytest.fail(f"{path} was read"))
     recordings = data.check_files(config_of(made), BOTH, "Train_Set")
     assert [len(recording) for recording in recordings] == [FRAMES] * 2 and not (made / "cache").exists()
     (made / "specs" / "train_2" / "000007.png").unlink()
@@ -522,22 +356,6 @@ def test_a_recording_without_a_valid_rating_is_said_and_a_partition_of_such_is_r
     rate(made, "train_1", "nan")
     with pytest.raises(UserError, match="Train_Set"):
         data.load_sets(cfg, (), ())
-
-
-# ---- two processes --------------------------------------------------------------------------------------------------
-
-def test_two_processes_that_pack_at_once_both_read_all_of_it(made):
-    code = ("import sys; from config import Config; from data import load_recordings; "
-            "recordings = load_recordings(Config(data_dir=sys.argv[1]), 'Train_Set', ['frames', 'specs']); "
-            "print([int(array.sum(dtype='int64')) for one in recordings for array in one.arrays.values()])")
-    command = [sys.executable, "-c", code, str(made)]
-    both = [subprocess.Popen(command, cwd=os.path.dirname(data.__file__), stdout=subprocess.PIPE, text=True)
-            for _ in range(2)]
-    sums = [process.communicate()[0] for process in both]
-    recordings = load_recordings(config_of(made), "Train_Set", BOTH)
-    expected = [int(one.arrays[kind].sum(dtype="int64")) for one in recordings for kind in BOTH]
-    assert sums == [f"{expected}\n"] * 2
-    assert len(list((made / "cache").iterdir())) == 4, "something was left behind"
 
 
 def test_seeds_of_other_numbers_are_others_even_where_these_end_in_zeros():

@@ -16,7 +16,6 @@ from conftest import SMALL, SUBJECTS, TINY, copied, run_of
 from videos import shown, sitter
 
 import inference
-from data import read_image
 from drawn.people import write_video
 from face_detector import FaceRows, Shot
 from faces import TEMPLATE, Face, crop_face
@@ -32,6 +31,7 @@ from inference import (
     processed,
     table_of,
 )
+from packing import read_image
 from postprocessing import PostProcessing, postprocess
 from scores import read_predictions
 from support.errors import SettingsError, UserError
