@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import own, table_of
+from conftest import FRAMES, own, table_of
 from test_data import BOTH, config_of, rewrite
 
 import audio_melspec
