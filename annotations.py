@@ -2,6 +2,7 @@
 
 Reads   ratings_gold_standard/                  of RECOLA, AVEC, Aff-Wild2, or a table: corpora/readers.py has the forms
         videos/<id>.*, Cropped_Aligned/<id>/    if there: the number of frames that the ratings must match
+        features/{visual,audio}/<id>.*          in place of either (corpora/features.py): the same
         audio/<id>.*, videos/<id>.*             of recordings without ratings: whether they have sound
 Writes  Annotations/{Train_Set,Val_Set}/<id>.csv    header: image path,spec path,arousal,valence; line k = frame k
         Annotations/Unlabelled_Set/<id>.csv         of recordings without ratings: image path,spec path
@@ -17,6 +18,7 @@ import unicodedata
 import numpy as np
 import pandas as pd
 
+from corpora import features
 from corpora.affwild2 import video_of
 from corpora.copies import copies, spelt_alike
 from corpora.ratings import moved_earlier, on_frames, to_scale
@@ -58,6 +60,8 @@ def gold_of(name, source, cfg):
         raise UserError(f"{source.files[0]}: {error}") from None
     frames, known_from, pictures = frames_of(name, cfg)
     gold, _, notes = on_frames(ratings, cfg.frame_rate, frames, known_from, pictures)
+    if known_from and known_from.is_relative_to(cfg.features_dir):
+        notes = (f"as many as in {known_from}", *notes)
     if late := round(cfg.label_delay_s * cfg.frame_rate):
         gold = moved_earlier(gold, late)
         notes += (f"each frame has the rating {late} frames later ({late / cfg.frame_rate:g} s): the last {late} are "
@@ -68,8 +72,8 @@ def gold_of(name, source, cfg):
 def frames_of(name, cfg):
     """(number of frames, file it is known from, (number of pictures, pictures per second) of the video or None).
 
-    The first two are None if they are unknown. Raises UserError for a subject <video>_left or <video>_right of whom
-    there is nothing but the video of both.
+    The file is faces.csv of its crops, its video, or else its features; both are None if there is none of these. Raises
+    UserError for a subject <video>_left or <video>_right of whom there is nothing but the video of both.
     """
     frames, source = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
     shared, video = media_file(video_of(name), cfg.videos_dir), media_file(name, cfg.videos_dir)
@@ -77,7 +81,7 @@ def frames_of(name, cfg):
         raise UserError(f"one of the subjects of {shared}: their faces are not told apart yet; put the crops of this "
                         f"one into {cfg.crops_dir / name}/, or a video of this one into {cfg.videos_dir}/")
     if not video:
-        return frames, source, None
+        return *((frames, source) if frames else features.known_frames(name, cfg)), None
     clock = picture_clock(video)
     return frames, source, (len(clock.times_s), len(clock.times_s) / clock.end_s)
 
@@ -148,12 +152,13 @@ def refuse_moved(partitions, cfg):
 
 
 def without_ratings(rated, cfg):
-    """Ids of recordings that are not in `rated` but listed by their id, in videos/ or in audio/, or that have crops."""
+    """Ids of recordings that are not in `rated` but listed by their id, in videos/ or in audio/, or that have crops or
+    features."""
     listed = [name for name in (*cfg.train_ids, *cfg.val_ids)
               if not set(name) & set("*?[") and not any(matches(one, [name]) for one in rated)]
     files = [path for folder in (cfg.videos_dir, cfg.audio_dir) for path in folder.glob("[!.]*") if is_recording(path)]
     crops = [path for path in cfg.crops_dir.glob("[!.]*") if path.is_dir() and is_recording(path)]
-    found = {path.name if path.is_dir() else path.stem for path in files + crops}
+    found = {path.name if path.is_dir() else path.stem for path in files + crops}.union(*features.found(cfg).values())
     return sorted({*listed, *found} - set(rated), key=natural_key)
 
 
@@ -223,7 +228,8 @@ def annotate(name, source, partition, cfg):
     Raises UserError if its ratings cannot be read or do not match its frames.
     """
     gold, frames, said = gold_of(name, source, cfg)
-    notes = [f"{len(gold)} frames" if frames else f"{len(gold)} rows; frames unknown yet (no video, no crops)", *said]
+    unknown = f"{len(gold)} rows; frames unknown yet (no video, no crops, no features)"
+    notes = [f"{len(gold)} frames" if frames else unknown, *said]
     if invalid := np.count_nonzero(~valid_labels(gold).all(1)):
         notes.append(f"{invalid} rows have an invalid rating (NaN or outside [-1, 1]): kept, masked in loss and CCC")
     changed = write_table(cfg.annotations_dir / partition / f"{name}.csv", annotation_table(name, gold))
@@ -261,9 +267,14 @@ def unlabelled_frames(name, cfg):
         return 0, why
     frames, _ = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
     frames = frames or len(list((cfg.crops_dir / name).glob("[!.]*.jpg")))  # crops of other programs: no faces.csv
+    there = features.found(cfg)
+    if not frames and name in there["visual"]:
+        frames, _ = features.known_frames(name, cfg)
     if not frames:
-        return 0, f"no ratings, no video {cfg.videos_dir / name}.* and no crops in {cfg.crops_dir / name}/: left out"
-    if not has_sound(name, cfg.audio_dir, cfg.videos_dir, cfg.segments_dir, cfg.specs_dir):
+        return 0, (f"no ratings, no video {cfg.videos_dir / name}.*, no crops in {cfg.crops_dir / name}/, no features "
+                   f"{cfg.features_dir / 'visual' / name}.*: left out")
+    if name not in there["audio"] and not has_sound(name, cfg.audio_dir, cfg.videos_dir, cfg.segments_dir,
+                                                    cfg.specs_dir):
         return 0, f"no ratings, and no sound in {cfg.audio_dir / name}.* or in its video: left out"
     return frames, ""
 

@@ -50,15 +50,21 @@ def _shifted(draw, reach, size):
 
 
 def on_device(batch, device, changes=None):
-    """The batch on the device, its images as float in [0, 1], augmented by `changes` (draw_augmentation)."""
+    """The batch on the device, its images as float in [0, 1], augmented by `changes` (draw_augmentation); features in
+    place of images stay as they are."""
     frames, specs, gold, taught = (part if part is None else part.to(device, non_blocking=True) for part in batch[:4])
     if changes is None:
         frames, specs = _as_float(frames), _as_float(specs)
     else:
         changes = changes.to(device, non_blocking=True)  # five numbers a clip: a GPU makes the large indices itself
-        frames = frames if frames is None else augment(frames, changes)
-        specs = specs if specs is None else _as_float(shift_in_time(specs, changes))
+        frames = augment(frames, changes) if _are_images(frames) else frames
+        specs = _as_float(shift_in_time(specs, changes)) if _are_images(specs) else specs
     return batch._replace(frames=frames, specs=specs, gold=gold, taught=taught)
+
+
+def _are_images(part):
+    """Whether a part of a batch is (B, T, C, H, W), and neither None nor features (B, T, D)."""
+    return part is not None and part.ndim == 5
 
 
 def _as_float(images):

@@ -23,7 +23,7 @@ from models_kd import MODELS, build_model
 from runs import PSEUDO, run_folder, settings_of, teacher_runs
 from support.errors import UserError
 from support.files import whole_file
-from support.recordings import SUMMARIES, TARGETS, UNLABELLED, made_with
+from support.recordings import MODALITIES, SUMMARIES, TARGETS, UNLABELLED, made_with
 from support.settings import KINDS, field_notes
 
 PACKAGES = ["torch", "torchvision", "numpy", "opencv-python", "opencv-python-headless", "facenet-pytorch", "av"]
@@ -71,8 +71,7 @@ def to_resume(about, model):
 def to_use(about, model, epoch, scores):
     """best.pt after an epoch; about: of describe_model; scores: scores.score() of the subjects it is chosen on."""
     weights, card = model.state_dict(), about["card"]
-    part = {"frames": "visual", "specs": "audio"}  # of the network
-    scale = {name: {key: weights[f"{part[name]}.{key}"].flatten().tolist() for key in ("mean", "std")}
+    scale = {name: {key: weights[f"{MODALITIES[name]}.{key}"].flatten().tolist() for key in ("mean", "std")}
              for name in about["shapes"]}
     card = card | {"network": card["network"] | {"weights": sum(one.numel() for one in model.parameters())},
                    "normalisation": scale, "chosen_on": card["chosen_on"] | {"epoch": epoch}, "ccc": card_ccc(scores),
@@ -138,7 +137,7 @@ def _faces(cfg, shape, recordings):
 def _sound(cfg, shape):
     """How the spectrograms were made; None if they are of another origin."""
     made = _settings(made_with(cfg.segments_dir) | made_with(cfg.specs_dir), SOUND)
-    return made if made and shape[1] == made["n_mels"] else None
+    return made if made and shape[1:2] == (made["n_mels"],) else None
 
 
 def _settings(made, names):

@@ -16,7 +16,7 @@ NotNegative = Annotated[float, (0, math.inf, True)]
 Share = Annotated[float, (0, 1, True)]
 Stages = Literal["visual", "teacher", "student", "audio", "all"]
 Teachers = Literal["audio+visual", "visual", "joint", "joint+audio+visual"]
-Backbones = Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn", "tiny_cnn"]
+Backbones = Literal["vgg19_bn", "resnet18", "mobilenet_v3_small", "small_cnn", "tiny_cnn", "features"]
 
 
 @dataclass
@@ -122,8 +122,9 @@ class Config:
                                             # held-out CCC), or the last epoch's (no model selection)
 
     # --- networks: mmpkd.py
-    visual_backbone: Backbones = "vgg19_bn"  # for the faces
-    audio_backbone: Literal["resnet18", "small_cnn", "tiny_cnn"] = "resnet18"  # for the spectrograms (teacher, audio)
+    visual_backbone: Backbones = "vgg19_bn"  # for the faces; features: those in features/visual/ in place of images
+    audio_backbone: Literal["resnet18", "small_cnn", "tiny_cnn", "features"] = "resnet18"  # for the spectrograms
+                                                 # (teacher, audio); features: those in features/audio/ in their place
     visual_weights: str = ""  # "": random; a file (torchvision's or the FER2013 checkpoint); imagenet: download them
     audio_weights: str = ""  # "": random; a file; imagenet: download torchvision's
     feature_size: Count = 512  # features per frame out of a backbone
@@ -197,6 +198,8 @@ class Config:
     def audio_dir(self): return Path(self.data_dir, "audio")
     @property
     def ratings_dir(self): return Path(self.data_dir, "ratings_gold_standard")
+    @property
+    def features_dir(self): return Path(self.data_dir, "features")
     @property
     def annotations_dir(self): return Path(self.data_dir, "Annotations")
     @property

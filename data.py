@@ -1,10 +1,12 @@
 """Annotation CSVs -> recordings, random training clips, ordered evaluation streams.
 
 The images of a recording are packed once, on first use, into one array on disk (packing.py), which is then read in
-place: clips cost no decoding, and memory does not grow with the number of recordings.
+place: clips cost no decoding, and memory does not grow with the number of recordings. Features of other programs in
+place of images (corpora/features.py) are held in memory: "frames" and "specs" are then (N, D) float32.
 
 Shapes: B clips, T frames, S side of a crop in pixels, M mel bands, F spectrogram columns, K targets.
 """
+import functools
 import itertools
 import math
 import os
@@ -17,9 +19,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from corpora import features
 from packing import MAKERS, packed, spec_array
 from support.errors import SettingsError, UserError
 from support.recordings import (
+    MODALITIES,
     PARTITIONS,
     UNLABELLED,
     audible,
@@ -39,7 +43,9 @@ class Recording:
     gold: np.ndarray  # (N, K) float32, NaN where a rating is invalid
     paths: dict  # "frames" and "specs" -> list of N paths, of those that are single images
     arrays: dict = field(default_factory=dict)  # on disk: "frames" (N, 3, S, S) and "specs" (N, 1, M, F), uint8;
-    # in memory: "taught" (N, K + D) float32, predictions and features of a frozen teacher
+    # in memory, float32: "frames" and "specs" that are features (N, D), and "taught" (N, K + D), predictions and
+    # features of a frozen teacher
+    columns: dict = field(default_factory=dict)  # "frames" and "specs" that are features -> (file, its columns' names)
 
     def __len__(self):
         return len(self.gold)
@@ -47,8 +53,8 @@ class Recording:
 
 class Batch(NamedTuple):
     """Clips, or one piece of a recording; what was not asked for is None. Images are uint8 until on_device()."""
-    frames: torch.Tensor | None  # (B, T, 3, S, S)
-    specs: torch.Tensor | None  # (B, T, 1, M, F)
+    frames: torch.Tensor | None  # (B, T, 3, S, S), or features (B, T, D)
+    specs: torch.Tensor | None  # (B, T, 1, M, F), or features (B, T, D)
     gold: torch.Tensor  # (B, T, K), NaN where invalid
     taught: torch.Tensor | None = None  # (B, T, K + D) predictions and features of a frozen teacher
     clips: tuple = ()  # (id of the recording, first frame) of every clip
@@ -97,12 +103,17 @@ def folds(cfg, count):
 
 
 def check_files(cfg, inputs, partition):
-    """Reads the annotations of a partition and checks that every image is there, without reading any.
+    """Reads the annotations of a partition and checks that every image is there, without reading any; reads features.
 
     Raises UserError as load_recordings does; also for recordings of Val_Set without sound: runs are compared on it.
     """
-    files = audible(annotation_files(cfg, partition), () if partition == PARTITIONS["val"] else inputs, cfg)
-    return [read_recording(path, cfg.targets, input_folders(cfg, inputs), partition != UNLABELLED) for path in files]
+    files = annotation_files(cfg, partition)
+    files = files if partition == PARTITIONS["val"] else with_sound(files, inputs, cfg)
+    recordings = [read_recording(path, cfg.targets, input_folders(cfg, inputs), partition != UNLABELLED)
+                  for path in files]
+    for kind in (kind for kind in inputs if uses_features(cfg, kind)):
+        add_features(recordings, kind, cfg)
+    return recordings
 
 
 def check_sets(sets, cfg):
@@ -119,6 +130,8 @@ def check_sets(sets, cfg):
     for recording in sets["train"] + sets["unlabelled"]:
         if len(recording) < cfg.clip_length:
             raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}")
+    for kind in MODALITIES:
+        features.check_columns([one.columns[kind] for name in sets for one in sets[name] if kind in one.columns])
 
 
 # ---- recordings -----------------------------------------------------------------------------------------------------
@@ -138,8 +151,9 @@ def annotation_files(cfg, partition):
 
 
 def input_folders(cfg, inputs):
-    """{"frames": Cropped_Aligned, "specs": specs} as far as `inputs` names them."""
-    return {name: {"frames": cfg.crops_dir, "specs": cfg.specs_dir}[name] for name in inputs}
+    """{"frames": Cropped_Aligned, "specs": specs} as far as `inputs` names them, and not features in their place."""
+    return {name: {"frames": cfg.crops_dir, "specs": cfg.specs_dir}[name] for name in inputs
+            if not uses_features(cfg, name)}
 
 
 def load_recordings(cfg, partition, inputs):
@@ -226,7 +240,8 @@ def present(paths, maker):
 
 
 def image_shapes(recordings):
-    """{"frames": (3, S, S), "specs": (1, M, F)} of what was loaded. Raises UserError if recordings differ."""
+    """{"frames": (3, S, S), "specs": (1, M, F)} of what was loaded, (D,) of features. Raises UserError if recordings
+    differ."""
     shapes = {}
     for recording in recordings:
         for name, array in ((name, array) for name, array in recording.arrays.items() if name in MAKERS):
@@ -234,6 +249,62 @@ def image_shapes(recordings):
                 raise UserError(f"{recording.name} has {name} of {array.shape[1:]}, others have {shapes[name]}: "
                                 f"make all of them with the same settings, {MAKERS[name]}")
     return shapes
+
+
+# ---- features in place of images ------------------------------------------------------------------------------------
+
+
+def uses_features(cfg, kind):
+    """Whether "frames" or "specs" are features."""
+    return getattr(cfg, f"{MODALITIES[kind]}_backbone") == "features"
+
+
+def with_sound(tables, inputs, cfg):
+    """Those annotation files whose recordings have sound, or features in its place, if `inputs` have "specs"; else all.
+
+    Prints which are left out.
+    """
+    if "specs" not in inputs or not uses_features(cfg, "specs"):
+        return audible(tables, inputs, cfg)
+    folder = cfg.features_dir / MODALITIES["specs"]
+    there = features.find(folder)
+    if not any(table.stem in there for table in tables):
+        return tables  # add_features() says so
+    for table in (table for table in tables if table.stem not in there):
+        print(f"{table.stem}: left out, as {folder}/ has no features of it")
+    return [table for table in tables if table.stem in there]
+
+
+def add_features(recordings, kind, cfg):
+    """Gives recordings the features that are their "frames" or "specs". Raises UserError if a file is missing, or not
+    as expected."""
+    folder = cfg.features_dir / MODALITIES[kind]
+    files = features.find(folder)
+    for recording in tqdm(recordings, desc=f"reading {folder}", unit=" recordings", disable=None, leave=False):
+        if recording.name not in files:
+            raise UserError(f"{folder / recording.name}.csv (or .arff, .npy) is missing: with --{MODALITIES[kind]}-"
+                            "backbone features, the features of every recording were expected there")
+        path = files[recording.name]
+        state = path.stat()
+        columns, recording.arrays[kind] = _features(
+            path, len(recording), cfg.frame_rate, cfg.cache_dir, (state.st_size, state.st_mtime_ns))
+        recording.columns[kind] = path, columns
+
+
+@functools.cache
+def _features(path, frames, frame_rate, cache_dir, _):
+    """(names of the columns, (N, D)) of a file at the frames: read, and its notes printed, once in a process."""
+    one = features.load(path, cache_dir)
+    values, notes = features.on_frames(one, frames, frame_rate)
+    if notes:
+        print(f"{path}: {'; '.join(notes)}")
+    return one.columns, values
+
+
+def statistics(recordings):
+    """{"frames": (mean, standard deviation), "specs": ...} of what is features in some recordings: (D,) each."""
+    kinds = {kind for recording in recordings for kind in recording.columns}
+    return {kind: features.statistics([recording.arrays[kind] for recording in recordings]) for kind in kinds}
 
 
 # ---- clips ----------------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from tqdm import tqdm
 
 from checkpoints import card_ccc, load_model
 from int8 import ccc_table, read_corpus, to_int8, val_scores
+from model_card import FEATURES, has_images
 from onnx_network import CARD, INPUTS, OUTPUTS, OnnxNetwork
 from support.recordings import PARTITIONS
 
@@ -203,11 +204,14 @@ def speed_table(model, networks, side):
 # ---- the script -----------------------------------------------------------------------------------------------------
 
 def load_student(path):
-    """(model in evaluation mode, its card). Raises UserError for a network with audio."""
+    """(model in evaluation mode, its card). Raises UserError for a network with audio, or of features."""
     model, state = load_model(path)
     if model.inputs != OnnxNetwork.inputs:
         raise UserError(f"{path} is of the stage {state['stage']}, which has audio: only visual-only networks "
                         "(student, visual) are exported")
+    if not has_images(state["card"], "frames"):
+        raise UserError(f"{path} takes {FEATURES['frames']} that another program made: only networks that take face "
+                        "crops are exported, as predict.py makes nothing else")
     return model, state["card"]
 
 

@@ -22,6 +22,7 @@ from audio_extract import counted, ends_early, segments
 from audio_melspec import mel_spec_of, spec_blocks, steps_between
 from face_detector import BOX, FACE, FaceRows, Steadying, finder, shots
 from faces import Tracker, crop_face, one_thread
+from model_card import FEATURES, has_images
 from postprocessing import PostProcessing, postprocess
 from support.errors import SettingsError, UserError, torch_device
 from support.media import frame_count, ignored, open_media, picture_clock, read_frames
@@ -350,6 +351,9 @@ def check_use(network, path, people, postprocess):
             "specs": ("sound", "spectrograms", "audio_melspec.py")}
     for name in network.inputs:
         entry, what, script = made[name]
+        if not has_images(card, name):
+            raise SettingsError(f"{path} takes {FEATURES[name]} that another program made (features/ in its data "
+                                "folder), so it cannot be given a video: train a network on images for that")
         if not card[entry] or not card["frame_rate"]:
             raise SettingsError(f"{path} does not say how the {what} that it was trained on were made, so it cannot be "
                                 f"given a video: they were not made by {script}, or an older version wrote the file. "

@@ -48,7 +48,7 @@ import pseudo_labels
 from checkpoints import describe_model, finished, load_model, save_checkpoint
 from checks import check_before, describe_way, methods_of
 from losses import DISTILL, ccc_loss
-from models_kd import HINT, forward
+from models_kd import HINT, forward, standardise
 from postprocessing import fit_tables
 from scores import (
     comparison,
@@ -252,6 +252,8 @@ def training_call(cfg, device, teach):
         about = describe_model(cfg, shapes, sets)
         clips = data.Clips(rated, cfg.batch_size, cfg.clip_length, inputs, cfg.seed, cfg.epoch_steps, unlabelled)
         training = start_run(cfg, state, shapes, getattr(objective, "adapters", None), device)
+        if state == "new":  # a stopped one has them in last.pt
+            standardise(training.model, data.statistics(sets["train"]))
         chosen_on = sets.get("held_out", sets["val"])
         train_epochs(training, objective, clips, lambda model: score(predictions(model, chosen_on, cfg), cfg.targets),
                      folder, about)

@@ -35,7 +35,7 @@ class Plain:
 
 LONGEST, MOST, LARGEST = 1000, 10**6, 2**53  # characters of a text, items of a list or dict, size of a number
 CHANNELS = {"frames": 3, "specs": 1}
-PIXELS = 2**22  # of an image, at most: more would take gigabytes in a network
+PIXELS = 2**22  # of an image, or features in its place, at most: more would take gigabytes in a network
 WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a dict of entries",
          list: "a list", type(None): "nothing"}
 
@@ -48,8 +48,9 @@ def form_of(targets):
     return {
         "stage": tuple(INPUTS), "target": (*TARGETS, "both"), "targets": [tuple(TARGETS)],
         "network": {str: Plain},  # backbones, sizes
-        "inputs": {str: [int]},  # {"frames": [3, S, S], "specs": [1, mel bands, columns]}
-        "normalisation": Maybe({str: {"mean": [float], "std": [float]}}),  # of pixels in [0, 1], inside the network
+        "inputs": {str: [int]},  # {"frames": [3, S, S], "specs": [1, mel bands, columns]}, or [number of features]
+        "normalisation": Maybe({str: {"mean": [float], "std": [float]}}),  # of pixels in [0, 1] or of features, inside
+        # the network
         "frame_rate": Maybe(float),
         "faces": Maybe(dict.fromkeys(FACES, Plain) | {"retained": bool}),  # None: not used, or crops of another origin
         "sound": Maybe(dict.fromkeys(SOUND, Plain)),
@@ -152,11 +153,18 @@ def _conflict(card):
     if set(inputs) != set(INPUTS[stage]):
         return f"inputs are {', '.join(map(_shown, inputs)) or 'none'}, {' and '.join(INPUTS[stage])} were expected"
     for name, size in inputs.items():
+        if len(size) == 1 and 1 <= size[0] <= PIXELS:  # features
+            continue
         if len(size) != 3 or size[0] != CHANNELS[name] or min(size) < 1 or math.prod(size[1:]) > PIXELS:
             return (f"inputs.{name} is not [{CHANNELS[name]}, height, width] of an image of at most {PIXELS:,} pixels")
-    if card["faces"] and "frames" not in inputs or card["sound"] and "specs" not in inputs:
+    if card["faces"] and not has_images(card, "frames") or card["sound"] and not has_images(card, "specs"):
         return f"it has settings of inputs that a network of the stage {stage} is not given"
     return _wrong_setting(card) or _wrong_size(card) or _wrong_constant(card)
+
+
+def has_images(card, name):
+    """Whether a network is given images "frames" or "specs": it may be given features in their place, or neither."""
+    return len(card["inputs"].get(name, ())) == 3
 
 
 def _wrong_setting(card):
@@ -204,6 +212,9 @@ FED = {"visual": "The face alone. It was trained without the voice: a baseline t
        "student": "The face alone. In training it was taught by other networks; it needs no sound.",
        "teacher": "The face and the voice: it needs a video with sound.",
        "audio": "The voice alone: it needs sound, and no picture."}
+FEATURES = {"frames": "features of the face", "specs": "features of the voice"}
+OF_FEATURES = """Features of another program, which the file does not name. The network standardises them as those of
+its training subjects, and takes NaN for the mean. It cannot be given a video."""
 MEANING = {"arousal": "arousal (from calm, -1, to excited, +1)",
            "valence": "valence (from negative, -1, to positive, +1)"}
 USE = """Research on how expressed emotion goes up and down over time, in recordings like those it was trained on. Look
@@ -242,7 +253,8 @@ def _predicts(card):
 
 def _network(card):
     shapes = {"frames": "faces of {2} x {1} pixels", "specs": "spectrograms of {1} mel bands x {2} columns"}
-    given = " and ".join(shapes[name].format(*size) for name, size in card["inputs"].items())
+    given = " and ".join(shapes[name].format(*size) if has_images(card, name) else f"{size[0]} {FEATURES[name]}"
+                         for name, size in card["inputs"].items())
     parts = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in card["network"].items())
     memory = "" if card["network"].get("audio_gru") is False and card["stage"] == "audio" else (
         ", and remembers what came before (it has a recurrent layer)")
@@ -308,6 +320,8 @@ def _how_chosen(chosen, on):
 
 def _faces(card):
     faces = card["faces"]
+    if not has_images(card, "frames"):
+        return [OF_FEATURES]
     if not faces:
         return ["How the faces were cropped is not known: they are not of this project's face_detector.py, or the file "
                 "does not say. It cannot be given a video."]
@@ -320,6 +334,8 @@ def _faces(card):
 
 def _sound(card):
     sound = card["sound"]
+    if not has_images(card, "specs"):
+        return [OF_FEATURES]
     if not sound:
         return ["How the spectrograms were made is not known: they are not of this project's audio_melspec.py, or the "
                 "file does not say. It cannot be given a video."]

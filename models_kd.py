@@ -1,9 +1,9 @@
 """The networks: backbones and their pretrained weights; the visual, student, audio and teacher models.
 
 Shapes: B clips, T frames, S pixels of a face crop's side, M mel bands, F spectrogram columns, D features, K targets.
-Images (face crops and spectrograms) come in as float in [0, 1]. `model.inputs` names what a model is given; a student
-is given no sound. A new backbone is a name among config.py's choices, and a line in CNNS or what `_torchvision` needs
-to remove its classifier.
+Images (face crops and spectrograms) come in as float in [0, 1]; features of other programs in their place, (B, T, F),
+as those programs give them. `model.inputs` names what a model is given; a student is given no sound. A new backbone is
+a name among config.py's choices, and a line in CNNS or what `_torchvision` needs to remove its classifier.
 """
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from support.errors import SettingsError, UserError
+from support.recordings import MODALITIES
 
 HINT = 128  # size of the feature layer that is distilled (the "hint")
 
@@ -108,14 +109,45 @@ class Backbone(nn.Module):
         return self(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
 
 
-def visual_backbone(cfg, shape, weights):
-    file = cfg.visual_weights if weights else ""
-    return Backbone(cfg.visual_backbone, file, shape, cfg.feature_size, norm=not cfg.linear_heads)
+class Standardised(nn.Module):
+    """Features of other programs in place of a backbone's: standardised, then one layer: (N, F) -> (N, D)."""
+
+    def __init__(self, shape, size, norm):
+        """shape: (F,); size: D; norm: as for Backbone."""
+        super().__init__()
+        (width,) = shape
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.out = nn.Sequential(nn.Linear(width, size), *[nn.BatchNorm1d(size)] * norm)
+
+    @torch.no_grad()
+    def standardise(self, mean, std):
+        """Takes over (F,) mean and standard deviation of the training subjects. Where the latter is 0, the feature was
+        constant and is not used: its weights are 0, and stay so, as in training their gradient is."""
+        self.mean.copy_(torch.from_numpy(mean))
+        self.std.copy_(torch.from_numpy(std))
+        self.out[0].weight[:, self.std == 0] = 0
+        self.std[self.std == 0] = 1
+
+    def forward(self, features):
+        """NaN, which is a missing value, counts as the mean."""
+        return self.out(((features - self.mean) / self.std).nan_to_num(0))
+
+    each_frame = Backbone.each_frame
 
 
-def audio_backbone(cfg, shape, weights):
-    file = cfg.audio_weights if weights else ""
-    return Backbone(cfg.audio_backbone, file, shape, cfg.feature_size, norm=not cfg.linear_heads)
+def standardise(model, statistics):
+    """Gives a new model the (mean, std) of features of the training subjects: {"frames": ..., "specs": ...}, or {}."""
+    for name in set(model.inputs) & set(statistics):
+        getattr(model, MODALITIES[name]).standardise(*statistics[name])
+
+
+def backbone(kind, cfg, shape, weights):
+    """The visual or audio backbone that cfg names, for images or features of that shape."""
+    name, norm = getattr(cfg, f"{kind}_backbone"), not cfg.linear_heads
+    if name == "features":
+        return Standardised(shape, cfg.feature_size, norm)
+    return Backbone(name, getattr(cfg, f"{kind}_weights") if weights else "", shape, cfg.feature_size, norm)
 
 
 # ---- pretrained weights ---------------------------------------------------------------------------------------------
@@ -129,6 +161,8 @@ NESTS = {"state_dict": IMAGENET, "model": IMAGENET, "net": UNSCALED}  # entries 
 def check_weights(name, weights):
     """Raises UserError if the setting `weights` cannot be loaded into the backbone `name`; imagenet is downloaded
     here."""
+    if weights and name == "features":
+        raise SettingsError(f"{weights}: features are fed as they are, to no backbone that has weights: leave it out")
     if weights == "imagenet":
         _downloaded(name)  # now rather than hours later; it is kept in torch's own cache
     elif weights:
@@ -219,16 +253,17 @@ class Student(nn.Module):
     inputs = ("frames",)
 
     def __init__(self, cfg, frame_shape, targets, weights=True):
-        """frame_shape: (3, S, S); targets: K; weights: load the files that cfg names (a checkpoint needs none)."""
+        """frame_shape: (3, S, S), or (F,) of features; targets: K; weights: load the files that cfg names (a checkpoint
+        needs none)."""
         super().__init__()
-        self.visual = visual_backbone(cfg, frame_shape, weights)
+        self.visual = backbone("visual", cfg, frame_shape, weights)
         self.dropout = nn.Dropout(cfg.dropout)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
         self.hint = head([cfg.gru_size, 512, 256, HINT], cfg.linear_heads)
         self.out = head([HINT, 64, targets], cfg.linear_heads, before=True)
 
     def forward(self, frames, hidden=None):
-        """frames (B, T, 3, S, S), hidden state after the frames before -> Output."""
+        """frames (B, T, 3, S, S) or (B, T, F), hidden state after the frames before -> Output."""
         visual, hidden = self.gru(self.dropout(self.visual.each_frame(frames)), hidden)
         feat = self.hint(visual)
         return Output(self.out(feat), feat, hidden)
@@ -239,15 +274,15 @@ class Audio(nn.Module):
     inputs = ("specs",)
 
     def __init__(self, cfg, spec_shape, targets, weights=True):
-        """spec_shape: (1, M, F); the rest as for Student."""
+        """spec_shape: (1, M, F), of features (F,); the rest as for Student."""
         super().__init__()
-        self.audio = audio_backbone(cfg, spec_shape, weights)
+        self.audio = backbone("audio", cfg, spec_shape, weights)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
         self.hint = head([cfg.gru_size if cfg.audio_gru else cfg.feature_size, 256, HINT], cfg.linear_heads)
         self.out = head([HINT, 64, targets], cfg.linear_heads, before=True)
 
     def forward(self, specs, hidden=None):
-        """specs (B, T, 1, M, F), hidden state after the frames before -> Output."""
+        """specs (B, T, 1, M, F) or (B, T, F), hidden state after the frames before -> Output."""
         audio = self.audio.each_frame(specs)
         if self.gru:
             audio, hidden = self.gru(audio, hidden)
@@ -292,8 +327,8 @@ class Teacher(nn.Module):
     def __init__(self, cfg, frame_shape, spec_shape, targets, weights=True):
         """As for Student and Audio."""
         super().__init__()
-        self.visual = visual_backbone(cfg, frame_shape, weights)
-        self.audio = audio_backbone(cfg, spec_shape, weights)
+        self.visual = backbone("visual", cfg, frame_shape, weights)
+        self.audio = backbone("audio", cfg, spec_shape, weights)
         self.dropout = nn.Dropout(cfg.dropout)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
         self.audio_gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
@@ -305,7 +340,7 @@ class Teacher(nn.Module):
         self.modality_dropout = cfg.modality_dropout
 
     def forward(self, frames, specs, hidden=None):
-        """frames (B, T, 3, S, S), specs (B, T, 1, M, F), hidden state after the frames before -> Output."""
+        """frames as for Student, specs as for Audio, hidden state after the frames before -> Output."""
         hidden_visual, hidden_audio, past = hidden or (None, None, None)
         visual, hidden_visual = self.gru(self.dropout(self.visual.each_frame(frames)), hidden_visual)
         audio = self.audio.each_frame(specs)
@@ -331,7 +366,7 @@ MODELS = {"visual": Student, "student": Student, "audio": Audio, "teacher": Teac
 
 
 def build_model(stage, cfg, shapes, weights=True):
-    """The model of a stage. shapes: {"frames": (3, S, S), "specs": (1, M, F)}; see Student for the rest."""
+    """The model of a stage. shapes: of data.image_shapes; see Student for the rest."""
     kind = MODELS[stage]
     return kind(cfg, *[shapes[name] for name in kind.inputs], len(cfg.targets), weights)
 

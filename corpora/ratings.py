@@ -158,12 +158,12 @@ def match_frames(values, frames, frame_rate=25.0, source="", pictures=None):
                     "the last frame has no rating",)
 
 
-def check_span(times, frames, frame_rate, source):
-    """Raises UserError if ratings do not end, within 1 % and a step, where the frames do (if their number is known)."""
+def check_span(times, frames, frame_rate, source, what="ratings"):
+    """Raises UserError if rows do not end, within 1 % and a step, where the frames do (if their number is known)."""
     step, end = (times[-1] - times[0]) / max(1, len(times) - 1), None if frames is None else frames / frame_rate
     if end is not None and abs(times[-1] + step - end) > max(step, 1 / frame_rate) + SLACK * end:
         thousand = " Milliseconds? Then name the column time_ms." if 900 < times[-1] / end < 1100 else ""
-        raise UserError(f"the ratings reach from {times[0]:g} to {times[-1]:g} s, the frames to {end:g} s ({source}): "
+        raise UserError(f"the {what} reach from {times[0]:g} to {times[-1]:g} s, the frames to {end:g} s ({source}): "
                         f"times in seconds, and the same end within 1 %, were expected.{thousand} Or the wrong file?")
 
 

@@ -18,6 +18,7 @@ from support.settings import part_of
 TARGETS = ["arousal", "valence"]
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
 UNLABELLED = "Unlabelled_Set"  # recordings without ratings
+MODALITIES = {"frames": "visual", "specs": "audio"}  # of what networks are fed: in settings, folders, parts of networks
 SUMMARIES = ["mean", "concatenated"]  # rows of score tables below those of the recordings
 MEDIA = set(".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg "
             ".mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m "

@@ -1,0 +1,255 @@
+"""Features of other programs in place of images or sound: features/{visual,audio}/<id>.csv, .arff or .npy -> frames.
+
+    csv     OpenFace's, openSMILE's (eGeMAPS ...), any other with a header; as corpora/cells.py reads text
+    arff    AVEC's
+    npy     an array of numbers (rows, features)
+
+A column of time (timestamp, frameTime, time_s ...) places the rows, and the frames are interpolated linearly between
+them; without one, row k is frame k. What is missing is NaN: empty cells, texts among numbers, infinite values, rows
+in which OpenFace lost the face (success 0).
+
+R rows of a file, N frames, D features.
+"""
+import contextlib
+import hashlib
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from corpora.cells import COMMA, clipped, files_by_id, numbers, read_cells
+from corpora.ratings import COUNTERS, SLACK, TIMES, check_span, increasing, resample, rises_evenly, times_of
+from corpora.recola import GOLD, INSTANCES
+from support.errors import UserError
+from support.files import whole_file
+from support.recordings import MODALITIES, TARGETS
+
+# Columns that say where a row belongs, how sure a program was, or what is to be predicted
+NO_FEATURES = {*TIMES, *COUNTERS, *INSTANCES, "file", "start", "end", "face_id", "confidence", "success", "class",
+               *TARGETS, *GOLD}
+
+
+class Features(NamedTuple):
+    """The features of a recording as their file has them."""
+    path: Path
+    values: np.ndarray  # (R, D) float32, NaN where one is missing
+    columns: tuple  # D names
+    times_s: np.ndarray | None = None  # (R,) seconds, increasing; None: row k is frame k
+    notes: tuple = ()  # what the user should know
+
+
+# ---- readers: one function, one line --------------------------------------------------------------------------------
+
+def read_table(path):
+    """Features of a csv or ARFF file. Raises UserError, naming the line, if it is none or could be read in two ways."""
+    cells, notes = _first_face(read_cells(path))
+    names = [name for name in cells.table if name not in NO_FEATURES]
+    values, notes = _values(cells, names, notes)
+    numeric = [name for name in names if name in values]
+    if Path(path).name.lower().removesuffix(".gz").endswith(".arff") and numeric and values[numeric[-1]].isna().all():
+        numeric = numeric[:-1]  # Weka's class, unknown
+    if not numeric:
+        raise cells.fault(1, f"the columns are {cells.first_line()}: none of them is a feature")
+    if not cells.named:
+        for name in (name for name in numeric if rises_evenly(values[name].to_numpy())):
+            raise cells.fault(1, f"column {name + 1} rises evenly, as time does: a header that names the columns was "
+                                 "expected")
+    with np.errstate(over="ignore"):  # too large a number is infinite, and so none
+        array = np.array(values[numeric], np.float32)
+    array[~np.isfinite(array)] = np.nan
+    if "success" in cells.table:
+        array[numbers(cells, ["success"])[:, 0] == 0] = np.nan
+    clocks = [name for name in COUNTERS if name in cells.table and not cells.table.columns.isin(TIMES).any()]
+    others = [name for name in COUNTERS if name in cells.table and name not in clocks]
+    times, note = increasing(times_of(cells._replace(table=cells.table.drop(columns=others))), cells.table.index)
+    return Features(path, array, tuple(map(str, numeric)), times, (*notes, *note))
+
+
+def read_array(path):
+    """Features of an .npy file, row k of frame k. Raises UserError if it is no array of numbers (rows, features)."""
+    wanted = "an array of numbers (rows, features), saved with numpy.save, was expected"
+    if not path.is_file():  # a FIFO would be waited for
+        raise UserError(f"{path} is not a file: {wanted}")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # of many kinds, as what is in the header is evaluated
+        raise UserError(f"{path} is damaged or no .npy file: {wanted}") from None
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise UserError(f"{path} holds {found}: {wanted}")
+    with np.errstate(over="ignore"):
+        array = np.array(array, np.float32)
+    array[~np.isfinite(array)] = np.nan
+    return Features(path, array, tuple(map(str, range(array.shape[1]))))
+
+
+READERS = {"csv": read_table, "arff": read_table, "npy": read_array}  # by the ending of the file
+
+
+def _first_face(cells):
+    """(the rows of the first face alone, notes) of a table, which may be of OpenFace and have several."""
+    if "face_id" not in cells.table:
+        return cells, ()
+    faces = numbers(cells, ["face_id"])[:, 0]
+    first = faces == np.nanmin(faces)
+    if first.all():
+        return cells, ()
+    return cells._replace(table=cells.table[first]), (
+        f"{len({*faces})} faces, of which the first alone (face_id {np.nanmin(faces):g}) is used: "
+        f"{np.count_nonzero(~first)} rows of others are left out",)
+
+
+def _values(cells, names, notes):
+    """(table of the columns that hold numbers, NaN where there is none; notes with the texts among them added)."""
+    found = {}
+    for name in names:
+        texts = cells.table[name]
+        found[name] = pd.to_numeric(texts, errors="coerce").astype(float)
+        if not (odd := found[name].isna()).any():
+            continue
+        odd &= ~texts.str.strip().str.lower().isin(["", "nan"])
+        if cells.separator != "," and texts[odd].str.fullmatch(COMMA).any():
+            found[name] = pd.Series(numbers(cells, [name])[:, 0], texts.index)  # decimal commas
+        elif odd.any() and found[name].notna().any():
+            line = odd.idxmax()
+            notes += (f"{name} has texts among its numbers ({odd.sum()}, the first in line {line}: "
+                      f"{clipped(texts[line])}): masked",)
+        elif odd.any():
+            del found[name]
+            notes += (f"{name} holds texts and is not used",)
+    return pd.DataFrame(found, cells.table.index), notes
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+def find(folder):
+    """{id: path} of the files of features in a folder. Raises UserError if a recording has two."""
+    return files_by_id(folder, tuple(READERS))
+
+
+def found(cfg):
+    """{"visual": {id: path}, "audio": ...} of all features of a corpus. Raises UserError as find does."""
+    return {modality: find(cfg.features_dir / modality) for modality in MODALITIES.values()}
+
+
+def load(path, cache_dir):
+    """The Features of a file, as it was read or, of text, as they lie in the cache. Raises UserError as its reader."""
+    ending = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    if ending == "npy" or not path.is_file():
+        return READERS[ending](path)
+    state, stem = path.stat(), f"{path.name.split('.' + ending)[0]}.{path.parent.name}"
+    digest = hashlib.sha1(f"{path} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
+    cache = Path(cache_dir, f"{stem}.{digest}.npz")
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        with np.load(cache, allow_pickle=False) as held:  # checks the sums that np.savez wrote
+            times = held["times_s"]
+            return Features(path, held["values"], tuple(held["columns"].tolist()), times if len(times) else None,
+                            tuple(held["notes"].tolist()))
+    features = READERS[ending](path)
+    with whole_file(cache) as part, open(part, "wb") as file:
+        times = () if features.times_s is None else features.times_s
+        np.savez(file, values=features.values, columns=np.array(features.columns, str), times_s=np.array(times, float),
+                 notes=np.array(features.notes, str))
+    for old in cache.parent.glob(f"{stem}.*.npz"):
+        if old != cache:
+            old.unlink(missing_ok=True)  # another process may do the same
+    return features
+
+
+# ---- frames ---------------------------------------------------------------------------------------------------------
+
+def known_frames(name, cfg):
+    """(number of frames of a recording by its features, their file): the visual ones, else the audio ones; (None, None)
+    without any."""
+    for files in found(cfg).values():
+        if name in files:
+            return count_frames(load(files[name], cfg.cache_dir), cfg.frame_rate), files[name]
+    return None, None
+
+
+def count_frames(features, frame_rate):
+    """Number of frames from the beginning of a recording to the end of its last row."""
+    times = features.times_s
+    if _is_per_frame(times, frame_rate) or len(times) < 2:
+        return len(features.values)
+    step = np.median(np.diff(times))
+    return round((times[-1] + step - min(max(times[0], 0), step / 2)) * frame_rate)  # a time may be that of its middle
+
+
+def on_frames(features, frames, frame_rate):
+    """((N, D) float32, row k of frame k, NaN where missing; notes). frames: N.
+
+    Raises UserError if the rows do not reach, within 1 %, to the end of the frames.
+    """
+    values, times = features.values, features.times_s
+    if _is_per_frame(times, frame_rate):
+        values, notes = _of_every_frame(features, frames, frame_rate)
+    else:
+        try:
+            check_span(times, frames, frame_rate, "its annotation file", what="features")
+        except UserError as error:
+            raise UserError(f"{features.path}: {error}") from None
+        values = resample(values, times, np.arange(frames) / frame_rate).astype(np.float32)
+        notes = (f"rows from {times[0]:g} to {times[-1]:g} s, interpolated linearly to {frame_rate:g} per second",)
+    return values, (*features.notes, *notes, *_missing(values))
+
+
+def _is_per_frame(times, frame_rate):
+    """Whether row k is that of frame k: there are no times, or each is within a quarter of a frame of its frame's."""
+    return times is None or bool((np.abs(times - np.arange(len(times)) / frame_rate) <= 0.25 / frame_rate).all())
+
+
+def _of_every_frame(features, frames, frame_rate):
+    """((N, D), notes) of rows that are of a frame each: up to 1 % more are dropped, and as many may be missing."""
+    path, values, more = features.path, features.values, len(features.values) - frames
+    if abs(more) > max(1, SLACK * frames):
+        rate = len(values) / frames * frame_rate
+        raise UserError(f"{path} has {len(values)} rows for {frames} frames: as many, or up to 1 % more or less, were "
+                        f"expected. Are they at another rate ({rate:.4g} per second in place of {frame_rate:g})? Then "
+                        "a column of time_s in seconds places them. Or is it the wrong file, or are rows missing?")
+    if more > 0:
+        return values[:frames], (f"the last {more} of {len(values)} rows have no frame and are left out",)
+    missing = np.full((-more, values.shape[1]), np.nan, np.float32)
+    return np.concatenate([values, missing]), (f"{len(values)} rows for {frames} frames",) * bool(more)
+
+
+def _missing(values):
+    """A note on what is missing of (N, D)."""
+    none = np.isnan(values)
+    whole = np.count_nonzero(none.all(1))
+    parts = [f"{whole} of {len(values)} frames have no features"] * bool(whole)
+    parts += [f"{np.count_nonzero(none.any(1)) - whole} lack some"] * bool(np.count_nonzero(none.any(1)) - whole)
+    return (f"{', '.join(parts)}: masked (fed as the mean)",) * bool(parts)
+
+
+# ---- several recordings ---------------------------------------------------------------------------------------------
+
+def check_columns(found):
+    """Raises UserError, naming file and column, if recordings have other columns than the first. found: [(path, names
+    of its columns)]."""
+    for path, columns in found[1:]:
+        its, first = found[0]
+        odd = next((name for name in (*first, *columns) if (name in first) != (name in columns)), None)
+        if odd is not None:
+            lacks, has = (path, its) if odd in first else (its, path)
+            raise UserError(f"{lacks} has no column {odd!r}, which {has} has: the same features were expected for all "
+                            "recordings")
+        if columns != first:
+            raise UserError(f"{path} has its columns in another order than {its}: the same order was expected for all "
+                            "recordings")
+
+
+def statistics(arrays):
+    """(mean, standard deviation) of every column of arrays (N, D), (D,) float32 each; 0 is the deviation of a column
+    that is constant or has no value. Missing values do not count."""
+    values = np.concatenate(arrays)
+    there = np.isfinite(values)
+    count = np.maximum(there.sum(0), 1)
+    mean = np.where(there, values, 0).sum(0, dtype=float) / count
+    deviation = np.sqrt((np.where(there, values - mean, 0) ** 2).sum(0) / count)
+    lowest, highest = (extreme(values, 0, where=there, initial=start) for extreme, start in
+                       ((np.min, np.float32(np.inf)), (np.max, np.float32(-np.inf))))
+    return mean.astype(np.float32), np.where(highest > lowest, deviation, 0).astype(np.float32)
