@@ -142,12 +142,17 @@ def standardise(model, statistics):
         getattr(model, MODALITIES[name]).standardise(*statistics[name])
 
 
-def backbone(kind, cfg, shape, weights):
-    """The visual or audio backbone that cfg names, for images or features of that shape."""
-    name, norm = getattr(cfg, f"{kind}_backbone"), not cfg.linear_heads
-    if name == "features":
-        return Standardised(shape, cfg.feature_size, norm)
-    return Backbone(name, getattr(cfg, f"{kind}_weights") if weights else "", shape, cfg.feature_size, norm)
+def visual_backbone(cfg, shape, weights):
+    return _backbone(cfg.visual_backbone, cfg.visual_weights if weights else "", shape, cfg)
+
+
+def audio_backbone(cfg, shape, weights):
+    return _backbone(cfg.audio_backbone, cfg.audio_weights if weights else "", shape, cfg)
+
+
+def _backbone(name, weights, shape, cfg):
+    size, norm = cfg.feature_size, not cfg.linear_heads
+    return Standardised(shape, size, norm) if name == "features" else Backbone(name, weights, shape, size, norm)
 
 
 # ---- pretrained weights ---------------------------------------------------------------------------------------------
@@ -256,7 +261,7 @@ class Student(nn.Module):
         """frame_shape: (3, S, S), or (F,) of features; targets: K; weights: load the files that cfg names (a checkpoint
         needs none)."""
         super().__init__()
-        self.visual = backbone("visual", cfg, frame_shape, weights)
+        self.visual = visual_backbone(cfg, frame_shape, weights)
         self.dropout = nn.Dropout(cfg.dropout)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
         self.hint = head([cfg.gru_size, 512, 256, HINT], cfg.linear_heads)
@@ -276,7 +281,7 @@ class Audio(nn.Module):
     def __init__(self, cfg, spec_shape, targets, weights=True):
         """spec_shape: (1, M, F), of features (F,); the rest as for Student."""
         super().__init__()
-        self.audio = backbone("audio", cfg, spec_shape, weights)
+        self.audio = audio_backbone(cfg, spec_shape, weights)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
         self.hint = head([cfg.gru_size if cfg.audio_gru else cfg.feature_size, 256, HINT], cfg.linear_heads)
         self.out = head([HINT, 64, targets], cfg.linear_heads, before=True)
@@ -327,8 +332,8 @@ class Teacher(nn.Module):
     def __init__(self, cfg, frame_shape, spec_shape, targets, weights=True):
         """As for Student and Audio."""
         super().__init__()
-        self.visual = backbone("visual", cfg, frame_shape, weights)
-        self.audio = backbone("audio", cfg, spec_shape, weights)
+        self.visual = visual_backbone(cfg, frame_shape, weights)
+        self.audio = audio_backbone(cfg, spec_shape, weights)
         self.dropout = nn.Dropout(cfg.dropout)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
         self.audio_gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
