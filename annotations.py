@@ -195,9 +195,10 @@ def choose(cfg):
 # ---- recordings that must not be used -------------------------------------------------------------------------------
 
 def refused(sources, partitions, others, cfg):
-    """{id: why a recording cannot be used}: its name, one that looks the same, or a video that is another one's.
+    """{id: why a recording cannot be used}: its name, one that looks the same, or a video or features that are another
+    one's.
 
-    Prints which recordings have the same video, sound or ratings.
+    Prints which recordings have the same video, sound, features or ratings.
     """
     names, reasons = [*sources, *others], {}
     for name, other in spelt_alike(names).items():
@@ -207,15 +208,18 @@ def refused(sources, partitions, others, cfg):
     sets = partitions | {name: UNLABELLED for name in others if not held_out(name, cfg.val_ids, cfg.unlabelled_ids)}
     there = [name for name in names if name not in reasons]
     rated = {name: sources[name].files[0] for name in there if name in sources and sources[name].form != "table"}
-    for kind, files in (("videos", {name: media_file(name, cfg.videos_dir) for name in there}),
-                        ("sounds", {name: media_file(name, cfg.audio_dir) for name in there}), ("ratings", rated)):
+    seen = features.found(cfg)["visual"]
+    for kind, one, files in (("videos", "video", {name: media_file(name, cfg.videos_dir) for name in there}),
+                             ("features", "file of features", {name: seen.get(name) for name in there}),
+                             ("sounds", "", {name: media_file(name, cfg.audio_dir) for name in there}),
+                             ("ratings", "", rated)):
         for alike in copies({name: path for name, path in files.items() if path}):
             apart = len({sets.get(name) for name in alike}) > 1
             first = next((name for name in alike if sets.get(name) != UNLABELLED), alike[0])
             print(f"WARNING: the {kind} of {', '.join(alike)} are the same, byte for byte"
                   + ", but in different sets: a result on one that is trained on means nothing" * apart)
-            if kind == "videos" and apart:
-                reasons |= {name: f"its video is a copy of that of {first}, byte for byte: delete {files[name]}"
+            if one and apart:
+                reasons |= {name: f"its {one} is a copy of that of {first}, byte for byte: delete {files[name]}"
                             for name in alike if sets.get(name) == UNLABELLED}
     return reasons
 

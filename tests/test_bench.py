@@ -77,6 +77,13 @@ def test_the_training_bench_prints_a_line_for_every_pair(bench, monkeypatch, cap
     assert all(float(line.split()[-1]) > 0 for line in lines[-4:])
 
 
+def test_the_bench_of_features_prints_a_line_for_every_stage(bench, capsys):
+    bench("features").main(["--train", "2", "--dev", "1", "--frames", "400"])
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[0] for line in lines] == ["visual", "teacher", "student"]
+    assert all(float(line.split()[1]) > 0 and np.isfinite(float(line.split()[-1])) for line in lines)
+
+
 def test_the_predict_bench_prints_a_line_for_every_side(bench, monkeypatch, capsys):
     module = bench("predict")
     monkeypatch.setattr(module, "STUDENTS", {"small": module.DEMO, "large": {"visual_backbone": "small_cnn"}})

@@ -106,6 +106,15 @@ def test_a_recording_without_visual_features_is_no_unlabelled_one_and_one_withou
         (corpus / "aside").rename(corpus / "features" / part)
 
 
+@pytest.mark.parametrize("of", ["dev_1", "train_1"])
+def test_a_copy_of_another_recordings_features_is_not_unlabelled(corpus, call, of):
+    for part, ending in (("visual", "csv"), ("audio", "npy")):
+        shutil.copy(corpus / "features" / part / f"{of}.{ending}", corpus / "features" / part / f"copy.{ending}")
+    code, out, _ = call("annotations", "--data-dir", corpus)
+    assert code == 1 and f"copy: FAILED: its file of features is a copy of that of {of}, byte for byte" in out
+    assert not (corpus / "Annotations" / "Unlabelled_Set" / "copy.csv").exists()
+
+
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 def test_features_become_a_visual_baseline_a_teacher_and_students_of_both_kinds(trained_features):
