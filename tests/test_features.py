@@ -229,6 +229,30 @@ def test_text_is_read_once_and_again_when_it_changes_or_the_cache_is_damaged(tmp
     assert len(read) == 3 and len(list((tmp_path / "cache").iterdir())) == 1
 
 
+CELLS = st.one_of(st.floats(width=32).map(str), st.integers().map(str), st.sampled_from(
+    ["", " ", "nan", "NAN", "0,5", "-1,25", "1_0", "True", '"2"', "'a'", "1 2", "inf", "-nan", "x", "0x1", "1e5",
+     " 3 "]))
+
+
+@given(st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=6), st.sampled_from(";,\t"))
+@settings(max_examples=150, deadline=None)
+def test_the_short_way_to_read_a_table_gives_what_the_careful_one_gives(tmp_path_factory, rows, separator):
+    path, found = tmp_path_factory.getbasetemp() / "x.csv", []
+    path.write_text("\n".join(separator.join(row) for row in [["f", "g", "face"], *rows]))
+    for way in (features._regular_cells, lambda path: None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(features, "_regular_cells", way)
+            try:
+                found.append(features.read_table(path))
+            except UserError as error:
+                found.append(str(error))
+    if isinstance(found[0], str) or isinstance(found[1], str):
+        assert found[0] == found[1]
+    else:
+        np.testing.assert_allclose(found[0].values, found[1].values, rtol=1e-6)
+        assert found[0].columns == found[1].columns and found[0].notes == found[1].notes
+
+
 @given(st.binary(max_size=300), st.sampled_from(["x.csv", "x.arff", "x.npy", "x.csv.gz"]))
 @settings(max_examples=150, deadline=None)
 def test_whatever_bytes_come_they_are_features_or_one_line_that_names_the_file(tmp_path_factory, content, name):
