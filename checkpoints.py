@@ -218,6 +218,8 @@ def _fault(state):
         return f"its shapes are not those of {' and '.join(MODELS[stage].inputs)}"
     if not all(type(shape) in (tuple, list) and all(type(n) is int for n in shape) for shape in shapes.values()):
         return "its shapes are no whole numbers"
+    if any((config.get(f"{MODALITIES[name]}_backbone") == "features") != (len(shapes[name]) == 1) for name in shapes):
+        return "its shapes are not those that its backbones take"  # else layers of absurd sizes could be built
     return _fault_of_weights(state["model"])
 
 

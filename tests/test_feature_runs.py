@@ -13,6 +13,7 @@ from augmentation import draw_augmentation, on_device
 from checkpoints import load_checkpoint, load_model
 from data import load_recordings
 from models_kd import Standardised
+from support.errors import UserError
 
 WORDS = [*TINY, "--visual-backbone", "features", "--audio-backbone", "features", "--target", "both"]
 NAMES = ["train_1", "train_2", "train_3", "dev_1", "other_1"]
@@ -193,6 +194,24 @@ def test_augmentation_leaves_features_alone():
     made = on_device(batch._replace(frames=features), CPU, changes)
     assert torch.equal(made.frames, features) and not torch.equal(made.specs, batch.specs)
     assert torch.equal(on_device(batch._replace(specs=features), CPU, changes).specs, features)
+
+
+@pytest.mark.parametrize("change", [
+    {"shapes": {"frames": (3, 32, 32)}}, {"shapes": {"frames": ()}}, {"shapes": {"frames": (6,)}},
+    {"shapes": {"frames": (10**9,)}}, {"config": {"target": "both", "visual_backbone": "resnet18"}},
+    {"config": {"target": "both", "visual_backbone": "tiny_cnn"}}, {"mean": 4}, {"std": 6}])
+def test_a_checkpoint_whose_features_do_not_fit_its_network_is_one_line(trained_features, tmp_path, change):
+    state = load_checkpoint(run_of(trained_features, "visual") / "best.pt")
+    for name in {"mean", "std"} & set(change):
+        state["model"][f"visual.{name}"] = torch.ones(change[name])
+    for name in {"shapes", "config"} & set(change):
+        state[name] = change[name]
+    if "shapes" in change:
+        state["card"]["inputs"] = {"frames": list(change["shapes"]["frames"])}
+    torch.save(state, tmp_path / "best.pt")
+    with pytest.raises(UserError, match="best.pt") as error:
+        load_model(tmp_path / "best.pt")
+    assert "\n" not in str(error.value)
 
 
 # ---- what is said before anything is trained ------------------------------------------------------------------------
