@@ -48,11 +48,11 @@ class Features(NamedTuple):
 
 def read_table(path):
     """Features of a csv or ARFF file. Raises UserError, naming the line, if it is none or could be read in two ways."""
-    cells, notes = _first_face(_regular_cells(Path(path)) or read_cells(path))
+    cells, notes = _first_face(_with_starts(_regular_cells(path) or read_cells(path)))
     names = [name for name in cells.table if name not in NO_FEATURES]
     values, notes = _values(cells, names, notes)
     numeric = [name for name in names if name in values]
-    if Path(path).name.lower().removesuffix(".gz").endswith(".arff") and numeric and values[numeric[-1]].isna().all():
+    if path.name.lower().removesuffix(".gz").endswith(".arff") and numeric and values[numeric[-1]].isna().all():
         numeric = numeric[:-1]  # Weka's class, unknown
     if not numeric:
         raise cells.fault(1, f"the columns are {cells.first_line()}: none of them is a feature")
@@ -113,6 +113,16 @@ def _regular_cells(path):
     for name in (name for name in names if table[name].dtype.kind not in "iuf"):
         table[name] = table[name].astype(object).where(table[name].notna(), "nan").astype(str).str.strip()
     return Cells(path, table, True, separator)
+
+
+def _with_starts(cells):
+    """The Cells with a column of time_s, where openSMILE's Python package wrote when each window starts ("0 days
+    00:00:00.01")."""
+    if "start" not in cells.table or cells.table.columns.isin(TIMES).any():
+        return cells
+    starts = cells.table["start"].astype(str)
+    starts = pd.to_timedelta(starts.where(starts.str.contains(":")), errors="coerce")
+    return cells if starts.isna().any() else cells._replace(table=cells.table.assign(time_s=starts.dt.total_seconds()))
 
 
 def _first_face(cells):

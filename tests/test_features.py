@@ -42,29 +42,37 @@ def egemaps(values=TRUE, times=TIMES, name="'dev_1'"):
         yield f"{name};{time_s:.2f};" + ";".join(f"{x:e}" for x in row)
 
 
-def arff(values=TRUE, end=(",?",)):
+def arff(values=TRUE):
     yield from ["@relation openSMILE", "", "@attribute name string", "@attribute frameTime numeric"]
     yield from [*(f"@attribute f{k} numeric" for k in range(values.shape[1])), "@attribute class numeric", "", "@data"]
     for k, row in enumerate(values):
         yield f"'dev_1',{k / 25:.2f}," + ",".join(f"{x:.4f}" for x in row) + ",?"
 
 
+def package(values=TRUE):
+    """What smile.process_file(...).to_csv() writes: windows of a second."""
+    yield "file,start,end,a,b,c"
+    for k, row in enumerate(values):
+        windows = [f"0 days 00:00:{time_s:09.6f}" for time_s in (k / 25, k / 25 + 1)]
+        yield ",".join(["dev_1.wav", *windows, *map(str, row)])
+
+
 # ---- forms ----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("form", ["openface", "egemaps", "arff", "npy", "tab and BOM", "decimal commas"])
+FORMS = {
+    "openface": ("x.csv", lambda: [OPENFACE, *openface()]), "egemaps": ("x.csv", egemaps), "arff": ("x.arff", arff),
+    "opensmile's package": ("x.csv", package),
+    "tabs and BOM": ("x.csv", lambda: ["\ufeff" + "\n".join(egemaps()).replace(";", "\t")]),
+    "decimal commas": ("x.csv", lambda: [line.replace(".", ",") for line in egemaps()]),
+}
+
+
+@pytest.mark.parametrize("form", [*FORMS, "npy"])
 def test_every_form_gives_the_same_values_for_the_same_frames(form, tmp_path):
     if form == "npy":
-        (path := tmp_path / "x.npy").touch()
-        np.save(path, TRUE.astype(np.float64))
-    elif form == "openface":
-        path = write(tmp_path, "x.csv", [OPENFACE, *openface()])
-    elif form == "arff":
-        path = write(tmp_path, "x.arff", arff())
+        np.save(path := tmp_path / "x.npy", TRUE.astype(np.float64))
     else:
-        lines = [line.replace(";", "\t") for line in egemaps()] if "tab" in form else list(egemaps())
-        if "commas" in form:
-            lines = [lines[0], *(line.replace(".", ",") for line in lines[1:])]
-        path = write(tmp_path, "x.csv", ["\ufeff" * ("tab" in form) + lines[0], *lines[1:]])
+        path = write(tmp_path, FORMS[form][0], FORMS[form][1]())
     values, notes = of_frames(path)
     assert values.dtype == np.float32 and notes == ()
     np.testing.assert_allclose(values, TRUE, atol=1e-6)
