@@ -127,15 +127,14 @@ def _with_starts(cells):
 
 def _first_face(cells):
     """(the rows of the first face alone, notes) of a table, which may be of OpenFace and have several."""
-    if "face_id" not in cells.table:
+    faces = numbers(cells, ["face_id"])[:, 0] if "face_id" in cells.table else np.zeros(0)
+    ids = np.unique(faces[np.isfinite(faces)])
+    if len(ids) < 2:
         return cells, ()
-    faces = numbers(cells, ["face_id"])[:, 0]
-    first = faces == np.nanmin(faces)
-    if first.all():
-        return cells, ()
+    first = faces == ids[0]
     return cells._replace(table=cells.table[first]), (
-        f"{len({*faces})} faces, of which the first alone (face_id {np.nanmin(faces):g}) is used: "
-        f"{np.count_nonzero(~first)} rows of others are left out",)
+        f"{len(ids)} faces, of which the first alone (face_id {ids[0]:g}) is used: {np.count_nonzero(~first)} rows of "
+        "others are left out",)
 
 
 def _values(cells, names, notes):

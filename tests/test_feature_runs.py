@@ -1,5 +1,7 @@
 """Features in place of images: from files as their programs write them to trained networks, by the real scripts."""
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -251,6 +253,14 @@ def test_a_training_recording_without_audio_features_is_left_out_as_one_without_
 def test_a_damaged_file_of_features_is_named(corpus, call, content, words):
     (corpus / "features" / "visual" / "train_2.csv").write_text(content)
     assert words in refused(call, corpus)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+@pytest.mark.parametrize("file", ["visual/train_2.csv", "audio/dev_1.npy"])
+def test_what_is_no_file_is_named_and_not_waited_for(corpus, call, put, file):
+    (corpus / "features" / file).unlink()
+    put(corpus / "features" / file)
+    assert file in refused(call, corpus)
 
 
 def test_weights_of_a_backbone_are_refused_for_features(corpus, call):
