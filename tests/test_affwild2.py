@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpora.affwild2 import find, read, video_of
+from corpora.affwild2 import find, read
 from support.errors import UserError
-from support.recordings import TARGETS
+from support.recordings import TARGETS, video_of
 
 TEXT = "valence,arousal\n0.1,0.2\n-5,-5\n0.3,-5\n-0.4,1\n"
 MADE = [[0.2, 0.1], [np.nan, np.nan], [np.nan, np.nan], [1, -0.4]]  # arousal, valence
