@@ -5,11 +5,13 @@ Reads   ratings_gold_standard/                  of RECOLA, AVEC, Aff-Wild2, or a
         audio/<id>.*, videos/<id>.*             of recordings without ratings: whether they have sound
 Writes  Annotations/{Train_Set,Val_Set}/<id>.csv    header: image path,spec path,arousal,valence; line k = frame k
         Annotations/Unlabelled_Set/<id>.csv         of recordings without ratings: image path,spec path
+        Cropped_Aligned/<id>/no_face.jpg        black, beside crops of another program: for frames that have none
 
     python annotations.py --data-dir data
 
-Recordings without ratings that val_ids covers, or that are called test*, are left out: subjects to test on must not be
-trained on. --unlabelled-ids puts them into Unlabelled_Set all the same, where the test's rules allow that.
+Recordings without ratings that val_ids covers, that are called test*, or that are in no set of a corpus that comes in
+sets are left out: subjects to test on must not be trained on. --unlabelled-ids puts them into Unlabelled_Set all the
+same, where the test's rules allow that.
 """
 import fnmatch
 import unicodedata

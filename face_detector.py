@@ -7,6 +7,9 @@ Writes  Cropped_Aligned/<id>/000000.jpg ...     frame k: what the video shows at
 
     python face_detector.py --data-dir data
 
+Crops of another program (00001.jpg ...) are left as they are. Of <video>_left and <video>_right, which have annotations
+but no video of their own, that subject of videos/<video>.* is followed.
+
 To repeat the last face where there is none, run face_detector_frameRetention.py instead, or afterwards: each script
 replaces what the other put into the frames without a face, and neither detects faces twice.
 """
@@ -154,8 +157,9 @@ def detect(video, folder, tracker, cfg, retain, report):
         table = table.round({"time_s": 4, "score": 4} | dict.fromkeys(BOX, 1))
         if not table["found"].isin(FACE).any():
             if side := tracker.follower.side:
-                raise UserError(f"{video}: no picture shows two faces, so that its {side} subject is not known: put a "
-                                f"video or the crops of that one into {cfg.videos_dir}/ or {cfg.crops_dir}/")
+                raise UserError(f"{video}: no picture shows two faces, so that its {side} subject is not known: lower "
+                                f"--min-face-size ({cfg.min_face_size} pixels), or put a video or the crops of that "
+                                f"one into {cfg.videos_dir}/ or {cfg.crops_dir}/")
             raise UserError(f"{video}: no face in any of its {len(table)} frames: check the video, or lower "
                             f"--min-face-size ({cfg.min_face_size} pixels)")
         fill_gaps(part, table, cfg.face_size, retain)
@@ -314,7 +318,9 @@ def main(argv=None, script=__file__, doc=__doc__, retain=False):
         return Counter()
     sizes = {name: about_frames(shard[name], cfg.frame_rate) for name in shard if not (cfg.crops_dir / name).exists()}
     results = for_each(shard, functools.partial(make, videos=shard, cfg=cfg, retain=retain), sizes, cfg.workers)
-    results = {name: (table, new) for name, (table, new) in results.items() if table is not None}
+    if not (results := {name: (table, new) for name, (table, new) in results.items() if table is not None}):
+        print(f"{cfg.crops_dir}: nothing to do, all crops are of another program")
+        return Counter()
     total = sum((Counter(table["found"]) for table, _ in results.values()), Counter())
     print(summary({name: table for name, (table, _) in results.items()}, cfg.frame_rate))
     print(f"{cfg.crops_dir}: {sum(total.values())} crops of {len(results)} recordings, "

@@ -226,6 +226,7 @@ def test_official_crops_are_left_alone_by_the_detector(shipped, call):
     for script in ("face_detector", "face_detector_frameRetention"):
         code, out, err = call(script, "--data-dir", shipped, *SMALL)
         assert (code, err) == (0, "") and "dev_1: 56 crops of another program are there: left as they are" in out
+        assert out.endswith("Cropped_Aligned: nothing to do, all crops are of another program\n")
     assert sorted((shipped / "Cropped_Aligned" / "dev_1").iterdir()) == before
 
 
