@@ -65,11 +65,11 @@ def video_of(name):
 
 
 def by_subject(found, annotations_dir):
-    """{id: path} with <video>_left and <video>_right, where they have annotations but no file of their own, in place of
-    <video>, which stays if it has annotations, too."""
+    """{id: path} with <video>_left and <video>_right, where they have annotations, in place of <video>, which stays if
+    it has annotations, too. Those without a file of their own have that of the video."""
     annotated = {path.stem for path in Path(annotations_dir).glob("*/[!.]*.csv")}
     shared = {name: found[video_of(name)] for name in annotated - {*found} if video_of(name) in found}
-    videos = {video_of(name) for name in shared} - annotated
+    videos = {video_of(name) for name in annotated} - annotated
     return {name: path for name, path in found.items() if name not in videos} | shared
 
 
