@@ -18,7 +18,7 @@ TIMES = {"time": 1, "time_s": 1, "timestamp": 1, "timestamp_s": 1, "frametime": 
 COUNTERS = ["frame", "frameid", "frame_id", "frame_ids", "frameids", "frame_number"]
 IMAGES = ["image", "img", "images", "imgs", "image_path", "img_path"]
 OTHER_NAMES = {"arousal": ["label_arousal", "arousal_label", "label_a", "a"],
-               "valence": ["label_valence", "valence_label", "label_v", "v"]}  # in label files of other programs
+               "valence": ["label_valence", "valence_label", "label_v", "v"]}  # in label files of images
 INVALID = -5  # how Aff-Wild2 marks a frame without a rating
 SLACK = 0.01  # share of the frames by which the number of ratings may differ
 OTHER_SCALE = 0.1  # share of the ratings outside the scale from which on they are taken to be on another one
@@ -56,17 +56,23 @@ class Source(NamedTuple):
 
 # ---- from cells -----------------------------------------------------------------------------------------------------
 
+def called(target, table):
+    """The columns of a table that hold ratings of a target by their names: its own or, beside images, OTHER_NAMES."""
+    labels = any(name in table for name in IMAGES)  # else A and V may be raters
+    return [name for name in (target, *OTHER_NAMES[target] * labels) if name in table]
+
+
 def named_ratings(cells, targets=TARGETS):
-    """(R, n): the columns that are called as the targets are, or as in other programs' label files (OTHER_NAMES).
+    """(R, n): the columns that are called as the targets are (`called`).
 
     Raises UserError if one is missing, or there twice.
     """
     columns = []
     for target in targets:
-        names = [name for name in (target, *OTHER_NAMES[target]) if name in cells.table]
+        names = called(target, cells.table)
         if not names:
-            raise cells.fault(1, f"the columns are {cells.first_line()}: none is called {target} (or "
-                                 f"{', '.join(OTHER_NAMES[target])})")
+            raise cells.fault(1, f"the columns are {cells.first_line()}: none is called {target} (or, beside one of "
+                                 f"images, {', '.join(OTHER_NAMES[target])})")
         if len(names) > 1:
             raise cells.fault(1, f"{names[0]} and {names[1]} are both ratings of {target}: keep one")
         columns += names

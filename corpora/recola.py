@@ -13,11 +13,11 @@ from corpora.cells import clipped, files_by_id, header_of, numbers, read_cells
 from corpora.ratings import (
     COUNTERS,
     IMAGES,
-    OTHER_NAMES,
     TIMES,
     Ratings,
     Source,
     by_picture,
+    called,
     increasing,
     labelled_pictures,
     named_ratings,
@@ -143,9 +143,9 @@ def read_dimension(path, target, raters="mean"):
         return _unnamed_dimension(cells)
     _refuse_several_instances(cells)
     rest = [name for name in cells.table if name not in (*TIMES, *COUNTERS, *INSTANCES, *IMAGES)]
-    known = (target, *OTHER_NAMES[target], *GOLD)
+    known = (*called(target, cells.table), *GOLD)
     own = [name for name in known if name in rest] or rest
-    others = [name for name in TARGETS if name != target and name in own]
+    others = [name for other in TARGETS if other != target for name in called(other, cells.table) if name in own]
     if not own or others:
         raise cells.fault(1, f"the columns are {cells.first_line()}: ratings of {target} were expected")
     values = numbers(cells, own[:1] if own[0] in known else own)

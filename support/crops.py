@@ -90,7 +90,7 @@ def check_last(what, last, pictures, video, frames):
         return abs(count - other) <= max(1, SLACK * other)
 
     if last > pictures and not near(last, pictures):
-        raise UserError(f"{what} number {last} pictures, but {video} has {pictures}: is it another video?")
+        raise UserError(f"{what} number {last} pictures, but there are {pictures} ({video}): is it another video?")
     if not near(last, pictures) and (near(last, frames) or near(2 * last, pictures)):
         raise UserError(f"{what} end at picture {last} of {pictures} ({video}; {frames} frames): they were most likely "
                         "made at another rate. If they are not, add that of the last picture")

@@ -70,12 +70,13 @@ def test_a_video_in_both_sets_is_refused(tmp_path):
 
 @pytest.mark.parametrize("text,says", [
     ("0.1,0.2\n0.3,0.4\n", "header valence,arousal"),
-    ("image,label,frameid\na/00001.jpg,1,1\n", "none is called arousal .or label_arousal, "),
+    ("image,label,frameid\na/00001.jpg,1,1\n", "none is called arousal .or, beside one of images, label"),
     ("img,V,label_v,A\na/00001.jpg,1,1,1\n", "label_v and v are both ratings of valence"),
     (",img,V,A,frame_id\n0,a/00001.jpg,1,1,1\n1,a/00001.jpg,1,1,1\n", "line 3: image 'a/00001.jpg', frame 1: one and"),
     (",img,V,A,frame_id\n0,a/00001.jpg,1,1,2\n", "line 2: image 'a/00001.jpg', frame 2: one and the same number"),
     ("img,V,A\na/00001.jpg,1,1\nb/00002.jpg,1,1\n", "line 3: 'b/00002.jpg' after 'a/00001.jpg': a file per recording"),
-    ("img,V,A\na/x.jpg,1,1\n", "line 2: image 'a/x.jpg', frame nan"), ("V,A\n1,x\n", "line 2: 'x'"),
+    ("img,V,A\na/x.jpg,1,1\n", "line 2: image 'a/x.jpg', frame nan"), ("V,A\n1,1\n", "none is called arousal"),
+    ("img,V,A\na/00001.jpg,1,x\n", "line 2: 'x'"),
     ("img,V,A\na/99999999999.jpg,1,1\n", "frame 1e.11"),
     ("valence,arousal\n0.1,0.2\n0.1\n", "line 3"), ("valence,arousal\n0.1,x\n", "line 2"),
     ("valence,arousal\n", "no rows"),
@@ -241,7 +242,7 @@ def test_crops_that_do_not_fit_the_ratings_are_refused(shipped, call):
     official(shipped, text_of(np.arange(120) / 25), train_1="Train_Set")
     shutil.rmtree(shipped / "audio")
     code, out, _ = call("annotations", "--data-dir", shipped)
-    assert code == 1 and "/dev_1/ number 60 pictures, but the ratings has 30" in out
+    assert code == 1 and "/dev_1/ number 60 pictures, but there are 30 (the ratings)" in out
     assert "/train_1/ end at picture 60 of 120" in out and "train_2: Train_Set, 60 frames" in out
 
 

@@ -93,7 +93,7 @@ def test_a_picture_without_a_crop_is_black_and_the_others_keep_their_places(tmp_
 
 @pytest.mark.parametrize("last,pictures,frames,says", [
     (120, 120, 100, ""), (119, 120, 100, ""), (80, 120, 100, ""), (121, 120, 100, ""), (1, 120, 100, ""),
-    (130, 120, 100, "number 130 pictures, but v.mp4 has 120"), (240, 120, 100, "number 240"),
+    (130, 120, 100, "number 130 pictures, but there are 120 .v.mp4."), (240, 120, 100, "number 240"),
     (60, 120, 100, "end at picture 60 of 120"), (100, 120, 100, "made at another rate"), (50, 100, 100, "another rate"),
 ])
 def test_numbers_that_cannot_be_those_of_the_pictures_are_refused(last, pictures, frames, says):
