@@ -37,6 +37,7 @@ from support.recordings import (
     known_frames,
     media_file,
     natural_key,
+    own_file,
     sound_file,
     subjects_of,
     valid_labels,
@@ -241,10 +242,9 @@ def refused(sources, partitions, others, cfg):
     sets = partitions | {name: UNLABELLED for name, why in others.items() if not why}
     there = [name for name in names if name not in reasons]
     rated = {name: sources[name].files[0] for name in there if name in sources and sources[name].form != "table"}
-    for kind, files in (("videos", {name: media_file(name, cfg.videos_dir) for name in there}),
-                        ("sounds", {name: media_file(name, cfg.audio_dir) for name in there}), ("ratings", rated)):
-        own = {name: path for name, path in files.items() if path and (kind == "ratings" or path.stem == name)}
-        for alike in copies(own):
+    for kind, files in (("videos", {name: own_file(name, cfg.videos_dir) for name in there}),
+                        ("sounds", {name: own_file(name, cfg.audio_dir) for name in there}), ("ratings", rated)):
+        for alike in copies({name: path for name, path in files.items() if path}):
             apart = len({sets.get(name) for name in alike}) > 1
             first = next((name for name in alike if sets.get(name) != UNLABELLED), alike[0])
             print(f"WARNING: the {kind} of {', '.join(alike)} are the same, byte for byte"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from corpora.cells import clipped, numbers
-from support.crops import check_last
+from support.crops import MOST_PICTURES, check_last
 from support.errors import UserError
 from support.recordings import TARGETS, valid_labels
 
@@ -23,7 +23,6 @@ INVALID = -5  # how Aff-Wild2 marks a frame without a rating
 SLACK = 0.01  # share of the frames by which the number of ratings may differ
 OTHER_SCALE = 0.1  # share of the ratings outside the scale from which on they are taken to be on another one
 PAUSE_S = 1.0  # the longest time between two pictures of a video over which their ratings are interpolated
-MOST_PICTURES = 10**7  # of a video
 LONGEST_S = 1e5  # a day: times beyond are no times of a recording
 
 

@@ -18,6 +18,7 @@ from support.files import whole_file
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 NO_FACE = "no_face"  # the name of the black image that stands for a picture without a face, without its ending
+MOST_PICTURES = 10**7  # of a video: 92 hours at 30 per second
 SLACK = 0.01  # share of the pictures by which a count may differ
 
 
@@ -54,6 +55,8 @@ def other_crops(folder, frames=None):
         kinds.setdefault((letters, ending), name)
         if (before := numbers.setdefault(int(digits), name)) != name:
             raise UserError(f"{folder / before} and {folder / name} are both number {int(digits)}: keep one of them")
+    if max(numbers) > MOST_PICTURES:
+        raise UserError(f"{folder / numbers[max(numbers)]}: no video has so many pictures")
     width = min(len(_digits(name)) for name in found)
     kinds |= {number: name for number, name in numbers.items() if _digits(name) != f"{number:0{width}d}"}
     if own and (kinds.keys() != {("", ".jpg")} or width != 6):

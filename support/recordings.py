@@ -76,13 +76,14 @@ def by_subject(found, annotations_dir):
 def side_of(name, video, annotations_dir):
     """Which of the two subjects of a video a recording is of: "left", "right", or "" if the video is of one subject.
 
-    It shares its video if that is called <id>_left or <id>_right less the end, or if only one of these has annotations:
-    then <id> is the other one.
+    It shares its video if that lacks the _left or _right of its id, or if one of <id>_left and <id>_right has annotations
+    and no video of its own: then <id> is the other one.
     """
     if video.stem != name:
         return next(side for end, side in SIDES.items() if name.endswith(end))
     others = [side for end, side in SIDES.items()
-              if any(Path(annotations_dir).glob(f"*/{glob.escape(name + end)}.csv"))]
+              if any(Path(annotations_dir).glob(f"*/{glob.escape(name + end)}.csv"))
+              and not own_file(name + end, video.parent)]
     return next(iter({*SIDES.values()} - {*others})) if len(others) == 1 else ""
 
 
@@ -211,17 +212,18 @@ def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
 
 def media_file(name, folder):
     """The video or sound file of a recording in a folder, else that of the video that it is a subject of, or None."""
-    return _own_file(name, folder) or _own_file(video_of(name), folder)
+    return own_file(name, folder) or own_file(video_of(name), folder)
 
 
 def sound_file(name, audio_dir, videos_dir):
     """The file with the sound of a recording, as audio_extract.py takes it: its own, audio before video, else that of
     the video that it is a subject of; None if there is none."""
-    files = (_own_file(one, folder) for one in (name, video_of(name)) for folder in (audio_dir, videos_dir))
+    files = (own_file(one, folder) for one in (name, video_of(name)) for folder in (audio_dir, videos_dir))
     return next((path for path in files if path), None)
 
 
-def _own_file(name, folder):
+def own_file(name, folder):
+    """The video or sound file of a recording's own name in a folder, None if there is none."""
     files = Path(folder).glob(f"{glob.escape(name)}.*")
     return next((path for path in files if path.stem == name and is_media(path)), None)
 

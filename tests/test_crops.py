@@ -42,7 +42,8 @@ def test_the_number_in_a_name_is_that_of_the_picture(names, first, last, tmp_pat
 @pytest.mark.parametrize("names,says", [
     (["00001.jpg", "00001.png"], "are both number 1"), (["00001.jpg", "000001.jpg"], "are both number 1"),
     (["00001.jpg", "00002.png"], "named in two ways"), (["00001.jpg", "000002.jpg"], "named in two ways"),
-    (["00001.jpg", "a2.jpg"], "named in two ways"), (["00001.jpg", "face.jpg"], "face.jpg has no number"),
+    (["00001.jpg", "99999999999.jpg"], "no video has so many"), (["00001.jpg", "a2.jpg"], "named in two ways"),
+    (["00001.jpg", "face.jpg"], "face.jpg has no number"),
     (["000000.jpg", "000001.jpg", "00002.jpg"], "named in two ways"),
 ])
 def test_names_of_two_kinds_and_two_files_of_one_number_are_refused(names, says, tmp_path):

@@ -84,6 +84,10 @@ def test_every_recording_is_in_one_shard_and_they_differ_by_one_at_most(count, n
 
 def test_subjects_take_the_place_of_their_video_once_they_have_annotations(tmp_path):
     touch(tmp_path, "videos/a.mp4", "videos/b.mp4", "videos/b_right.mp4", "videos/c.mp4", "audio/c.wav")
+    for name in ("turn", "turn_left"):  # two recordings, each with a video of its own
+        touch(tmp_path, f"other/{name}.mp4", f"labels/Train_Set/{name}.csv")
+    for name in ("turn", "turn_left"):
+        assert side_of(name, tmp_path / "other" / f"{name}.mp4", tmp_path / "labels") == ""
     folders, labels = [tmp_path / "audio", tmp_path / "videos"], tmp_path / "Annotations"
     assert list(find_recordings(folders, (), "", labels)) == ["a", "b", "b_right", "c"]
     touch(labels, *(f"Train_Set/{name}.csv" for name in ("a_left", "a_right", "b_left", "b_right", "c", "c_right")))
