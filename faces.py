@@ -201,7 +201,7 @@ class Follower:
 
     def _first(self, boxes):
         """That of `boxes` (n, 4) which is the subject's face at first sight."""
-        largest = boxes[np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).argsort(kind="stable")[::-1]]
+        largest = boxes[(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).argsort(kind="stable")]
         left, right = sorted(largest[:2], key=lambda box: box[0] + box[2]) if self.side else (largest[0],) * 2
         return right if self.side == "right" else left
 

@@ -76,8 +76,8 @@ def by_subject(found, annotations_dir):
 def side_of(name, video, annotations_dir):
     """Which of the two subjects of a video a recording is of: "left", "right", or "" if the video is of one subject.
 
-    It shares its video if that lacks the _left or _right of its id, or if one of <id>_left and <id>_right has annotations
-    and no video of its own: then <id> is the other one.
+    It shares its video if that lacks the _left or _right of its id, or if one of <id>_left and <id>_right has
+    annotations and no video of its own: then <id> is the other one.
     """
     if video.stem != name:
         return next(side for end, side in SIDES.items() if name.endswith(end))
