@@ -6,6 +6,7 @@
     tables     one CSV or Parquet file of recording,time_s,arousal,valence
     cells      files -> texts in rows and columns, every row with its line
     ratings    ratings -> frames: scale, time, number, delay
+    images     which image belongs to which frame
     copies     recordings that are one and the same under two names
 
 A new form is a function `find(folder) -> {id: Source}`, a line in readers.FORMS, and a test.
