@@ -45,6 +45,25 @@ def other_crops(folder, frames=None):
     found = [name for name in sorted(os.listdir(folder)) if _is_crop(name)] if folder.is_dir() else []
     if not found:
         return None
+    numbers, kinds, width = _read_names(folder, found)
+    if own and (kinds.keys() != {("", ".jpg")} or width != 6):
+        raise UserError(f"{folder}/ holds crops of face_detector.py (faces.csv) and others (such as "
+                        f"{found[-1]}): keep one kind")
+    if len(kinds) > 1:
+        one, other = list(kinds.values())[:2]
+        raise UserError(f"{folder}/ holds images named in two ways ({one}, {other}): keep one kind")
+    if own:
+        return None
+    as_ours = width == 6 and ("", ".jpg") in kinds and sorted(numbers) == list(range(len(numbers)))
+    if as_ours and (frames is None or frames() in (None, len(numbers))):
+        return None
+    first = 0 if 0 in numbers else 1
+    return Crops(folder, {number - first: name for number, name in numbers.items()}, first)
+
+
+def _read_names(folder, found):
+    """{number: name} of file names; {kind: first name of it}, where they are named in more than one way; how many digits
+    they have at least."""
     numbers, kinds = {}, {}
     for name in found:
         stem, ending = os.path.splitext(name)
@@ -59,19 +78,7 @@ def other_crops(folder, frames=None):
         raise UserError(f"{folder / numbers[max(numbers)]}: no video has so many pictures")
     width = min(len(_digits(name)) for name in found)
     kinds |= {number: name for number, name in numbers.items() if _digits(name) != f"{number:0{width}d}"}
-    if own and (kinds.keys() != {("", ".jpg")} or width != 6):
-        raise UserError(f"{folder}/ holds crops of face_detector.py (faces.csv) and others (such as "
-                        f"{found[-1]}): keep one kind")
-    if len(kinds) > 1:
-        one, other = list(kinds.values())[:2]
-        raise UserError(f"{folder}/ holds images named in two ways ({one}, {other}): keep one kind")
-    if own:
-        return None
-    as_ours = width == 6 and ("", ".jpg") in kinds and sorted(numbers) == list(range(len(numbers)))
-    if as_ours and (frames is None or frames() in (None, len(numbers))):
-        return None
-    first = 0 if 0 in numbers else 1
-    return Crops(folder, {number - first: name for number, name in numbers.items()}, first)
+    return numbers, kinds, width
 
 
 def _is_crop(name):
