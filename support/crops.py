@@ -62,8 +62,10 @@ def other_crops(folder, frames=None):
 
 
 def _read_names(folder, found):
-    """{number: name} of file names; {kind: first name of it}, where they are named in more than one way; how many digits
-    they have at least."""
+    """{number: name} of file names; {way in which they are named: first name of it}; how many digits they have at least.
+
+    Raises UserError if one has no number, or that of another one, or one that no video reaches.
+    """
     numbers, kinds = {}, {}
     for name in found:
         stem, ending = os.path.splitext(name)
