@@ -62,7 +62,7 @@ def other_crops(folder, frames=None):
 
 
 def _read_names(folder, found):
-    """{number: name} of file names; {way in which they are named: first name of it}; how many digits they have at least.
+    """{number: name} of file names; {way of naming: its first name}; how many digits they have at least.
 
     Raises UserError if one has no number, or that of another one, or one that no video reaches.
     """
