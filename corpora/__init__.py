@@ -7,6 +7,7 @@
     cells      files -> texts in rows and columns, every row with its line
     ratings    ratings -> frames: scale, time, number, delay
     features   features of other programs, in place of images or sound
+    images     which image belongs to which frame
     copies     recordings that are one and the same under two names
 
 A new form is a function `find(folder) -> {id: Source}`, a line in readers.FORMS, and a test.
