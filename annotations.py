@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from corpora.affwild2 import video_of
-from corpora.copies import copies, spelt_alike
+from corpora.copies import Alike, alike, copies, spelt_alike
 from corpora.ratings import moved_earlier, on_frames, to_scale
 from corpora.readers import describe, find_ratings
 from support.errors import UserError, run_script
@@ -202,16 +202,16 @@ def refused(sources, partitions, others, cfg):
     sets = partitions | {name: UNLABELLED for name in others if not held_out(name, cfg.val_ids, cfg.unlabelled_ids)}
     there = [name for name in names if name not in reasons]
     rated = {name: sources[name].files[0] for name in there if name in sources and sources[name].form != "table"}
-    for kind, files in (("videos", {name: media_file(name, cfg.videos_dir) for name in there}),
-                        ("sounds", {name: media_file(name, cfg.audio_dir) for name in there}), ("ratings", rated)):
-        for alike in copies({name: path for name, path in files.items() if path}):
-            apart = len({sets.get(name) for name in alike}) > 1
-            first = next((name for name in alike if sets.get(name) != UNLABELLED), alike[0])
-            print(f"WARNING: the {kind} of {', '.join(alike)} are the same, byte for byte"
-                  + ", but in different sets: a result on one that is trained on means nothing" * apart)
-            if kind == "videos" and apart:
-                reasons |= {name: f"its video is a copy of that of {first}, byte for byte: delete {files[name]}"
-                            for name in alike if sets.get(name) == UNLABELLED}
+    same_ratings = [Alike("ratings, byte for byte", those, False) for those in copies(rated)]
+    for found in (*alike(there, cfg.videos_dir, cfg.audio_dir), *same_ratings):
+        apart = len({sets.get(name) for name in found.names}) > 1
+        first = next((name for name in found.names if sets.get(name) != UNLABELLED), found.names[0])
+        print(f"WARNING: {', '.join(found.names)} have the same {found.what}"
+              + ", but are in different sets: a result on one that is trained on means nothing" * apart)
+        if found.one and apart:
+            reasons |= {name: f"its video is a copy of that of {first} (the same {found.what}): delete "
+                              f"{media_file(name, cfg.videos_dir) or media_file(name, cfg.audio_dir)}"
+                        for name in found.names if sets.get(name) == UNLABELLED}
     return reasons
 
 
@@ -277,10 +277,31 @@ def write_table(out, table):
     return changed
 
 
+# ---- to look at -----------------------------------------------------------------------------------------------------
+
+def check(cfg):
+    """The findings of --check. Raises UserError at the end if there is an error among them."""
+    from corpora.check import Finding, check_corpus  # here: with it comes what draws the page
+    before, sources, others, partitions = [], {}, [], {}
+    try:
+        sources, others = choose(cfg)
+        partitions = partitions_of(sources, cfg)
+    except UserError as error:
+        before.append(Finding("corpus", (), str(error)))
+        others = others or without_ratings(sources, cfg)
+    places = {name: partitions.get(name) or "" for name in sources}
+    places |= {name: "" if held_out(name, cfg.val_ids, cfg.unlabelled_ids) else UNLABELLED for name in others}
+    wanted = {name: place for name, place in places.items() if name in cfg.recordings or not cfg.recordings}
+    read = dict.fromkeys(sources, lambda name: gold_of(name, sources[name], cfg)[::2])
+    return check_corpus(wanted, read, cfg, before)
+
+
 # ---- main -----------------------------------------------------------------------------------------------------------
 
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
+    if cfg.check:
+        return check(cfg)
     sources, others = choose(cfg)
     partitions = partitions_of(sources, cfg)
     refuse_moved(partitions, cfg)
