@@ -7,10 +7,13 @@ Writes  Annotations/{Train_Set,Val_Set}/<id>.csv    header: image path,spec path
         Annotations/Unlabelled_Set/<id>.csv         of recordings without ratings: image path,spec path
 
     python annotations.py --data-dir data
+    python annotations.py --data-dir data --check           first: what is wrong with the corpus -> plots/check.html
+    python annotations.py --data-dir data --show-delay      how late annotators react -> plots/label_delay.png
 
 Recordings without ratings that val_ids covers, or that are called test*, are left out: subjects to test on must not be
 trained on. --unlabelled-ids puts them into Unlabelled_Set all the same, where the test's rules allow that.
 """
+import dataclasses
 import fnmatch
 import unicodedata
 
@@ -202,14 +205,14 @@ def refused(sources, partitions, others, cfg):
     sets = partitions | {name: UNLABELLED for name in others if not held_out(name, cfg.val_ids, cfg.unlabelled_ids)}
     there = [name for name in names if name not in reasons]
     rated = {name: sources[name].files[0] for name in there if name in sources and sources[name].form != "table"}
-    same_ratings = [Alike("ratings, byte for byte", those, False) for those in copies(rated)]
+    same_ratings = [Alike("file of ratings, byte for byte", those, False) for those in copies(rated)]
     for found in (*alike(there, cfg.videos_dir, cfg.audio_dir), *same_ratings):
         apart = len({sets.get(name) for name in found.names}) > 1
         first = next((name for name in found.names if sets.get(name) != UNLABELLED), found.names[0])
         print(f"WARNING: {', '.join(found.names)} have the same {found.what}"
               + ", but are in different sets: a result on one that is trained on means nothing" * apart)
         if found.one and apart:
-            reasons |= {name: f"its video is a copy of that of {first} (the same {found.what}): delete "
+            reasons |= {name: f"it is a copy of {first}, the same {found.what}: delete "
                               f"{media_file(name, cfg.videos_dir) or media_file(name, cfg.audio_dir)}"
                         for name in found.names if sets.get(name) == UNLABELLED}
     return reasons
@@ -296,12 +299,25 @@ def check(cfg):
     return check_corpus(wanted, read, cfg, before)
 
 
+def delay(cfg):
+    """{target: its corpora.delay.Lag, or None}, printed and drawn, from the recordings of Train_Set alone."""
+    from corpora.delay import show_delay
+    sources, _ = choose(cfg)
+    partitions, golds = partitions_of(sources, cfg), {}
+    for name in (name for name in sources if partitions[name] == TRAIN and name in (cfg.recordings or sources)):
+        try:
+            golds[name] = gold_of(name, sources[name], dataclasses.replace(cfg, label_delay_s=0.0))[0]
+        except (UserError, OSError) as error:
+            print(f"{name}: left out: {error}")
+    return show_delay(golds, cfg.frame_rate, cfg)
+
+
 # ---- main -----------------------------------------------------------------------------------------------------------
 
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
-    if cfg.check:
-        return check(cfg)
+    if cfg.check or cfg.show_delay:
+        return check(cfg) if cfg.check else delay(cfg)
     sources, others = choose(cfg)
     partitions = partitions_of(sources, cfg)
     refuse_moved(partitions, cfg)

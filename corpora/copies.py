@@ -166,8 +166,8 @@ def alike(names, videos_dir, audio_dir):
     """
     videos = {name: path for name in names if (path := media_file(name, videos_dir))}
     own = {name: path for name in names if (path := media_file(name, audio_dir))}
-    found = [Alike(f"{what}, byte for byte", those, what == "videos")
-             for what, files in (("videos", videos), ("sounds", own)) for those in copies(files)]
+    found = [Alike(f"{what}, byte for byte", those, what == "video")
+             for what, files in (("video", videos), ("sound file", own)) for those in copies(files)]
     shared = defaultdict(list)  # the subjects of one video
     for name, path in videos.items():
         shared[path].append(name)
