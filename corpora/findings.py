@@ -352,19 +352,28 @@ def rate_findings(own_rate, frame_rate, steady):
 
 # ---- before training ------------------------------------------------------------------------------------------------
 
-QUICK = ("unrated", "clock", "equal", "constant", "invalid")  # what is said before training
+QUICK = ("clock", "equal", "constant", "invalid")  # what is said before training
 
 
-def quick_warnings(golds, rate):
-    """Lines for the user on ratings {id: (N, 2)} that should not be trained on unseen; [] if nothing is wrong."""
-    found = [Finding(kind, (name,), detail) for name, gold in golds.items()
-             for kind, detail in gold_findings(gold, rate) if kind in QUICK]
-    found += [Finding("swapped", (name,), "") for name in
-              swapped({name: differences(gold, rate) for name, gold in golds.items()})]
-    return [f"WARNING: {kind.title[0].lower()}{kind.title[1:]}: {listed(those)}" for kind, those in ordered(found)]
+def quick_findings(golds, targets, rate):
+    """Findings on ratings {id: (N, 2)} that should not be trained on unseen: what takes no more than seconds.
+
+    targets: those that are trained on; NaN throughout: not there.
+    """
+    found, same = [], {}
+    for name, gold in golds.items():
+        kinds = [(kind, detail) for kind, detail in gold_findings(gold, rate) if kind in QUICK]
+        found += [Finding(kind, (name,), detail) for kind, detail in kinds
+                  if kind == "equal" or detail.split(":")[0] in targets]
+        if not kinds:
+            same.setdefault(gold.tobytes(), []).append(name)
+    found += [Finding("copies", tuple(names), "the same ratings") for names in same.values() if len(names) > 1]
+    looks = {name: differences(gold, rate) for name, gold in golds.items()}
+    return found + [Finding("swapped", (name,), "") for name in swapped(looks)]
 
 
 def listed(findings, most=4):
     """The recordings of some findings, with what was found, in one line."""
-    each = [", ".join(one.recordings) + f" ({one.detail})" * bool(one.detail) for one in findings]
+    each = [", ".join(one.recordings) + f" ({one.detail})" * bool(one.recordings and one.detail)
+            + one.detail * (not one.recordings) for one in findings]
     return "; ".join(each[:most]) + f"; and {len(each) - most} more" * (len(each) > most)
