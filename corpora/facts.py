@@ -64,16 +64,16 @@ class Facts:
 def facts_of(name, place, read, cfg):
     """Facts of a recording. read: name -> its (N, 2) ratings, and what is said of them; None if it has none."""
     facts = Facts(name, place, cfg.frame_rate)
-    steps = [("ratings", _ratings, (read,)), ("media", _pictures, (cfg,)), ("media", _sound, (cfg,)),
+    steps = [("media", _pictures, (cfg,)), ("media", _sound, (cfg,)), ("ratings", _ratings, (read,)),
              ("counts", _faces, (cfg.crops_dir / name,)), ("counts", _made, (cfg,)),
              ("counts", _show, (cfg,))]
     for kind, step, words in steps:
         try:
             step(facts, *words)
-        except UserError as error:
-            facts.found.append((kind, str(error)))
-        except OSError as error:
-            facts.found.append((kind, f"{error.filename or name}: {error.strerror or error}"))
+        except (UserError, OSError) as error:
+            line = str(error) if isinstance(error, UserError) else f"{error.filename}: {error.strerror or error}"
+            if line not in [detail for _, detail in facts.found]:  # the video says how many ratings there must be
+                facts.found.append((kind, line))
     facts.found += count_findings(facts.counts())
     return facts
 
@@ -167,7 +167,7 @@ def _made(facts, cfg):
 
 # ---- to look at -----------------------------------------------------------------------------------------------------
 
-SHOWN, SIDE = 12, 64  # faces of a recording, and their height in pixels
+SHOWN, SIDE = 12, 80  # faces of a recording, and their height in pixels
 
 
 def _show(facts, cfg):

@@ -60,10 +60,10 @@ def counts_table(facts):
                      text_of(one.frames), text_of(one.crops), text_of(faces, ".0f"), text_of(one.gap_s(), ".1f"),
                      text_of(one.segments), text_of(one.spectrograms), text_of(one.pictures_rate, ".5g"),
                      text_of(one.pictures_s, ".1f"), text_of(one.sound_s, ".1f"), text_of(one.late_s, ".2f")])
-    columns = ["recording", "set", "ratings", "frames of the video", "crops", "frames with a face, %",
-               "longest gap, s", "segments", "spectrograms", "pictures per second", "pictures, s", "sound, s",
-               "sound later by, s"]
-    return Table("What is there. -: not there, not made yet, or it cannot be read", columns, rows)
+    columns = ["recording", "set", "ratings", "frames", "crops", "faces, %", "gap, s", "segments", "specs",
+               "pictures, 1/s", "pictures, s", "sound, s", "sound later, s"]
+    return Table("What is there. Frames: those of the video; faces: share of the frames; gap: the longest one without "
+                 "a face; -: not there, not made yet, or it cannot be read", columns, rows)
 
 
 def ratings_table(facts):
@@ -79,7 +79,7 @@ def ratings_table(facts):
                 cells += [f"{number:.2f}" for number in (values.mean(), values.std(), values.min(), values.max())]
         invalid = None if one.gold is None or not len(one.gold) else 100 * (~valid_labels(one.gold).all(1)).mean()
         rows.append([one.name, text_of(invalid, ".0f"), *cells])
-    columns = ["recording", "rows with an invalid rating, %",
+    columns = ["recording", "invalid rows, %",
                *(f"{target}, {what}" for target in TARGETS for what in ("mean", "sd", "lowest", "highest"))]
     return Table("Ratings", columns, [row for row in rows if row[1] != "-"])
 
