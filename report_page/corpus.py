@@ -61,9 +61,10 @@ def counts_table(facts):
                      text_of(one.segments), text_of(one.spectrograms), text_of(one.pictures_rate, ".5g"),
                      text_of(one.pictures_s, ".1f"), text_of(one.sound_s, ".1f"), text_of(one.late_s, ".2f")])
     columns = ["recording", "set", "ratings", "frames", "crops", "faces, %", "gap, s", "segments", "specs",
-               "pictures, 1/s", "pictures, s", "sound, s", "sound later, s"]
-    return Table("What is there. Frames: those of the video; faces: share of the frames; gap: the longest one without "
-                 "a face; -: not there, not made yet, or it cannot be read", columns, rows)
+               "pictures, 1/s", "pictures, s", "sound, s", "late, s"]
+    caption = ("What is there. Frames: those of the video; faces: share of the frames; gap: the longest one without a "
+               "face; late: how much later the sound begins; -: not there, not made yet, or it cannot be read")
+    return Table(caption, columns, rows)
 
 
 def ratings_table(facts):
@@ -94,7 +95,7 @@ def pictures_of(facts, kinds):
         for name in {name for one in those for name in one.recordings if kind.level != NOTE}:
             found.setdefault(name, []).append((kind.level, kind.title))
     parts, room = {}, ROOM
-    for one in sorted(facts, key=lambda one: not found[one.name]):
+    for one in sorted(facts, key=lambda one: min((LEVELS.index(level) for level, _ in found[one.name]), default=9)):
         part = picture_of(one, limits) | {"found": found[one.name]}
         room -= sum(len(trace["path"]) for trace in part["traces"]) + sum(len(face["url"]) for face in part["faces"])
         if room < 0 and parts:
