@@ -2,6 +2,8 @@
 
 Writes  plots/check.html, and nothing else
 """
+from concurrent.futures import ThreadPoolExecutor
+
 from tqdm import tqdm
 
 from corpora.copies import alike
@@ -22,6 +24,7 @@ from report_page.corpus import write_page
 from report_page.table import counted
 from support.errors import UserError
 from support.recordings import UNLABELLED
+from support.workers import cores
 
 
 def check_corpus(places, read, cfg, before=()):
@@ -30,8 +33,9 @@ def check_corpus(places, read, cfg, before=()):
     read: {id: function of the id that returns its (N, 2) ratings and notes}; before: Findings about the whole corpus.
     Raises UserError at the end, for an exit code of 1, if there is a finding of the level error.
     """
-    facts = [facts_of(name, places[name], read.get(name), cfg)
-             for name in tqdm(places, "looking", unit=" recordings", leave=False, disable=None)]
+    with ThreadPoolExecutor(cores()) as pool:
+        made = pool.map(lambda name: facts_of(name, places[name], read.get(name), cfg), places)
+        facts = [*tqdm(made, "looking", len(places), unit=" recordings", leave=False, disable=None)]
     findings = [*before, *findings_of(facts), *copies_found(facts, cfg), *unmade(facts)]
     page = write_page(cfg.plots_dir / "check.html", facts, findings, cfg.data_dir)
     for line in summary(facts, findings):

@@ -20,7 +20,7 @@ import numpy as np
 
 from corpora.loudness import band_levels, samples_of
 from support.errors import UserError
-from support.media import about_frames, read_frames
+from support.media import about_frames, ignored, read_frames
 from support.recordings import media_file
 from support.workers import cores
 
@@ -124,7 +124,7 @@ def look_of(pictures):
 def small_pictures(video):
     """(P, S, S) brightness of the first SEEN_S of a video. Raises UserError."""
     made, count = [], round(SEEN_S * RATE)
-    with contextlib.closing(read_frames(video, RATE, lambda message: None, lambda message: None)) as shown:
+    with contextlib.closing(read_frames(video, RATE, ignored, ignored)) as shown:
         for ks, picture in shown:
             grid = [np.linspace(0, length - 1, SIDE * SAMPLES).astype(int)
                     for length in (picture.width, picture.height)]
@@ -174,10 +174,10 @@ def alike(names, videos_dir, audio_dir):
     known = {tuple(sorted(pair)) for those in (*shared.values(), *(one.names for one in found))
              for pair in itertools.combinations(those, 2)}
     found = [one for one in found if len({(videos | own)[name] for name in one.names}) > 1]
-    return found + near_copies(videos, videos | own, videos_dir, known)
+    return found + near_copies(videos, videos | own, known)
 
 
-def near_copies(videos, sounds, videos_dir, known=frozenset()):
+def near_copies(videos, sounds, known=frozenset()):
     """[Alike] of recordings whose sounds or pictures are the same, in other files.
 
     videos: {id: path}; sounds: {id: path}, of some a video; known: pairs of ids that are not compared.
@@ -186,7 +186,7 @@ def near_copies(videos, sounds, videos_dir, known=frozenset()):
     lengths = {name: about_frames(path, 1000) / 1000 for name, path in files.items() if path.is_file()}
     names = candidates(lengths)
     with ThreadPoolExecutor(cores()) as pool:
-        heard = pool.map(lambda name: _sound_of(sounds.get(name), videos_dir), names)
+        heard = pool.map(lambda name: _sound_of(sounds.get(name)), names)
         seen = pool.map(lambda name: _look_of(videos.get(name)), names)
         heard = {name: made for name, made in zip(names, heard) if made is not None}
         looks = {name: made for name, made in zip(names, seen) if made is not None}
@@ -219,9 +219,9 @@ def groups(pairs):
     return found
 
 
-def _sound_of(path, videos_dir):
+def _sound_of(path):
     try:
-        return sound_print(band_levels(samples_of(path, videos_dir, most_s=HEARD_S), MOMENTS)) if path else None
+        return sound_print(band_levels(samples_of(path, most_s=HEARD_S), MOMENTS)) if path else None
     except (UserError, OSError):
         return None
 

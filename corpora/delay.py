@@ -21,6 +21,7 @@ import pandas as pd
 
 from corpora.loudness import PER_S, band_levels, samples_of
 from corpora.ratings import resample
+from support.media import ignored, picture_clock
 from support.recordings import TARGETS, media_file, valid_labels
 
 SMOOTH_S = 1.5  # signals are averaged over so much, centred: feelings change no faster
@@ -127,7 +128,8 @@ def signals_of(name, rate, cfg):
     """(T, F) signals of a recording at (j + 0.5) / PER_S seconds; F = 0 without sound and faces. Raises UserError."""
     parts = []
     if path := media_file(name, cfg.audio_dir) or media_file(name, cfg.videos_dir):
-        levels = band_levels(samples_of(path, cfg.videos_dir, cfg.audio_channel))
+        start_s = picture_clock(path, ignored).start_s if path.parent == cfg.videos_dir else None
+        levels = band_levels(samples_of(path, start_s, cfg.audio_channel))
         parts.append(np.maximum(levels, levels.max(initial=-120) - 60))
     if len(faces := face_signals(cfg.crops_dir / name, rate)):
         parts.append(faces)

@@ -22,7 +22,7 @@ from corpora.findings import (
 from corpora.loudness import band_levels, samples_of, total_levels
 from support.decoding import packets_of
 from support.errors import UserError
-from support.media import frame_count, open_media, picture_clock, read_frames
+from support.media import frame_count, ignored, open_media, picture_clock, read_frames
 from support.recordings import media_file
 from support.sound import sound_track
 
@@ -119,9 +119,9 @@ def _sound(facts, cfg):
     if not path or not own and not _has_track(path):
         return
     first, last = sound_span(path)
-    start_s = 0.0 if own else picture_clock(path, lambda message: None).start_s
+    start_s = None if own else picture_clock(path, ignored).start_s
     remarks = []
-    samples = samples_of(path, cfg.videos_dir, cfg.audio_channel, remarks=remarks)
+    samples = samples_of(path, start_s, cfg.audio_channel, remarks=remarks)
     facts.sound_s, facts.late_s = last - first, 0.0 if own else first - start_s
     facts.levels = total_levels(band_levels(samples))
     facts.found += [("remark", f"{path.name}: {remark}") for remark in remarks]
@@ -182,7 +182,7 @@ def _show(facts, cfg):
     video = media_file(facts.name, cfg.videos_dir)
     if crops or not video or facts.frames is None:
         return
-    with contextlib.closing(read_frames(video, facts.rate, lambda message: None)) as pictures:
+    with contextlib.closing(read_frames(video, facts.rate, ignored)) as pictures:
         for _, picture in pictures:
             facts.faces.append(("first picture", 0.0, small_jpeg(picture.rgb[..., ::-1])))
             break

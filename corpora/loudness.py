@@ -4,7 +4,6 @@ E moments, B bands.
 """
 import numpy as np
 
-from support.media import picture_clock
 from support.sound import read_sound
 
 RATE = 8000  # samples per second: what even low bit rates and telephones keep
@@ -41,12 +40,8 @@ def total_levels(levels):
     return 10 * np.log10((10 ** (levels / 10)).sum(axis=1))
 
 
-def samples_of(path, videos_dir, channel=0, most_s=np.inf, remarks=None):
-    """(n,) int16 at RATE: the sound of a file, or its first `most_s` seconds. Time 0 is that of the first picture.
-
-    remarks: as for read_sound, whose errors are raised; for all of the sound only.
-    """
-    start_s = picture_clock(path, lambda message: None).start_s if path.parent == videos_dir else None
+def samples_of(path, start_s=None, channel=0, most_s=np.inf, remarks=None):
+    """(n,) int16 at RATE: the sound of a file, or its first `most_s` seconds. Words and errors are read_sound's."""
     blocks, count = [], 0
     sound = read_sound(path, RATE, start_s, channel, remarks)
     for block in sound:
