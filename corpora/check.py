@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from corpora.copies import alike
-from corpora.facts import facts_of
+from corpora.copies import alike, spelt_alike
+from corpora.facts import Facts, facts_of
 from corpora.findings import (
     ERROR,
     LEVELS,
@@ -23,7 +23,7 @@ from corpora.findings import (
 from report_page.corpus import write_page
 from report_page.table import counted
 from support.errors import UserError
-from support.recordings import UNLABELLED
+from support.recordings import UNLABELLED, fault_of_id
 from support.workers import cores
 
 
@@ -33,10 +33,13 @@ def check_corpus(places, read, cfg, before=()):
     read: {id: function of the id that returns its (N, 2) ratings and notes}; before: Findings about the whole corpus.
     Raises UserError at the end, for an exit code of 1, if there is a finding of the level error.
     """
+    faults = faults_of(places)
     with ThreadPoolExecutor(cores()) as pool:
-        made = pool.map(lambda name: facts_of(name, places[name], read.get(name), cfg), places)
+        made = pool.map(lambda name: facts_of(name, places[name], read.get(name), cfg)
+                        if name not in faults else Facts(name, places[name], cfg.frame_rate), places)
         facts = [*tqdm(made, "looking", len(places), unit=" recordings", leave=False, disable=None)]
-    findings = [*before, *findings_of(facts), *copies_found(facts, cfg), *unmade(facts)]
+    findings = [*before, *(Finding("name", (name,), why) for name, why in faults.items()), *findings_of(facts),
+                *copies_found([one for one in facts if one.name not in faults], cfg), *unmade(facts)]
     page = write_page(cfg.plots_dir / "check.html", facts, findings, cfg.data_dir)
     for line in summary(facts, findings):
         print(line)
@@ -45,6 +48,13 @@ def check_corpus(places, read, cfg, before=()):
     if errors:
         raise UserError(f"{counted(errors, 'kind')} of error found, listed above with what to do about each")
     return findings
+
+
+def faults_of(names):
+    """{id: why it cannot be the id of a recording}."""
+    faults = {name: f"it looks the same as {ascii(other)}, but is spelt differently in Unicode ({ascii(name)})"
+              for name, other in spelt_alike(names).items()}
+    return faults | {name: why for name in names if (why := fault_of_id(name))}
 
 
 def findings_of(facts):

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from corpora.facts import FACE, read_crop
 from corpora.loudness import PER_S, band_levels, samples_of
 from corpora.ratings import resample
 from support.media import ignored, picture_clock
@@ -147,11 +148,11 @@ def face_signals(folder, rate):
     faces = pd.read_csv(table)
     count = int(len(faces) / rate * PER_S)
     rows = np.minimum(((np.arange(count) + 0.5) / PER_S * rate).astype(int), len(faces) - 1)
-    there = faces["found"].isin(["detected", "tracked"]).to_numpy()
+    there = faces["found"].isin(FACE).to_numpy()
     box = faces[["x1", "y1", "x2", "y2"]].to_numpy(float)
     made = np.full((count, 4 + 14 * 14), np.nan)
     for j, k in enumerate(rows):
-        crop = cv2.imread(str(Path(folder, f"{k:06d}.jpg")), cv2.IMREAD_GRAYSCALE) if there[k] else None
+        crop = read_crop(Path(folder, f"{k:06d}.jpg"), cv2.IMREAD_GRAYSCALE) if there[k] else None
         if crop is not None:
             made[j, :4] = box[k]
             made[j, 4:] = cv2.resize(crop, (14, 14), interpolation=cv2.INTER_AREA).ravel()

@@ -160,7 +160,7 @@ def _made(facts, cfg):
     elif array.is_file():
         try:
             facts.spectrograms = len(np.load(array, mmap_mode="r"))
-        except (ValueError, EOFError, TypeError):
+        except (ValueError, EOFError, TypeError, OverflowError):
             raise UserError(f"{array} is damaged: delete it and run audio_melspec.py again") from None
 
 
@@ -174,7 +174,7 @@ def _show(facts, cfg):
     """A few crops, evenly spaced; without crops the first picture."""
     crops = sorted((cfg.crops_dir / facts.name).glob("[!.]*.jpg"))
     for place in sorted({int((number + 0.5) / SHOWN * len(crops)) for number in range(SHOWN)}) if crops else []:
-        crop = cv2.imread(str(crops[place]))
+        crop = read_crop(crops[place], cv2.IMREAD_COLOR)
         if crop is None:
             raise UserError(f"{crops[place]} is not a readable image: delete {cfg.crops_dir / facts.name}/ and run "
                             "face_detector.py again")
@@ -186,6 +186,14 @@ def _show(facts, cfg):
         for _, picture in pictures:
             facts.faces.append(("first picture", 0.0, small_jpeg(picture.rgb[..., ::-1])))
             break
+
+
+def read_crop(path, how):
+    """An image as OpenCV reads it, None if it cannot be read."""
+    try:
+        return cv2.imread(str(path), how) if path.is_file() else None
+    except cv2.error:  # of absurd size
+        return None
 
 
 def small_jpeg(bgr):

@@ -24,6 +24,8 @@ KINDS = {
                    "Until this is mended, annotations.py stops at it."),
     "ratings": Kind(ERROR, "Ratings that cannot be used",
                     "Mend or replace the file that is named. Until then annotations.py leaves the recording out."),
+    "name": Kind(ERROR, "Names that cannot be used",
+                 "Rename the files. Until then the scripts leave the recording out."),
     "media": Kind(ERROR, "Video or sound that cannot be used",
                   "Replace or convert the file that is named. Until then the scripts leave the recording out."),
     "unrated": Kind(ERROR, "No valid rating at all",

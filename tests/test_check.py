@@ -1,5 +1,6 @@
 """annotations.py --check: at any stage of the work, whatever is broken, and without writing anything but its page."""
 import html
+import os
 import re
 import shutil
 
@@ -108,6 +109,14 @@ def test_ids_that_are_markup_are_text_on_the_page(raw, call):
     shutil.copy(raw / "ratings_gold_standard" / "dev_1.csv", raw / "ratings_gold_standard" / f"{name}.csv")
     page = check(call, raw)[2]
     assert "<img src=x" not in page and "&lt;img src=x onerror" in page.replace("<wbr>", "")
+
+
+def test_names_that_cannot_be_used_are_findings(raw, call):
+    for name in ("dev_Zo\u00eb", "dev_Zoe\u0308", "mean", os.fsdecode(b"dev_\xff")):
+        shutil.copy(raw / "videos" / "dev_1.mp4", raw / "videos" / f"{name}.mp4")
+    code, out, page = check(call, raw)
+    assert code == 1 and "Names that cannot be used" in titles(page, "error")
+    assert "spelt differently" in out and "not UTF-8" in out and "row of the score tables" in out
 
 
 def test_what_does_not_fit_on_the_page_is_left_out_and_said(whole, call, monkeypatch):
