@@ -5,13 +5,15 @@ Reads   ratings_gold_standard/                  of RECOLA, AVEC, Aff-Wild2, or a
         audio/<id>.*, videos/<id>.*             of recordings without ratings: whether they have sound
 Writes  Annotations/{Train_Set,Val_Set}/<id>.csv    header: image path,spec path,arousal,valence; line k = frame k
         Annotations/Unlabelled_Set/<id>.csv         of recordings without ratings: image path,spec path
+        Cropped_Aligned/<id>/no_face.jpg        black, beside crops of another program: for frames that have none
 
     python annotations.py --data-dir data
     python annotations.py --data-dir data --check           first: what is wrong with the corpus -> plots/check.html
     python annotations.py --data-dir data --show-delay      how late annotators react -> plots/label_delay.png
 
-Recordings without ratings that val_ids covers, or that are called test*, are left out: subjects to test on must not be
-trained on. --unlabelled-ids puts them into Unlabelled_Set all the same, where the test's rules allow that.
+Recordings without ratings that val_ids covers, that are called test*, or that are in no set of a corpus that comes in
+sets are left out: subjects to test on must not be trained on. --unlabelled-ids puts them into Unlabelled_Set all the
+same, where the test's rules allow that.
 """
 import dataclasses
 import fnmatch
@@ -20,13 +22,13 @@ import unicodedata
 import numpy as np
 import pandas as pd
 
-from corpora.affwild2 import video_of
-from corpora.copies import Alike, alike, copies, spelt_alike
-from corpora.ratings import moved_earlier, on_frames, to_scale
+from corpora.copies import BYTES, Alike, alike, copies, spelt_alike
+from corpora.ratings import Pictures, moved_earlier, on_frames, to_scale
 from corpora.readers import describe, find_ratings
+from support.crops import check_last, crops_shown, other_crops
 from support.errors import UserError, run_script
 from support.files import whole_file
-from support.media import picture_clock
+from support.media import about_frames, picture_clock, pictures_shown
 from support.recordings import (
     PARTITIONS,
     TARGETS,
@@ -38,13 +40,16 @@ from support.recordings import (
     known_frames,
     media_file,
     natural_key,
+    sound_file,
     subjects_of,
     valid_labels,
+    video_of,
 )
 from support.settings import parse_config
 from support.workers import for_each
 
 TRAIN, VAL = PARTITIONS.values()
+SOUND_SLACK = 1.0, 0.1  # seconds and share by which crops without a video may last longer or shorter than their sound
 
 
 # ---- ratings and their frames ---------------------------------------------------------------------------------------
@@ -60,7 +65,7 @@ def gold_of(name, source, cfg):
     except UserError as error:
         raise UserError(f"{source.files[0]}: {error}") from None
     frames, known_from, pictures = frames_of(name, cfg)
-    gold, _, notes = on_frames(ratings, cfg.frame_rate, frames, known_from, pictures)
+    gold, _, notes, *_ = on_frames(ratings, cfg.frame_rate, frames, known_from, pictures)
     if late := round(cfg.label_delay_s * cfg.frame_rate):
         gold = moved_earlier(gold, late)
         notes += (f"each frame has the rating {late} frames later ({late / cfg.frame_rate:g} s): the last {late} are "
@@ -69,27 +74,64 @@ def gold_of(name, source, cfg):
 
 
 def frames_of(name, cfg):
-    """(number of frames, file it is known from, (number of pictures, pictures per second) of the video or None).
-
-    The first two are None if they are unknown. Raises UserError for a subject <video>_left or <video>_right of whom
-    there is nothing but the video of both.
-    """
+    """(number of frames, file it is known from, Pictures of the video); each is None if it is unknown."""
     frames, source = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
-    shared, video = media_file(video_of(name), cfg.videos_dir), media_file(name, cfg.videos_dir)
-    if shared and not video and not (cfg.crops_dir / name).exists():
-        raise UserError(f"one of the subjects of {shared}: their faces are not told apart yet; put the crops of this "
-                        f"one into {cfg.crops_dir / name}/, or a video of this one into {cfg.videos_dir}/")
+    video = media_file(name, cfg.videos_dir)
     if not video:
         return frames, source, None
     clock = picture_clock(video)
-    return frames, source, (len(clock.times_s), len(clock.times_s) / clock.end_s)
+    return frames, source, Pictures(video, clock.times_s, clock.end_s)
 
 
-def annotation_table(name, gold):
-    """The annotation CSV of a recording as text; paths follow from k. gold: (K, 2), or (K, 0) without ratings."""
+def images_of(name, rows, cfg):
+    """([file of the image of each of so many frames], notes): what face_detector.py calls them, or crops of another
+    program. Raises UserError as crops_of does."""
+    crops, shown, at = crops_of(name, rows, cfg)
+    if not crops:
+        return [f"{k:06d}.jpg" for k in range(rows)], ()
+    images = crops_shown(crops, shown)
+    black = sum(image not in crops.names.values() for image in images)
+    return images, (f"{len(crops.names)} crops of another program, numbered from {crops.first} to "
+                    f"{crops.last - 1 + crops.first}{at}", f"{black} frames without one are black")
+
+
+def crops_of(name, rows, cfg):
+    """(Crops of another program or None, (N,) number of the picture that each frame shows, of how many in words).
+
+    They are numbered as the pictures of the video (support/crops.py). Raises UserError if they do not fit it, or
+    without one the number of frames or the length of the sound.
+    """
+    video = media_file(name, cfg.videos_dir)
+    crops = other_crops(cfg.crops_dir / name,
+                        lambda: known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)[0])
+    if not crops:
+        return None, None, ""
+    if video:
+        shown, clock = pictures_shown(video, cfg.frame_rate)
+        check_last(f"the crops in {crops.folder}/", crops.last, len(clock.times_s), video, len(shown))
+        at, shown = f" of {len(clock.times_s)} pictures", shown[:rows]
+    else:
+        check_last(f"the crops in {crops.folder}/", crops.last, rows, "the ratings", rows)
+        check_sound(name, rows, cfg)
+        at, shown = f"; there is no video, --frame-rate {cfg.frame_rate:g} is taken for its rate", np.arange(rows)
+    return crops, shown, at
+
+
+def check_sound(name, frames, cfg):
+    """Raises UserError if a recording without a video is not as long as its sound: its rate is another."""
+    sound = sound_file(name, cfg.audio_dir, cfg.videos_dir)
+    heard = about_frames(sound, cfg.frame_rate) if sound else 0
+    if heard and abs(frames - heard) > max(SOUND_SLACK[0] * cfg.frame_rate, SOUND_SLACK[1] * heard):
+        raise UserError(f"{frames} pictures last {frames / cfg.frame_rate:.1f} s at --frame-rate {cfg.frame_rate:g}, "
+                        f"{sound} {heard / cfg.frame_rate:.1f} s: their rate is {frames / heard * cfg.frame_rate:.4g}, "
+                        f"most likely; put the video into {cfg.videos_dir}/, which has their times")
+
+
+def annotation_table(name, gold, images):
+    """The annotation CSV of a recording as text. gold: (K, 2), or (K, 0) without ratings; images: names of K files."""
     table = pd.DataFrame(gold, columns=TARGETS[:gold.shape[1]])
     table.insert(0, "spec path", [f"{name}/{k:06d}.png" for k in range(len(gold))])
-    table.insert(0, "image path", [f"{name}/{k:06d}.jpg" for k in range(len(gold))])
+    table.insert(0, "image path", [f"{name}/{image}" for image in images])
     return table.to_csv(index=False, na_rep="nan", lineterminator="\n")
 
 
@@ -126,11 +168,16 @@ def partitions_of(sources, cfg):
     return sets
 
 
-def held_out(name, val_ids, unlabelled_ids):
-    """Why a recording without ratings must not be trained on, unless unlabelled_ids covers it; "" if it may be."""
+def held_out(name, sources, val_ids, unlabelled_ids):
+    """Why a recording without ratings must not be trained on, unless unlabelled_ids covers it; "" if it may be.
+
+    sources: of the ratings of others; if they come in sets, as Aff-Wild2's do, what is in none is its test set's.
+    """
     if matches(name, unlabelled_ids):
         return ""
-    if matches(name, val_ids):
+    if any(source.partition for source in sources.values()):
+        why = "it is in neither set of the corpus, so most likely in its test set"
+    elif matches(name, val_ids):
         why = "val_ids covers it"
     elif name.lower().startswith("test"):
         why = "it is called test*"
@@ -195,24 +242,26 @@ def choose(cfg):
 def refused(sources, partitions, others, cfg):
     """{id: why a recording cannot be used}: its name, one that looks the same, or a video that is another one's.
 
-    Prints which recordings have the same video, sound or ratings.
+    others: {id: why it is left out, or ""} of those without ratings. Prints which recordings have the same video, sound
+    or ratings.
     """
     names, reasons = [*sources, *others], {}
     for name, other in spelt_alike(names).items():
         reasons[name] = ("its name looks the same as that of another recording but is spelt differently in Unicode "
                          f"({ascii(name)}, {ascii(other)}): rename one of them")
     reasons |= {name: why for name in names if (why := fault_of_id(name))}
-    sets = partitions | {name: UNLABELLED for name in others if not held_out(name, cfg.val_ids, cfg.unlabelled_ids)}
+    sets = partitions | {name: UNLABELLED for name, why in others.items() if not why}
     there = [name for name in names if name not in reasons]
     rated = {name: sources[name].files[0] for name in there if name in sources and sources[name].form != "table"}
-    same_ratings = [Alike("file of ratings, byte for byte", those, False) for those in copies(rated)]
+    same_ratings = [Alike("ratings", those, False, BYTES) for those in copies(rated)]
     for found in (*alike(there, cfg.videos_dir, cfg.audio_dir), *same_ratings):
         apart = len({sets.get(name) for name in found.names}) > 1
         first = next((name for name in found.names if sets.get(name) != UNLABELLED), found.names[0])
-        print(f"WARNING: {', '.join(found.names)} have the same {found.what}"
-              + ", but are in different sets: a result on one that is trained on means nothing" * apart)
+        print(f"WARNING: the {found.what} of {', '.join(found.names)} are the same{found.how}"
+              + ", but in different sets: a result on one that is trained on means nothing" * apart)
         if found.one and apart:
-            reasons |= {name: f"it is a copy of {first}, the same {found.what}: delete "
+            what = "video is a copy of that" if found.how else f"{found.what} are a copy of those"
+            reasons |= {name: f"its {what} of {first}{found.how}: delete "
                               f"{media_file(name, cfg.videos_dir) or media_file(name, cfg.audio_dir)}"
                         for name in found.names if sets.get(name) == UNLABELLED}
     return reasons
@@ -226,17 +275,19 @@ def annotate(name, source, partition, cfg):
     Raises UserError if its ratings cannot be read or do not match its frames.
     """
     gold, frames, said = gold_of(name, source, cfg)
-    notes = [f"{len(gold)} frames" if frames else f"{len(gold)} rows; frames unknown yet (no video, no crops)", *said]
+    images, how = images_of(name, len(gold), cfg)
+    notes = [f"{len(gold)} frames" if frames or how else
+             f"{len(gold)} rows; frames unknown yet (no video, no crops)", *said, *how]
     if invalid := np.count_nonzero(~valid_labels(gold).all(1)):
         notes.append(f"{invalid} rows have an invalid rating (NaN or outside [-1, 1]): kept, masked in loss and CCC")
-    changed = write_table(cfg.annotations_dir / partition / f"{name}.csv", annotation_table(name, gold))
+    changed = write_table(cfg.annotations_dir / partition / f"{name}.csv", annotation_table(name, gold, images))
     return f"{name}: {partition}, {'; '.join(notes)}{'' if changed else ' (unchanged)'}", changed
 
 
-def annotate_unlabelled(name, rated, cfg):
+def annotate_unlabelled(name, rated, aside, cfg):
     """The same for a recording without ratings. Whether anything was written is None if the recording is left out.
 
-    rated: ids of rated recordings of its subjects.
+    rated: ids of rated recordings of its subjects; aside: why it must not be trained on, or "".
 
     Raises UserError if train_ids or val_ids list it by its id, if its video or sound cannot be read, or if it is left
     out but has a CSV from an earlier run.
@@ -244,26 +295,30 @@ def annotate_unlabelled(name, rated, cfg):
     if name in (*cfg.train_ids, *cfg.val_ids):
         raise UserError(f"no ratings: train_ids or val_ids list it, so {cfg.ratings_dir / name}.csv was expected")
     out = cfg.annotations_dir / UNLABELLED / f"{name}.csv"
-    frames, lack = unlabelled_frames(name, cfg) if not rated else (
+    frames, lack = unlabelled_frames(name, aside, cfg) if not rated else (
         0, f"no ratings, but its subjects are rated in {', '.join(rated)}: left out")
     if lack and out.exists():
         raise UserError(f"{lack}; but {out} is there from an earlier run: delete that file")
     if lack:
         return f"{name}: {lack}", None
-    changed = write_table(out, annotation_table(name, np.empty((frames, 0))))
-    return f"{name}: {UNLABELLED}, {frames} frames, no ratings{'' if changed else ' (unchanged)'}", changed
+    images, how = images_of(name, frames, cfg)
+    changed = write_table(out, annotation_table(name, np.empty((frames, 0)), images))
+    notes = "; ".join([f"{frames} frames, no ratings", *how])
+    return f"{name}: {UNLABELLED}, {notes}{'' if changed else ' (unchanged)'}", changed
 
 
-def unlabelled_frames(name, cfg):
+def unlabelled_frames(name, aside, cfg):
     """(number of frames of a recording without ratings, ""), or (0, why it does not belong into Unlabelled_Set)."""
     for table in (cfg.annotations_dir / partition / f"{name}.csv" for partition in (TRAIN, VAL)):
         if table.exists():  # the user's own, or made before the ratings were removed
             gold = cfg.ratings_dir / f"{name}.csv"
             return 0, f"no {gold}, but {table}: kept as it is (if the recording has no ratings, delete that file)"
-    if why := held_out(name, cfg.val_ids, cfg.unlabelled_ids):
-        return 0, why
+    if aside:
+        return 0, aside
     frames, _ = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
-    frames = frames or len(list((cfg.crops_dir / name).glob("[!.]*.jpg")))  # crops of other programs: no faces.csv
+    if not frames:  # no video: crops of another program, up to the last one, or face_detector.py's without a faces.csv
+        crops = other_crops(cfg.crops_dir / name)
+        frames = crops.last if crops else len(list((cfg.crops_dir / name).glob("[!.]*.jpg")))
     if not frames:
         return 0, f"no ratings, no video {cfg.videos_dir / name}.* and no crops in {cfg.crops_dir / name}/: left out"
     if not has_sound(name, cfg.audio_dir, cfg.videos_dir, cfg.segments_dir, cfg.specs_dir):
@@ -293,10 +348,18 @@ def check(cfg):
         before.append(Finding("corpus", (), str(error)))
         others = others or without_ratings(sources, cfg)
     places = {name: partitions.get(name) or "" for name in sources}
-    places |= {name: "" if held_out(name, cfg.val_ids, cfg.unlabelled_ids) else UNLABELLED for name in others}
+    places |= {name: "" if held_out(name, sources, cfg.val_ids, cfg.unlabelled_ids) else UNLABELLED for name in others}
     wanted = {name: place for name, place in places.items() if name in cfg.recordings or not cfg.recordings}
-    read = dict.fromkeys(sources, lambda name: gold_of(name, sources[name], cfg)[::2])
-    return check_corpus(wanted, read, cfg, before)
+
+    def read(name):
+        gold, _, notes = gold_of(name, sources[name], cfg)
+        try:
+            crops_of(name, len(gold), cfg)
+            return gold, notes, ()
+        except UserError as error:
+            return gold, notes, (str(error),)
+
+    return check_corpus(wanted, dict.fromkeys(sources, read), cfg, before)
 
 
 def delay(cfg):
@@ -326,7 +389,8 @@ def main(argv=None):
     if not any(partitions.values()) and not (cfg.recordings and others):
         raise UserError(f"none of the {len(sources)} recordings in {cfg.ratings_dir}/ is in train_ids or val_ids: "
                         "name them there")
-    reasons = refused(sources, partitions, others, cfg)
+    aside = {name: held_out(name, sources, cfg.val_ids, cfg.unlabelled_ids) for name in others}
+    reasons = refused(sources, partitions, aside, cfg)
     subjects = subjects_of(cfg.data_dir, [*sources, *others])
     wanted = [name for name in (*sources, *others) if name in cfg.recordings or not cfg.recordings]
     chosen = [name for name in wanted if partitions.get(name) or name in others]
@@ -345,7 +409,7 @@ def main(argv=None):
         if name in sources:
             return annotate(name, sources[name], partitions[name], cfg)
         same = [one for one in sources if video_of(one) == name or subjects.get(one) == subjects[name]]
-        return annotate_unlabelled(name, same, cfg)
+        return annotate_unlabelled(name, same, aside[name], cfg)
 
     results = for_each(chosen, work)
     return summarise(results, [name for name in chosen if name in others], cfg)

@@ -132,7 +132,7 @@ def make(name, report, sounds, cfg):
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
     sounds = find_recordings([cfg.audio_dir, cfg.videos_dir], cfg.recordings,
-                             "put the sound into audio/, or videos with sound into videos/")
+                             "put the sound into audio/, or videos with sound into videos/", cfg.annotations_dir)
     keep_settings(cfg.segments_dir, cfg, SETTINGS)
     shard = shard_of(sounds, cfg.shard)
     if not shard:

@@ -259,7 +259,7 @@ def make(name, report, folders, cfg, mel_spec, frame_rate):
 
 def shard_folders(folders, cfg):
     """{id: folder} of this job's shard of the recordings that have sound; prints which of them have no segments yet."""
-    sounds = find_recordings([cfg.segments_dir, cfg.audio_dir, cfg.videos_dir], cfg.recordings, "")
+    sounds = find_recordings([cfg.segments_dir, cfg.audio_dir, cfg.videos_dir], cfg.recordings, "", cfg.annotations_dir)
     shard = shard_of(sounds, cfg.shard)  # not of `folders`: they become more while other jobs make segments
     if missing := [name for name in shard if name not in folders]:
         print(f"{cfg.segments_dir}/ has no {', '.join(missing)}: left out; run audio_extract.py, then this again")

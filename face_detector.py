@@ -7,6 +7,9 @@ Writes  Cropped_Aligned/<id>/000000.jpg ...     frame k: what the video shows at
 
     python face_detector.py --data-dir data
 
+Crops of another program (00001.jpg ...) are left as they are. Of <video>_left and <video>_right, which have annotations
+but no video of their own, that subject of videos/<video>.* is followed.
+
 To repeat the last face where there is none, run face_detector_frameRetention.py instead, or afterwards: each script
 replaces what the other put into the frames without a face, and neither detects faces twice.
 """
@@ -25,10 +28,11 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from faces import Face, FaceFinder, Tracker, crop_face, one_thread
+from support.crops import other_crops
 from support.errors import UserError, run_script, torch_device
 from support.files import claimed, whole_file, whole_folder, write_bytes
 from support.media import Picture, about_frames, frame_count, picture_clock, read_frames
-from support.recordings import find_recordings, if_newer, keep_settings, shard_of
+from support.recordings import find_recordings, if_newer, keep_settings, shard_of, side_of
 from support.settings import parse_config
 from support.workers import for_each
 
@@ -133,16 +137,16 @@ class FaceRows:
 
 # ---- the crops and faces.csv of a recording -------------------------------------------------------------------------
 
-def detect(video, folder, find, cfg, retain, report):
+def detect(video, folder, tracker, cfg, retain, report):
     """Makes the folder of a recording, which appears when all of it is written. Texts: what is odd about the video.
 
-    find: a FaceFinder; report(n): called for every n frames done. Raises UserError if the end of the video is missing,
+    tracker: a Tracker; report(n): called for every n frames done. Raises UserError if the end of the video is missing,
     or if it is faceless.
     """
     rows, remarks = FaceRows(), []
     with whole_folder(folder) as part:
         pictures = read_frames(video, cfg.frame_rate, remark=remarks.append)
-        made = shots(pictures, Tracker(find), cfg.frame_rate, cfg.look_every)
+        made = shots(pictures, tracker, cfg.frame_rate, cfg.look_every)
         for shot, points in steadied(made, cfg.frame_rate):
             if shot.face:
                 write_crop(part, shot, points, cfg.face_size, cfg.jpeg_quality)
@@ -152,6 +156,10 @@ def detect(video, folder, find, cfg, retain, report):
         table.insert(0, "time_s", table.pop("frame") / cfg.frame_rate)
         table = table.round({"time_s": 4, "score": 4} | dict.fromkeys(BOX, 1))
         if not table["found"].isin(FACE).any():
+            if side := tracker.follower.side:
+                raise UserError(f"{video}: no picture shows two faces, so that its {side} subject is not known: lower "
+                                f"--min-face-size ({cfg.min_face_size} pixels), or put a video or the crops of that "
+                                f"one into {cfg.videos_dir}/ or {cfg.crops_dir}/")
             raise UserError(f"{video}: no face in any of its {len(table)} frames: check the video, or lower "
                             f"--min-face-size ({cfg.min_face_size} pixels)")
         fill_gaps(part, table, cfg.face_size, retain)
@@ -273,12 +281,15 @@ def finder(min_face_size, face_score, device):
 def make(name, report, videos, cfg, retain):
     """Crops of one recording, unless they are there: a line to print; (its faces.csv, whether anything was done)."""
     folder, sheet = cfg.crops_dir / name, cfg.crops_dir / f"{name}.jpg"
+    if crops := other_crops(folder, lambda: frame_count(picture_clock(videos[name]).end_s, cfg.frame_rate)):
+        return f"{name}: {len(crops.names)} crops of another program are there: left as they are", (None, False)
+    side = side_of(name, videos[name], cfg.annotations_dir)
     new, remarks = finished_table(folder, videos[name], cfg.frame_rate) is None, []
     if new:
         sheet.unlink(missing_ok=True)  # of a folder that was deleted
         with one_thread():
-            find = finder(cfg.min_face_size, cfg.face_score, cfg.device)
-            remarks = detect(videos[name], folder, find, cfg, retain, report)
+            tracker = Tracker(finder(cfg.min_face_size, cfg.face_score, cfg.device), side)
+            remarks = detect(videos[name], folder, tracker, cfg, retain, report)
     with claimed(folder, "finished", wait=True):  # face_detector.py and face_detector_frameRetention.py may run at once
         table = _read_table(folder)
         if not table["found"].isin([*FACE, _filled(retain)]).all():
@@ -290,13 +301,15 @@ def make(name, report, videos, cfg, retain):
             with whole_file(sheet) as part:
                 part.write_bytes(contact_sheet(folder, table, cfg.face_size))
     line = f"{name}: {len(table)} frames, " + ", ".join(f"{n} {word}" for word, n in Counter(table["found"]).items())
+    remarks += [f"the {side} one of the two subjects of {videos[name]}"] * bool(side)
     remarks += [] if new else [f"done before{if_newer(videos[name], folder)}"]
     return line + f" ({'; '.join(remarks)})" * bool(remarks), (table, new)
 
 
 def main(argv=None, script=__file__, doc=__doc__, retain=False):
     cfg = parse_config(argv, script, doc)
-    videos = find_recordings([cfg.videos_dir], cfg.recordings, "put the raw videos there, one <id>.mp4 (or other) each")
+    videos = find_recordings([cfg.videos_dir], cfg.recordings, "put the raw videos there, one <id>.mp4 (or other) each",
+                             cfg.annotations_dir)
     torch_device(cfg.device)  # an error now rather than one for every recording
     keep_settings(cfg.crops_dir, cfg, SETTINGS)
     shard = shard_of(videos, cfg.shard)
@@ -305,6 +318,9 @@ def main(argv=None, script=__file__, doc=__doc__, retain=False):
         return Counter()
     sizes = {name: about_frames(shard[name], cfg.frame_rate) for name in shard if not (cfg.crops_dir / name).exists()}
     results = for_each(shard, functools.partial(make, videos=shard, cfg=cfg, retain=retain), sizes, cfg.workers)
+    if not (results := {name: (table, new) for name, (table, new) in results.items() if table is not None}):
+        print(f"{cfg.crops_dir}: nothing to do, all crops are of another program")
+        return Counter()
     total = sum((Counter(table["found"]) for table, _ in results.values()), Counter())
     print(summary({name: table for name, (table, _) in results.items()}, cfg.frame_rate))
     print(f"{cfg.crops_dir}: {sum(total.values())} crops of {len(results)} recordings, "

@@ -177,17 +177,19 @@ class Follower:
     """Chooses the subject's face in picture after picture: the largest at first, then the nearest within reach.
 
     Faces seen beside the subject's are other people's, and are not mistaken for it while the subject is out of sight.
+    Of two subjects of one video the left or right one is chosen, as soon as both are seen.
     """
 
-    def __init__(self):
-        self.people = []  # Seen, the subject first
+    def __init__(self, side=""):
+        """side: "left" or "right" of the two largest faces; "": the largest."""
+        self.people, self.side = [], side  # Seen, the subject first
 
     def choose(self, boxes, time_s):
         """Row of `boxes` (n, 4) that is the subject's face, or None."""
         if self.people and time_s - self.people[0].time_s > GONE_S:
             self.people = []
-        if not self.people and len(boxes):
-            self.people = [Seen(boxes[np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).argmax()], time_s)]
+        if not self.people and len(boxes) > bool(self.side):
+            self.people = [Seen(self._first(boxes), time_s)]
         rows = self._match(boxes, time_s)
         for person, row in rows.items():
             self.people[person] = Seen(boxes[row], time_s)
@@ -196,6 +198,12 @@ class Follower:
             self.people += [Seen(box, time_s) for box in boxes if min(_widths_apart(known, box)) > 0.5]
         self.people = [one for one in self.people if one is self.people[0] or time_s - one.time_s <= BESIDE_S]
         return rows.get(0)
+
+    def _first(self, boxes):
+        """That of `boxes` (n, 4) which is the subject's face at first sight."""
+        largest = boxes[np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).argsort(kind="stable")[::-1]]
+        left, right = sorted(largest[:2], key=lambda box: box[0] + box[2]) if self.side else (largest[0],) * 2
+        return right if self.side == "right" else left
 
     def update(self, box, time_s):
         """Notes where the subject's face was, found without a search for other faces."""
@@ -234,8 +242,8 @@ CHANGED = 0.5  # share of its contrast by which a face must change to look diffe
 class Tracker:
     """The subject's face in picture after picture: MTCNN's output network where it was, all of MTCNN if that fails."""
 
-    def __init__(self, find):
-        self.find, self.follower = find, Follower()
+    def __init__(self, find, side=""):
+        self.find, self.follower = find, Follower(side)
         self.face = self.motion = None  # Face in the last picture, and how its landmarks moved since the one before
         self.last = None  # (the last picture, its time)
 

@@ -75,11 +75,11 @@ def copies_found(facts, cfg):
     """Findings of recordings that are one and the same."""
     places = {one.name: one.place for one in facts}
     found = []
-    for what, names, one in alike(list(places), cfg.videos_dir, cfg.audio_dir):
+    for what, names, one, how in alike(list(places), cfg.videos_dir, cfg.audio_dir):
         sets = {places[name] for name in names if places[name]}
         kind = "same_sound" if not one else "copies_apart" if len(sets) > 1 else "copies"
         where = ", ".join(f"{name} in {places[name] or 'no set'}" for name in names)
-        found.append(Finding(kind, tuple(names), f"the same {what} ({where})"))
+        found.append(Finding(kind, tuple(names), f"the same {what}{how} ({where})"))
     return found
 
 

@@ -21,15 +21,18 @@ import numpy as np
 from corpora.loudness import band_levels, samples_of
 from support.errors import UserError
 from support.media import about_frames, ignored, read_frames
-from support.recordings import media_file
+from support.recordings import media_file, sound_file, video_of
 from support.workers import cores
+
+BYTES = ", byte for byte"
 
 
 class Alike(NamedTuple):
     """Recordings that are one and the same."""
-    what: str  # that is the same, in words
+    what: str  # that is the same: "videos", "sound and pictures" ...
     names: list
     one: bool  # whether they are one recording; else they share a sound, as the two of a conversation may
+    how: str = ""  # ", byte for byte"
 
 
 # ---- the same bytes, the same names ---------------------------------------------------------------------------------
@@ -166,15 +169,18 @@ def alike(names, videos_dir, audio_dir):
     """
     videos = {name: path for name in names if (path := media_file(name, videos_dir))}
     own = {name: path for name in names if (path := media_file(name, audio_dir))}
-    found = [Alike(f"{what}, byte for byte", those, what == "video")
-             for what, files in (("video", videos), ("sound file", own)) for those in copies(files)]
-    shared = defaultdict(list)  # the subjects of one video
-    for name, path in videos.items():
-        shared[path].append(name)
-    known = {tuple(sorted(pair)) for those in (*shared.values(), *(one.names for one in found))
+    sounds = {name: path for name in names if (path := sound_file(name, audio_dir, videos_dir))}
+    found = [Alike(what, those, what == "videos", BYTES)
+             for what, files in (("videos", videos), ("sounds", own)) for those in copies(files)
+             if len({files[name] for name in those}) > 1]
+    shared = defaultdict(list)
+    for name in names:
+        shared[video_of(name)].append(name)  # the two subjects of a video
+    known = {tuple(sorted(pair)) for those in (*shared.values(), *(same.names for same in found if same.one))
              for pair in itertools.combinations(those, 2)}
-    found = [one for one in found if len({(videos | own)[name] for name in one.names}) > 1]
-    return found + near_copies(videos, videos | own, known)
+    said = [{*same.names} for same in found]
+    return found + [same for same in near_copies(videos, sounds, known)
+                    if same.one or not any({*same.names} <= names for names in said)]
 
 
 def near_copies(videos, sounds, known=frozenset()):
@@ -197,7 +203,7 @@ def near_copies(videos, sounds, known=frozenset()):
     both, found = same_sound & same_pictures, []
     unseen = {pair for pair in same_sound - both if _cannot_differ([looks.get(name) for name in pair])}
     for what, those, one in (("sound and pictures", both, True), ("pictures", same_pictures - both, True),
-                             ("sound", unseen, True), ("sound", same_sound - both - unseen, False)):
+                             ("sounds", unseen, True), ("sounds", same_sound - both - unseen, False)):
         found += [Alike(what, names, one) for names in groups(those)]
     return found
 

@@ -23,7 +23,7 @@ from corpora.facts import FACE, read_crop
 from corpora.loudness import PER_S, band_levels, samples_of
 from corpora.ratings import resample
 from support.media import ignored, picture_clock
-from support.recordings import TARGETS, media_file, valid_labels
+from support.recordings import TARGETS, sound_file, valid_labels
 
 SMOOTH_S = 1.5  # signals are averaged over so much, centred: feelings change no faster
 STRENGTH = 0.1  # of the ridge, per moment
@@ -128,7 +128,7 @@ def smoothed(signal):
 def signals_of(name, rate, cfg):
     """(T, F) signals of a recording at (j + 0.5) / PER_S seconds; F = 0 without sound and faces. Raises UserError."""
     parts = []
-    if path := media_file(name, cfg.audio_dir) or media_file(name, cfg.videos_dir):
+    if path := sound_file(name, cfg.audio_dir, cfg.videos_dir):
         start_s = picture_clock(path, ignored).start_s if path.parent == cfg.videos_dir else None
         levels = band_levels(samples_of(path, start_s, cfg.audio_channel))
         parts.append(np.maximum(levels, levels.max(initial=-120) - 60))

@@ -20,10 +20,11 @@ from corpora.findings import (
     sound_findings,
 )
 from corpora.loudness import band_levels, samples_of, total_levels
+from support.crops import IMAGES, NO_FACE
 from support.decoding import packets_of
 from support.errors import UserError
 from support.media import frame_count, ignored, open_media, picture_clock, read_frames
-from support.recordings import media_file
+from support.recordings import media_file, sound_file
 from support.sound import sound_track
 
 FACE = ("detected", "tracked")  # what faces.csv says of frames with a face
@@ -46,7 +47,7 @@ class Facts:
     sound_s: float | None = None
     late_s: float | None = None  # how much later the sound begins than the pictures
     levels: np.ndarray | None = None  # (E,) dB of the sound, PER_S per second
-    faces: list = field(default_factory=list)  # (what, time in s, JPEG) of a few crops, or of the first picture
+    faces: list = field(default_factory=list)  # (name, JPEG) of a few crops, or of the first picture
     found: list = field(default_factory=list)  # (kind, detail)
 
     def counts(self):
@@ -62,7 +63,8 @@ class Facts:
 
 
 def facts_of(name, place, read, cfg):
-    """Facts of a recording. read: name -> its (N, 2) ratings, and what is said of them; None if it has none."""
+    """Facts of a recording. read: name -> its (N, 2) ratings, what is said of them, why its crops do not fit; None
+    without ratings."""
     facts = Facts(name, place, cfg.frame_rate)
     steps = [("media", _pictures, (cfg,)), ("media", _sound, (cfg,)), ("ratings", _ratings, (read,)),
              ("counts", _faces, (cfg.crops_dir / name,)), ("counts", _made, (cfg,)),
@@ -81,8 +83,9 @@ def facts_of(name, place, read, cfg):
 def _ratings(facts, read):
     if not read:
         return
-    facts.gold, notes = read(facts.name)
-    facts.found += [("remark", note) for note in notes] + gold_findings(facts.gold, facts.rate)
+    facts.gold, notes, faults = read(facts.name)
+    facts.found += [("remark", note) for note in notes] + [("counts", fault) for fault in faults]
+    facts.found += gold_findings(facts.gold, facts.rate)
 
 
 def _pictures(facts, cfg):
@@ -114,8 +117,8 @@ def sound_span(path):
 
 
 def _sound(facts, cfg):
-    own = media_file(facts.name, cfg.audio_dir)
-    path = own or media_file(facts.name, cfg.videos_dir)
+    path = sound_file(facts.name, cfg.audio_dir, cfg.videos_dir)
+    own = path and path.parent == cfg.audio_dir
     if not path or not own and not _has_track(path):
         return
     first, last = sound_span(path)
@@ -139,7 +142,7 @@ def _has_track(path):
 def _faces(facts, folder):
     if not folder.is_dir():
         return
-    facts.crops = sum(1 for _ in folder.glob("[!.]*.jpg"))
+    facts.crops = len(images_in(folder))
     table = folder / "faces.csv"
     if not table.is_file():
         return
@@ -170,21 +173,26 @@ def _made(facts, cfg):
 SHOWN, SIDE = 12, 80  # faces of a recording, and their height in pixels
 
 
+def images_in(folder):
+    """The crops in a folder, in the order of their numbers."""
+    return sorted(path for path in Path(folder).glob("[!.]*") if path.suffix.lower() in IMAGES and path.stem != NO_FACE)
+
+
 def _show(facts, cfg):
     """A few crops, evenly spaced; without crops the first picture."""
-    crops = sorted((cfg.crops_dir / facts.name).glob("[!.]*.jpg"))
+    crops = images_in(cfg.crops_dir / facts.name)
     for place in sorted({int((number + 0.5) / SHOWN * len(crops)) for number in range(SHOWN)}) if crops else []:
         crop = read_crop(crops[place], cv2.IMREAD_COLOR)
         if crop is None:
             raise UserError(f"{crops[place]} is not a readable image: delete {cfg.crops_dir / facts.name}/ and run "
                             "face_detector.py again")
-        facts.faces.append(("face", place / facts.rate, small_jpeg(crop)))
+        facts.faces.append((crops[place].name, small_jpeg(crop)))
     video = media_file(facts.name, cfg.videos_dir)
     if crops or not video or facts.frames is None:
         return
     with contextlib.closing(read_frames(video, facts.rate, ignored)) as pictures:
         for _, picture in pictures:
-            facts.faces.append(("first picture", 0.0, small_jpeg(picture.rgb[..., ::-1])))
+            facts.faces.append(("first picture", small_jpeg(picture.rgb[..., ::-1])))
             break
 
 

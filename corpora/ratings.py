@@ -8,16 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corpora.cells import numbers
+from corpora.cells import clipped, numbers
+from support.crops import check_last
 from support.errors import UserError
 from support.recordings import TARGETS, valid_labels
 
 TIMES = {"time": 1, "time_s": 1, "timestamp": 1, "timestamp_s": 1, "frametime": 1, "seconds": 1,
          "time_ms": 1e-3, "timestamp_ms": 1e-3}  # names of columns of time, and their unit in seconds
-COUNTERS = ["frame", "frameid", "frame_id", "frame_number"]
+COUNTERS = ["frame", "frameid", "frame_id", "frame_ids", "frameids", "frame_number"]
+IMAGES = ["image", "img", "images", "imgs", "image_path", "img_path"]
+OTHER_NAMES = {"arousal": ["label_arousal", "arousal_label", "label_a", "a"],
+               "valence": ["label_valence", "valence_label", "label_v", "v"]}  # in label files of images
 INVALID = -5  # how Aff-Wild2 marks a frame without a rating
 SLACK = 0.01  # share of the frames by which the number of ratings may differ
 OTHER_SCALE = 0.1  # share of the ratings outside the scale from which on they are taken to be on another one
+PAUSE_S = 1.0  # the longest time between two pictures of a video over which their ratings are interpolated
+MOST_PICTURES = 10**7  # of a video
 LONGEST_S = 1e5  # a day: times beyond are no times of a recording
 
 
@@ -26,6 +32,18 @@ class Ratings(NamedTuple):
     values: np.ndarray  # (R, 2) arousal, valence; NaN where there is none
     times_s: np.ndarray | None = None  # (R,) when each was given, increasing; None: row k is frame k
     notes: tuple = ()  # what the user should know
+    per_picture: bool = False  # row k is picture k of the video, whatever its rate; else it may be either
+    ends_early: bool = False  # there are rows only up to the last picture that was rated
+
+
+class Pictures(NamedTuple):
+    """The pictures of a video."""
+    video: Path
+    times_s: np.ndarray  # (P,) when each appears
+    end_s: float  # when the last one ends
+
+    def __str__(self):
+        return f"{len(self.times_s)} pictures, {len(self.times_s) / self.end_s:.4g} per second"
 
 
 class Source(NamedTuple):
@@ -38,11 +56,64 @@ class Source(NamedTuple):
 
 # ---- from cells -----------------------------------------------------------------------------------------------------
 
+def called(target, table):
+    """The columns of a table that hold ratings of a target by their names: its own or, beside images, OTHER_NAMES."""
+    labels = any(name in table for name in IMAGES)  # else A and V may be raters
+    return [name for name in (target, *OTHER_NAMES[target] * labels) if name in table]
+
+
 def named_ratings(cells, targets=TARGETS):
-    """(R, n): the columns that are called as the targets are. Raises UserError if one is missing."""
-    if missing := [target for target in targets if target not in cells.table]:
-        raise cells.fault(1, f"the columns are {cells.first_line()}: none is called {missing[0]}")
-    return numbers(cells, list(targets))
+    """(R, n): the columns that are called as the targets are (`called`).
+
+    Raises UserError if one is missing, or there twice.
+    """
+    columns = []
+    for target in targets:
+        names = called(target, cells.table)
+        if not names:
+            raise cells.fault(1, f"the columns are {cells.first_line()}: none is called {target} (or, beside one of "
+                                 f"images, {', '.join(OTHER_NAMES[target])})")
+        if len(names) > 1:
+            raise cells.fault(1, f"{names[0]} and {names[1]} are both ratings of {target}: keep one")
+        columns += names
+    return numbers(cells, columns)
+
+
+def labelled_pictures(cells):
+    """(R,) number, from 0 on, of the picture of each row of a label file of images (img,V,A,frame_id), None if it is
+    none. They count from 1 on, as Aff-Wild2's crops do, unless a 0 is among them; pictures may be left out.
+
+    Raises UserError, naming the line, if they do not increase, or if the images are of several recordings.
+    """
+    image, counter, time = ([name for name in names if name in cells.table] for names in (IMAGES, COUNTERS, TIMES))
+    if not image or time:
+        return None
+    paths = cells.table[image[0]].astype(str)
+    of_image = numbers(cells._replace(table=paths.str.extract(r"([0-9]+)\.\w+$")), [0])[:, 0]
+    count = numbers(cells, counter[:1])[:, 0] if counter else of_image
+    folders, wrong = paths.str.rpartition("/")[0], (count != of_image) & ~np.isnan(of_image)
+    wrong |= ~((count >= 0) & (count < MOST_PICTURES) & (count == np.floor(count)))
+    for row in np.flatnonzero(wrong | (np.diff(count, prepend=-1) <= 0)):
+        raise cells.fault(cells.table.index[row], f"image {clipped(paths.iloc[row])}, frame {count[row]:g}: one and "
+                                                  "the same number, larger than that of the row before, was expected")
+    for row in np.flatnonzero((folders != folders.iloc[0]).to_numpy()):
+        raise cells.fault(cells.table.index[row], f"{clipped(paths.iloc[row])} after {clipped(paths.iloc[0])}: a file "
+                                                  "per recording was expected")
+    return count.astype(int) - (count[0] > 0)
+
+
+def by_picture(values, rows):
+    """Ratings (R, n) of a label file of images with a row per picture, NaN where there is none.
+
+    rows: (R,) number of the picture of each; None: values are of one picture after the other.
+    """
+    if rows is None:
+        return Ratings(values)
+    placed = np.full((rows[-1] + 1, values.shape[1]), np.nan)
+    placed[rows] = values
+    left = len(placed) - len(rows)
+    note = f"{left} pictures before the last one have no row: masked"
+    return Ratings(placed, None, (note,) * bool(left), ends_early=True)
 
 
 def times_of(cells):
@@ -112,10 +183,15 @@ def on_frames(ratings, frame_rate, frames=None, source="", pictures=None):
     """The same Ratings with row k for frame k, as far as they have times; frames: their number, None: unknown.
 
     Rows without times, or with those of the frames, are taken as they are: one more or less than frames, or 1 %, are
-    trimmed. Others are interpolated linearly. source: the file that `frames` is known from; pictures: of the video,
-    (number, number per second). Raises UserError if the ratings do not fit the frames, with the direction to look into.
+    trimmed. A rating per picture, and others, are interpolated linearly. source: the file that `frames` is known from;
+    pictures: Pictures of the video, if there is one. Raises UserError if the ratings fit neither, with the direction to
+    look into.
     """
-    values, times, notes = ratings
+    if frames is not None and ratings.ends_early and not is_near(len(ratings.values), frames):
+        ratings = to_the_end(ratings, frames, source, pictures)
+    if ratings.times_s is None and pictures and is_per_picture(ratings, frames, frame_rate, pictures):
+        return of_pictures(ratings, np.arange(frames) / frame_rate, pictures, frame_rate)
+    values, times, notes = ratings[:3]
     if times is None or (np.abs(times - np.arange(len(times)) / frame_rate) <= 0.25 / frame_rate).all():
         kept, note = match_frames(values, frames, frame_rate, source, pictures)
         return Ratings(kept, None, (*notes, *note))
@@ -142,12 +218,9 @@ def match_frames(values, frames, frame_rate=25.0, source="", pictures=None):
         return values, ()
     more = len(values) - frames
     fits = f"{len(values)} ratings for {frames} frames ({source})"
-    if abs(more) > 1 and pictures and pictures[0] == len(values):
-        raise UserError(f"{fits}, but the video has {pictures[0]} pictures, {pictures[1]:.5g} per second: a rating per "
-                        f"picture is not read at --frame-rate {frame_rate:g} (at {pictures[1]:.5g} it is, if that rate "
-                        "is constant and that of all recordings)")
-    if abs(more) > max(1, SLACK * frames):
-        raise UserError(f"{fits}: as many, or up to 1 % more or less, were expected. The rate? They would fit "
+    if not is_near(len(values), frames):
+        neither = f", and its {pictures}" if pictures and len(pictures.times_s) != frames else ""
+        raise UserError(f"{fits}{neither}: as many, or up to 1 % more or less, were expected. The rate? They would fit "
                         f"--frame-rate {len(values) / max(frames, 1) * frame_rate:.4g} (now {frame_rate:g}). Or the "
                         "wrong file, or rows are missing?")
     if more == 1:
@@ -158,6 +231,59 @@ def match_frames(values, frames, frame_rate=25.0, source="", pictures=None):
                     "the last frame has no rating",)
 
 
+def is_near(count, other):
+    """Whether two counts differ by one at most, or by 1 % of the second."""
+    return abs(count - other) <= max(1, SLACK * other)
+
+
+# ---- a rating per picture -------------------------------------------------------------------------------------------
+
+def is_per_picture(ratings, frames, frame_rate, pictures):
+    """Whether rows without times belong to the pictures of a video, and not to its frames.
+
+    If pictures and frames are at the same times it makes no difference: False. Otherwise that of the two counts is
+    taken which is nearer to the number of rows. Raises UserError if the form of the ratings has a row per picture, and
+    there are not as many pictures, or 1 % more or less.
+    """
+    rows, there = len(ratings.values), len(pictures.times_s)
+    on_frames = there == frames and (np.abs(pictures.times_s * frame_rate - np.arange(there)) <= 0.25).all()
+    if ratings.per_picture and not is_near(rows, there):
+        raise UserError(f"{rows} ratings for {pictures} ({pictures.video}): a rating per picture, or up to 1 % more or "
+                        f"less, was expected. They would fit {rows / pictures.end_s:.4g} pictures per second: is it "
+                        "another version of the video, or are rows missing?")
+    if on_frames or ratings.per_picture:
+        return not on_frames
+    return is_near(rows, there) and abs(rows - there) < abs(rows - frames)
+
+
+def of_pictures(ratings, at, pictures, frame_rate):
+    """Ratings at moments (N,), row k for the k-th, of those that have a row per picture, by linear interpolation."""
+    values, rows, there = ratings.values, len(ratings.values), len(pictures.times_s)
+    notes = (*ratings.notes, f"a rating per picture ({pictures}): interpolated to {frame_rate:g} frames per second")
+    if rows > there:
+        notes += (f"the last {rows - there} ratings have no picture and were dropped",)
+    if rows < there:
+        notes += (f"the last {there - rows} of {there} pictures have no rating",)
+    times, shown = np.unique(pictures.times_s[:rows], return_index=True)
+    return Ratings(resample(np.where(valid_labels(values), values, np.nan)[shown], times, at, PAUSE_S), None, notes)
+
+
+def to_the_end(ratings, frames, source, pictures):
+    """Ratings of a file that ends at the last picture that was rated, with empty rows up to the last picture.
+
+    Raises UserError as support.crops.check_last does.
+    """
+    rows, count = len(ratings.values), len(pictures.times_s) if pictures else frames
+    check_last("the ratings", rows, count, pictures.video if pictures else source, frames)
+    if is_near(rows, count):
+        return ratings
+    more = np.full((count - rows, ratings.values.shape[1]), np.nan)
+    return ratings._replace(values=np.concatenate([ratings.values, more]),
+                            notes=(*ratings.notes, f"no row from picture {rows + 1} of {count} on: masked"))
+
+
+# ---- interpolation --------------------------------------------------------------------------------------------------
+
 def check_span(times, frames, frame_rate, source):
     """Raises UserError if ratings do not end, within 1 % and a step, where the frames do (if their number is known)."""
     step, end = (times[-1] - times[0]) / max(1, len(times) - 1), None if frames is None else frames / frame_rate
@@ -167,29 +293,30 @@ def check_span(times, frames, frame_rate, source):
                         f"times in seconds, and the same end within 1 %, were expected.{thousand} Or the wrong file?")
 
 
-def covered(times, at):
-    """(N,) whether a moment is within half a step (the median) of a rating, or between two at most two steps apart."""
+def covered(times, at, pause_s=0.0):
+    """(N,) whether a moment is within half a step (the median) of a rating, or between two at most two steps, or
+    pause_s, apart."""
     step = np.median(np.diff(times)) if len(times) > 1 else 0
     after = np.searchsorted(times, at).clip(1, max(1, len(times) - 1)).clip(max=len(times) - 1)
     left, right = times[after - 1] if len(times) > 1 else times[after], times[after]
     near = np.minimum(np.abs(at - left), np.abs(at - right)) <= step / 2 + 1e-6
-    return near | ((left <= at) & (at <= right) & (right - left <= 2 * step + 1e-6))
+    return near | ((left <= at) & (at <= right) & (right - left <= max(2 * step, pause_s) + 1e-6))
 
 
-def resample(values, times, at):
+def resample(values, times, at, pause_s=0.0):
     """(N, 2): ratings at other moments by linear interpolation; NaN beyond half a step of the ratings, and beside NaN.
 
-    values: (R, 2); times: (R,), increasing; at: (N,).
+    values: (R, 2); times: (R,), increasing; at: (N,); pause_s: as in `covered`.
     """
     if len(times) == 1:
-        return np.where(covered(times, at)[:, None], values, np.nan)
+        return np.where(covered(times, at, pause_s)[:, None], values, np.nan)
     after = np.searchsorted(times, at).clip(1, len(times) - 1)
     with np.errstate(over="ignore"):  # times that all but coincide
         weight = ((at - times[after - 1]) / (times[after] - times[after - 1])).clip(0, 1)[:, None]
     weight = np.where(np.abs(weight - weight.round()) < 1e-6, weight.round(), weight)
     between = (1 - weight) * values[after - 1] + weight * values[after]
     exact = np.where(weight == 0, values[after - 1], np.where(weight == 1, values[after], between))  # 0 * NaN is NaN
-    return np.where(covered(times, at)[:, None], exact, np.nan)
+    return np.where(covered(times, at, pause_s)[:, None], exact, np.nan)
 
 
 def moved_earlier(values, count):

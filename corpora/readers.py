@@ -18,7 +18,7 @@ class Form(NamedTuple):
 FORMS = {
     "recola": Form(recola.find, "<id>.csv of arousal;valence, or arousal/<id>.csv and valence/<id>.csv"),
     "avec": Form(recola.find_arff, "arousal/<id>.arff and valence/<id>.arff"),
-    "affwild2": Form(affwild2.find, "{Train_Set,Validation_Set}/<id>.txt of valence,arousal"),
+    "affwild2": Form(affwild2.find, "{Train_Set,Validation_Set}/<id>.txt of valence,arousal (or .csv)"),
     "table": Form(tables.find, "one .csv or .parquet of recording,time_s,arousal,valence"),
 }
 LEFTOVERS = ["settings.json", "thumbs.db", "desktop.ini", "@eadir", "__macosx"]  # of this project, of file managers

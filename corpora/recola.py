@@ -10,12 +10,25 @@ from pathlib import Path
 import numpy as np
 
 from corpora.cells import clipped, files_by_id, header_of, numbers, read_cells
-from corpora.ratings import COUNTERS, TIMES, Ratings, Source, increasing, named_ratings, rises_evenly, times_of
+from corpora.ratings import (
+    COUNTERS,
+    IMAGES,
+    TIMES,
+    Ratings,
+    Source,
+    by_picture,
+    called,
+    increasing,
+    labelled_pictures,
+    named_ratings,
+    rises_evenly,
+    times_of,
+)
 from support.errors import UserError
 from support.recordings import TARGETS
 
 CSV = ("csv", "txt", "tsv")
-GOLD = ["goldstandard", "gold_standard", "gold"]  # what the ratings of a dimension are called, beside its own name
+GOLD = ["goldstandard", "gold_standard", "gold", "label"]  # what ratings of one dimension are called, beside its name
 INSTANCES = ["instance_name", "name", "instance"]
 WANTED = "arousal;valence in every row, or a header with these names, was expected"
 
@@ -72,6 +85,8 @@ def read_pair(path, raters="mean"):
     cells = read_cells(path)
     if not cells.named:
         return Ratings(_unnamed_pair(cells))
+    if (pictures := labelled_pictures(cells)) is not None:
+        return by_picture(named_ratings(cells), pictures)
     times, notes = increasing(times_of(cells), cells.table.index)
     return Ratings(named_ratings(cells), times, notes)
 
@@ -118,7 +133,7 @@ def read_dimensions(paths, here, raters="mean"):
         raise UserError(f"{paths[0]} has {lengths[0]} rows, {paths[1]} {lengths[1]}, or at other times: the same "
                         "moments were expected")
     notes = tuple(dict.fromkeys(note for one in both for note in one.notes))
-    return Ratings(np.column_stack([one.values for one in both]), times[0], notes)
+    return both[0]._replace(values=np.column_stack([one.values for one in both]), notes=notes)
 
 
 def read_dimension(path, target, raters="mean"):
@@ -127,13 +142,17 @@ def read_dimension(path, target, raters="mean"):
     if not cells.named:
         return _unnamed_dimension(cells)
     _refuse_several_instances(cells)
-    rest = [name for name in cells.table if name not in (*TIMES, *COUNTERS, *INSTANCES)]
-    own = [name for name in (target, *GOLD) if name in rest] or rest
-    others = [name for name in TARGETS if name != target and name in own]
+    rest = [name for name in cells.table if name not in (*TIMES, *COUNTERS, *INSTANCES, *IMAGES)]
+    known = (*called(target, cells.table), *GOLD)
+    own = [name for name in known if name in rest] or rest
+    others = [name for other in TARGETS if other != target for name in called(other, cells.table) if name in own]
     if not own or others:
         raise cells.fault(1, f"the columns are {cells.first_line()}: ratings of {target} were expected")
+    values = numbers(cells, own[:1] if own[0] in known else own)
+    if (pictures := labelled_pictures(cells)) is not None:
+        made = by_picture(values[:, :1], pictures)
+        return made._replace(values=made.values[:, 0])
     times, notes = increasing(times_of(cells), cells.table.index)
-    values = numbers(cells, own[:1] if own[0] in (target, *GOLD) else own)
     if values.shape[1] == 1:
         return Ratings(values[:, 0], times, notes)
     values, note = combined(values, raters)

@@ -124,7 +124,7 @@ def picture_of(facts, limits):
         end = f"{len(facts.gold) / facts.rate:.1f} s"
         traces = [trace_of(facts.name, target, facts.gold[:, k], limits[target]) for k, target in enumerate(TARGETS)]
     faces = [{"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(),
-              "words": f"{facts.name}, {what} at {time_s:.1f} s"} for what, time_s, jpeg in facts.faces]
+              "words": f"{facts.name}, {what}"} for what, jpeg in facts.faces]
     return {"name": facts.name, "about": facts.place or "in no set", "traces": traces, "faces": faces, "end": end}
 
 

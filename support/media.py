@@ -200,6 +200,15 @@ def frame_count(end_s, frame_rate):
     return math.ceil((end_s - CLOCK_S) * frame_rate)
 
 
+def pictures_shown(video, frame_rate):
+    """(N,) number, from 0 on, of the picture that each frame shows, from time stamps alone; Clock of the video."""
+    clock = picture_clock(video)
+    with open_media(video) as container:
+        early_s = _rounding_s(clock.times_s, video_track(container, video))
+    at = np.arange(frame_count(clock.end_s, frame_rate)) / frame_rate + early_s
+    return np.searchsorted(clock.times_s, at, side="right") - 1, clock
+
+
 def about_frames(path, frame_rate):
     """Number of frames by the length that a file's header states, 0 if it states none: to estimate the time left."""
     try:

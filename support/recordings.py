@@ -23,16 +23,18 @@ MEDIA = set(".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .m2t
             ".mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m "
             ".aac .ac3 .aif .aifc .aiff .amr .ape .au .caf .flac .m4a .mka .mp2 .mp3 .oga .ogg .opus .ra .snd .sph "
             ".w64 .wav .wma .wv".split())  # endings of video and sound files
+SIDES = {"_left": "left", "_right": "right"}  # ends of the ids of the two subjects of one video
 LONGEST_ID = 220  # bytes: file systems take 255, and files are named after ids with up to 28 more (cache/)
 
 
 # ---- which recordings there are -------------------------------------------------------------------------------------
 
-def find_recordings(folders, wanted, missing):
+def find_recordings(folders, wanted, missing, annotations_dir=None):
     """{id: path} of every recording in `folders`, in natural order (train_2 before train_10). The first folder wins.
 
-    wanted: only these ids, if any. Raises UserError if there are none (`missing` says what to do), if a wanted id is
-    missing, if a folder has two files of one id, or if an id is that of a summary row in score tables.
+    wanted: only these ids, if any; annotations_dir: where files <video>_left and <video>_right make two recordings of a
+    video (by_subject). Raises UserError if there are none (`missing` says what to do), if a wanted id is missing, if a
+    folder has two files of one id, or if an id is that of a summary row in score tables.
     """
     found = {}
     for folder in folders:
@@ -46,6 +48,7 @@ def find_recordings(folders, wanted, missing):
             here[name] = path
             refuse_summary(name, path)
         found = here | found
+    found = by_subject(found, annotations_dir) if annotations_dir else found
     places, names = " or ".join(f"{folder}/" for folder in folders), sorted(found, key=natural_key)
     first = ", ".join(names[:6]) + " ..." * (len(names) > 6)
     if not found:
@@ -54,6 +57,33 @@ def find_recordings(folders, wanted, missing):
         if name not in found:
             raise UserError(f"no recording {name!r} in {places}; there are {first}")
     return {name: found[name] for name in names if name in wanted or not wanted}
+
+
+def video_of(name):
+    """The id of the video of a subject: the same, or without _left or _right."""
+    return next((name.removesuffix(side) for side in SIDES if name.endswith(side)), name)
+
+
+def by_subject(found, annotations_dir):
+    """{id: path} with <video>_left and <video>_right, where they have annotations, in place of <video>, which stays if
+    it has annotations, too. Those without a file of their own have that of the video."""
+    annotated = {path.stem for path in Path(annotations_dir).glob("*/[!.]*.csv")}
+    shared = {name: found[video_of(name)] for name in annotated - {*found} if video_of(name) in found}
+    videos = {video_of(name) for name in annotated} - annotated
+    return {name: path for name, path in found.items() if name not in videos} | shared
+
+
+def side_of(name, video, annotations_dir):
+    """Which of the two subjects of a video a recording is of: "left", "right", or "" if the video is of one subject.
+
+    It shares its video if that is called <id>_left or <id>_right less the end, or if only one of these has annotations:
+    then <id> is the other one.
+    """
+    if video.stem != name:
+        return next(side for end, side in SIDES.items() if name.endswith(end))
+    others = [side for end, side in SIDES.items()
+              if any(Path(annotations_dir).glob(f"*/{glob.escape(name + end)}.csv"))]
+    return next(iter({*SIDES.values()} - {*others})) if len(others) == 1 else ""
 
 
 def is_recording(path):
@@ -180,7 +210,18 @@ def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
 
 
 def media_file(name, folder):
-    """The video or sound file of a recording in a folder, None if there is none."""
+    """The video or sound file of a recording in a folder, else that of the video that it is a subject of, or None."""
+    return _own_file(name, folder) or _own_file(video_of(name), folder)
+
+
+def sound_file(name, audio_dir, videos_dir):
+    """The file with the sound of a recording, as audio_extract.py takes it: its own, audio before video, else that of
+    the video that it is a subject of; None if there is none."""
+    files = (_own_file(one, folder) for one in (name, video_of(name)) for folder in (audio_dir, videos_dir))
+    return next((path for path in files if path), None)
+
+
+def _own_file(name, folder):
     files = Path(folder).glob(f"{glob.escape(name)}.*")
     return next((path for path in files if path.stem == name and is_media(path)), None)
 
@@ -192,11 +233,11 @@ def has_sound(name, audio_dir, videos_dir, *made_dirs):
     """
     if any(Path(folder, made).exists() for folder in made_dirs for made in (name, f"{name}.npy")):
         return True
-    for path in (path for folder in (audio_dir, videos_dir) for path in Path(folder).glob(f"{glob.escape(name)}.*")):
-        if path.stem == name and is_media(path):  # only the first: audio_extract.py reads no other
-            with open_media(path) as container:
-                return bool(container.streams.audio) and any(packet.size for packet in container.demux(audio=0))
-    return False
+    path = sound_file(name, audio_dir, videos_dir)
+    if not path:
+        return False
+    with open_media(path) as container:
+        return bool(container.streams.audio) and any(packet.size for packet in container.demux(audio=0))
 
 
 def audible(tables, inputs, cfg):
@@ -209,7 +250,7 @@ def audible(tables, inputs, cfg):
     kept = []
     for table in tables:
         made = any(Path(cfg.specs_dir, name).exists() for name in (table.stem, f"{table.stem}.npy"))
-        source = made or media_file(table.stem, cfg.audio_dir) or media_file(table.stem, cfg.videos_dir)
+        source = made or sound_file(table.stem, cfg.audio_dir, cfg.videos_dir)
         if made or not source or has_sound(table.stem, cfg.audio_dir, cfg.videos_dir):
             kept.append(table)
         else:

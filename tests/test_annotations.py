@@ -15,6 +15,7 @@ from corpora.ratings import match_frames
 from corpora.recola import read_pair
 from drawn.people import SOUND_RATE, write_video
 from support.errors import UserError
+from support.media import read_frames
 
 
 def rated(folder, **texts):
@@ -205,12 +206,22 @@ def test_a_copy_of_another_recording_is_not_unlabelled(of, tmp_path, call):
         give_video(tmp_path, name, 5)
     shutil.copy(tmp_path / "videos" / f"{of}.mp4", tmp_path / "videos" / f"{of} (1).mp4")
     code, out, err = call("annotations", "--data-dir", tmp_path, "--unlabelled-ids", f"{of} (1)")
-    assert code == 1 and f"{of} (1): FAILED: it is a copy of {of}, the same video, byte for byte" in out
+    assert code == 1 and f"{of} (1): FAILED: its video is a copy of that of {of}, byte for byte" in out
     assert made_for(tmp_path) == ["Train_Set/train_1", "Unlabelled_Set/other_1", "Val_Set/dev_1"]
     old = tmp_path / "Annotations" / "Unlabelled_Set" / f"{of} (1).csv"
     old.write_text("image path,spec path\n")  # of an earlier run
     code, out, _ = call("annotations", "--data-dir", tmp_path, "--unlabelled-ids", f"{of} (1)")
     assert code == 1 and f"delete {old}, too" in out
+
+
+def test_a_copy_in_another_codec_is_not_unlabelled_either(raw, call):
+    """Its sound is the same file, too, which is no reason by itself."""
+    shutil.copy(raw / "audio" / "dev_1.wav", raw / "audio" / "stranger.wav")
+    frames = [picture.rgb[::2, ::2] for ks, picture in read_frames(raw / "videos" / "dev_1.mp4", 25) for _ in ks]
+    write_video(raw / "videos" / "stranger.mp4", frames)
+    code, out, _ = call("annotations", "--data-dir", raw)
+    assert code == 1 and "stranger: FAILED: its sound and pictures are a copy of those of dev_1: delete" in out
+    assert made_for(raw) == ["Train_Set/train_1", "Train_Set/train_2", "Val_Set/dev_1"]
 
 
 @pytest.mark.parametrize("names,apart", [(("train_1", "train_2"), False), (("dev_1", "train_1"), True)])
@@ -219,8 +230,8 @@ def test_copies_of_rated_recordings_are_named(names, apart, tmp_path, call):
     give_video(tmp_path, names[0], 5)
     shutil.copy(tmp_path / "videos" / f"{names[0]}.mp4", tmp_path / "videos" / f"{names[1]}.mp4")
     out = call("annotations", "--data-dir", tmp_path)[1]
-    for kind in ("video", "file of ratings"):
-        assert f"WARNING: {', '.join(names)} have the same {kind}, byte for byte" in out
+    for kind in ("videos", "ratings"):
+        assert f"WARNING: the {kind} of {', '.join(names)} are the same, byte for byte" in out
     assert ("in different sets" in out) == apart
 
 

@@ -62,7 +62,7 @@ def test_every_broken_file_is_a_finding_and_the_others_are_looked_at(whole, call
     ratings(whole, "train_1", "0.1;0.2\nx;y\n")
     (whole / "videos" / "train_2.mp4").write_bytes(b"nothing of a video")
     (whole / "audio" / "dev_1.wav").write_bytes(b"")
-    (whole / "Cropped_Aligned" / "dev_1" / "faces.csv").write_text("nothing")
+    (whole / "Cropped_Aligned" / "dev_1" / "faces.csv").write_text("nothing\n" * 61)
     for path in (whole / "audio_segments" / "train_1").glob("00000*.wav"):
         path.unlink()
     code, out, page = check(call, whole)

@@ -103,7 +103,7 @@ def test_one_sound_with_other_pictures_is_no_copy_but_said(people, raw_corpus, t
     for name, louder in (("train_1", 1.0), ("train_2", 0.5)):
         shutil.copy(people / f"{name}.mp4", tmp_path / "videos")
         soundfile.write(tmp_path / "audio" / f"{name}.wav", sound * louder, rate)
-    assert found(tmp_path / "videos", tmp_path / "audio") == {"sound": (["train_1", "train_2"], False)}
+    assert found(tmp_path / "videos", tmp_path / "audio") == {"sounds": (["train_1", "train_2"], False)}
 
 
 def test_silence_tones_and_noise_are_not_the_same_sound(tmp_path):

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpora.ratings import (
+    Pictures,
     Ratings,
     increasing,
     match_frames,
@@ -77,11 +78,104 @@ def test_a_factor_of_two_in_rate_and_more_than_a_hundredth_are_refused_with_the_
     assert says in str(error.value)
 
 
-def test_a_rating_per_picture_is_told_from_a_wrong_file():
-    with pytest.raises(UserError, match="the video has 8991 pictures, 29.97 per second"):
-        match_frames(np.zeros((8991, 2)), 7500, 25, "video", (8991, 29.97))
-    with pytest.raises(UserError, match="rating per picture"):  # within 1 %, but at another pace
-        match_frames(np.zeros((8991, 2)), 9000, 30, "video", (8991, 29.97))
+# ---- a rating per picture -------------------------------------------------------------------------------------------
+
+def at_pictures(rows, times, frames, rate=25, **how):
+    """Arousal that is the time in hours, of ratings given when the pictures appear: linear, so exact in between."""
+    times = np.asarray(times, float)
+    step = np.median(np.diff(times))
+    given = np.r_[times, times[-1] + step * np.arange(1, 1 + max(0, rows - len(times)))][:rows] / 3600
+    made = on_frames(Ratings(np.column_stack([given, -given]), **how), rate, frames, "video",
+                     Pictures("v.mp4", times, times[-1] + step))
+    return made.values[:, 0] * 3600, made.notes
+
+
+def uneven(count, seed=0):
+    """Times of pictures of a phone: 30 per second, some missing, in the dark half as many."""
+    draw = np.random.default_rng(seed)
+    return np.cumsum(np.r_[0, draw.choice([1, 1, 1, 2, 2, 4], count - 1)]) / 30
+
+
+@pytest.mark.parametrize("per_picture", [True, False])
+@pytest.mark.parametrize("times", [timed(29.97, 120), timed(12.5, 50), timed(30, 120), timed(50, 200), uneven(90)],
+                         ids=["29.97", "12.5", "30", "50", "variable"])
+def test_each_picture_s_rating_is_at_the_time_of_the_picture(times, per_picture):
+    frames = int(np.ceil((times[-1] + np.median(np.diff(times)) - 0.002) * 25))
+    made, notes = at_pictures(len(times), times, frames, per_picture=per_picture)
+    at = np.arange(frames) / 25
+    inside = at <= times[-1]
+    np.testing.assert_allclose(made[inside], at[inside], atol=1e-7)
+    assert f"a rating per picture ({len(times)} pictures, " in notes[0] and "to 25 frames per second" in notes[0]
+
+
+def test_ratings_per_picture_are_those_of_a_loop_over_the_frames():
+    times, gold = uneven(60), np.random.default_rng(1).uniform(-1, 1, (60, 2))
+    gold[20:23] = np.nan
+    made = on_frames(Ratings(gold, per_picture=True), 25, 90, "video", Pictures("v", times, times[-1] + 1 / 30)).values
+    for k, row in enumerate(made):
+        after = next((n for n, time in enumerate(times) if time >= k / 25), None)
+        if after is None:
+            assert np.isnan(row).all() == (k / 25 - times[-1] > 1 / 60)
+        elif abs(times[after] - k / 25) < 1e-9:
+            np.testing.assert_array_equal(row, gold[after])
+        else:
+            share = (k / 25 - times[after - 1]) / (times[after] - times[after - 1])
+            np.testing.assert_allclose(row, (1 - share) * gold[after - 1] + share * gold[after])
+
+
+def test_pictures_at_the_times_of_the_frames_change_nothing():
+    for per_picture in (True, False):
+        made = on_frames(Ratings(RISING, per_picture=per_picture), 25, 100, "video", Pictures("v", timed(25), 4.0))
+        assert made.values is RISING and made.notes == ()
+
+
+@pytest.mark.parametrize("rows,said", [(119, "last 1 of 120 pictures have no rating"), (121, "last 1 ratings have no")])
+def test_a_few_rows_more_or_less_than_pictures_are_trimmed_at_the_end_and_said(rows, said):
+    made, notes = at_pictures(rows, timed(29.97, 120), 101, per_picture=True)
+    np.testing.assert_allclose(made[:99], np.arange(99) / 25, atol=1e-7)
+    assert said in notes[-1]
+
+
+@pytest.mark.parametrize("rows,frames,times,as_pictures", [
+    (100, 100, timed(29.97, 120), False), (120, 100, timed(29.97, 120), True), (101, 100, timed(29.97, 120), False),
+    (899, 900, timed(29.97, 899), True), (7501, 7500, np.arange(7480) / 7480 * 300, False),
+])
+def test_rows_that_may_be_either_are_of_what_they_fit_better(rows, frames, times, as_pictures):
+    assert ("per picture" in "".join(at_pictures(rows, times, frames)[1])) == as_pictures
+
+
+@pytest.mark.parametrize("rows,frames,pictures,per_picture,says", [
+    (240, 100, 120, True, "240 ratings for 120 pictures, 29.97 per second (v.mp4)"), (60, 100, 120, True, "14.98"),
+    (100, 100, 120, True, "a rating per picture"), (100, 100, 200, True, "100 ratings for 200 pictures"),
+    (200, 100, 120, False, "200 ratings for 100 frames (video), and its 120 pictures, 29.97 per second"),
+    (50, 100, 120, False, "--frame-rate 12.5 "), (240, 100, 120, False, "--frame-rate 60 "),
+])
+def test_ratings_that_fit_neither_pictures_nor_frames_are_refused_with_both(rows, frames, pictures, per_picture, says):
+    with pytest.raises(UserError) as error:
+        at_pictures(rows, timed(29.97, pictures), frames, per_picture=per_picture)
+    assert says in str(error.value) and len(str(error.value)) < 400
+
+
+def test_no_rating_is_carried_over_a_long_pause_of_the_video():
+    times = np.r_[timed(30, 30), timed(30, 30, 3.0), timed(30, 30, 4.5)]
+    made, _ = at_pictures(90, times, 137, per_picture=True)
+    at = np.arange(137) / 25
+    gap = (at > times[29] + 1 / 60 + 1e-6) & (at < times[30] - 1 / 60 - 1e-6)
+    assert np.isnan(made[gap]).all() and gap.sum() > 45
+    np.testing.assert_allclose(made[~gap & (at <= times[-1])], at[~gap & (at <= times[-1])], atol=1e-7)
+
+
+@pytest.mark.parametrize("rows,frames,says", [
+    (90, 100, ""), (120, 100, ""), (60, 100, "made at another rate"), (150, 100, "number 150 pictures")])
+def test_a_file_of_the_rated_pictures_may_end_early_but_not_where_another_rate_would(rows, frames, says):
+    try:
+        made, notes = at_pictures(rows, timed(29.97, 120), frames, ends_early=True)
+    except UserError as error:
+        assert says and says in str(error)
+        return
+    at = np.arange(frames) / 25
+    np.testing.assert_allclose(made[at < (rows - 1) / 29.97], at[at < (rows - 1) / 29.97], atol=1e-7)
+    assert not says and np.isnan(made[at > rows / 29.97]).all()
 
 
 # ---- time -----------------------------------------------------------------------------------------------------------

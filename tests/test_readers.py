@@ -74,6 +74,9 @@ def rewrite(folder, form):
                 "@relation GOLDSTANDARD\n@attribute Instance_name string\n@attribute frameTime numeric\n"
                 "@attribute GoldStandard numeric\n@data\n"
                 + "".join(f"'{name}',{time:.2f},{value}\n" for time, value in zip(times, series)))
+        for target, series in zip(TARGETS * (form == "recola"), gold.T):
+            put(folder, f"{target}/{name}.csv").joinpath(f"{target}/{name}.csv").write_text(
+                "time,FM1 \n" + "".join(f"{time:.2f},{value}\n" for time, value in zip(times, series)))
         if form == "affwild2":
             text = f"{'Train' if name.startswith('train') else 'Validation'}_Set/{name}.txt"
             put(folder, text).joinpath(text).write_text(
@@ -84,7 +87,7 @@ def rewrite(folder, form):
         pd.concat(rows).to_csv(folder / "all.csv", index=False)
 
 
-@pytest.mark.parametrize("form", ["avec", "affwild2", "table"])
+@pytest.mark.parametrize("form", FORMS)
 def test_files_of_every_form_train_the_network_that_recola_s_train(form, made, call):
     tables = {name: pd.read_csv(table_of(made, name)) for name in ("train_1", "train_2", "dev_1")}
     rewrite(made / "ratings_gold_standard", form)

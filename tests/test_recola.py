@@ -146,6 +146,7 @@ def test_what_could_be_something_else_is_refused_and_never_guessed(text, says, t
 @pytest.mark.parametrize("text,says", [
     (lines(GOLD[:, 0], GOLD[:, 1]), "one column of ratings"),
     (lines(GOLD[:, 0], header="valence"), "ratings of arousal"),
+    ("img,label_V,frame_id\na/00001.jpg,0.1,1\n", "ratings of arousal"),
     (lines(TIMES, header="time"), "ratings of arousal"), (lines(TIMES, *GOLD.T), "one column of ratings"),
 ])
 def test_a_file_of_one_dimension_holds_that_one(text, says, tmp_path):
@@ -211,6 +212,12 @@ def test_raters_become_their_mean_or_the_weighted_estimator_which_is_said(tmp_pa
     np.testing.assert_allclose(made[:, 1], [np.average(row, weights=weights) for row in RATERS], atol=1e-5)
     shares = " ".join(f"{weight:.2f}" for weight in weights)
     assert f"evaluator weighted estimator of 3 raters (weights {shares})" in out
+
+
+def test_raters_called_a_and_v_are_raters(tmp_path):
+    (tmp_path / "a.csv").write_text(lines(*RATERS.T, header="A;V;B"))
+    made = read_dimension(tmp_path / "a.csv", "arousal")
+    np.testing.assert_allclose(made.values, RATERS.mean(axis=1), atol=1e-5)
 
 
 def test_raters_who_disagree_with_the_others_do_not_count():

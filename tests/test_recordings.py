@@ -21,6 +21,8 @@ from support.recordings import (
     media_file,
     natural_key,
     shard_of,
+    side_of,
+    sound_file,
     valid_labels,
 )
 
@@ -76,6 +78,25 @@ def test_every_recording_is_in_one_shard_and_they_differ_by_one_at_most(count, n
     assert sorted(number for shard in shards for number in shard.values()) == list(range(count))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
     assert shard_of(recordings, "") == recordings
+
+
+# ---- two subjects of one video --------------------------------------------------------------------------------------
+
+def test_subjects_take_the_place_of_their_video_once_they_have_annotations(tmp_path):
+    touch(tmp_path, "videos/a.mp4", "videos/b.mp4", "videos/b_right.mp4", "videos/c.mp4", "audio/c.wav")
+    folders, labels = [tmp_path / "audio", tmp_path / "videos"], tmp_path / "Annotations"
+    assert list(find_recordings(folders, (), "", labels)) == ["a", "b", "b_right", "c"]
+    touch(labels, *(f"Train_Set/{name}.csv" for name in ("a_left", "a_right", "b_left", "b_right", "c", "c_right")))
+    assert {name: path.name for name, path in find_recordings(folders, (), "", labels).items()} == {
+        "a_left": "a.mp4", "a_right": "a.mp4", "b_left": "b.mp4", "b_right": "b_right.mp4", "c": "c.wav",
+        "c_right": "c.wav"}
+    assert list(find_recordings(folders, ("a_left",), "", labels)) == ["a_left"]
+    sides = {name: side_of(name, media_file(name, folders[1]), labels)
+             for name in ("a", "a_left", "a_right", "b_left", "b_right", "c", "c_right")}
+    assert sides == {"a": "", "a_left": "left", "a_right": "right", "b_left": "left", "b_right": "", "c": "left",
+                     "c_right": "right"}
+    assert sound_file("c_right", *folders).name == "c.wav" and sound_file("b_right", *folders).name == "b_right.mp4"
+    assert sound_file("d_left", *folders) is None
 
 
 # ---- what is known of a recording -----------------------------------------------------------------------------------

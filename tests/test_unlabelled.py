@@ -182,7 +182,7 @@ def test_damaged_video_or_sound_without_ratings_is_reported_and_the_others_are_d
     ("test_1", (), ("test_*",), False), ("dev_4", ("dev_*",), ("dev_4",), False),
 ])
 def test_recordings_of_val_ids_and_those_called_test_are_held_out(name, val_ids, unlabelled_ids, out):
-    reason = held_out(name, val_ids, unlabelled_ids)
+    reason = held_out(name, {}, val_ids, unlabelled_ids)
     assert bool(reason) == out and (name in reason) == out
 
 

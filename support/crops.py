@@ -1,0 +1,117 @@
+"""Face crops of another program, such as those that a corpus ships: numbered as the pictures of the video, with gaps.
+
+    00001.jpg 00002.jpg 00005.jpg ...       from 1 (or 0) on; a picture in which no face was found has none
+    frame_det_00_000001.bmp ...             any number of digits, behind the same letters
+
+face_detector.py's own crops are numbered by frames (000000.jpg ...), without gaps, and have a faces.csv.
+"""
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from support.errors import UserError
+from support.files import whole_file
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
+NO_FACE = "no_face"  # the name of the black image that stands for a picture without a face, without its ending
+SLACK = 0.01  # share of the pictures by which a count may differ
+
+
+class Crops(NamedTuple):
+    """The crops in a folder."""
+    folder: Path
+    names: dict  # {number of the picture, from 0 on: name of the file}
+    first: int  # how the files count: from 0 or from 1 on
+
+    @property
+    def last(self):
+        """How many pictures there are at least: up to the last one with a crop."""
+        return max(self.names) + 1
+
+
+def other_crops(folder, frames=None):
+    """The Crops in a folder, None if there are none, or if they are face_detector.py's, or named as these.
+
+    frames(): the number of frames of the recording, asked for where crops without a faces.csv are named as
+    face_detector.py names them: they are its own if they are as many. Raises UserError if the names follow no one rule,
+    or if two files have one number.
+    """
+    own = (folder / "faces.csv").exists()
+    found = [name for name in sorted(os.listdir(folder)) if _is_crop(name)] if folder.is_dir() else []
+    if not found:
+        return None
+    numbers, kinds = {}, {}
+    for name in found:
+        stem, ending = os.path.splitext(name)
+        letters, digits = re.fullmatch(r"(.*?)([0-9]*)", stem, re.DOTALL).groups()
+        if not digits:
+            raise UserError(f"{folder / name} has no number: images numbered as the pictures of the video were "
+                            "expected, 00001.jpg 00002.jpg ...")
+        kinds.setdefault((letters, ending), name)
+        if (before := numbers.setdefault(int(digits), name)) != name:
+            raise UserError(f"{folder / before} and {folder / name} are both number {int(digits)}: keep one of them")
+    width = min(len(_digits(name)) for name in found)
+    kinds |= {number: name for number, name in numbers.items() if _digits(name) != f"{number:0{width}d}"}
+    if own and (kinds.keys() != {("", ".jpg")} or width != 6):
+        raise UserError(f"{folder}/ holds crops of face_detector.py (faces.csv) and others (such as "
+                        f"{found[-1]}): keep one kind")
+    if len(kinds) > 1:
+        one, other = list(kinds.values())[:2]
+        raise UserError(f"{folder}/ holds images named in two ways ({one}, {other}): keep one kind")
+    if own:
+        return None
+    as_ours = width == 6 and ("", ".jpg") in kinds and sorted(numbers) == list(range(len(numbers)))
+    if as_ours and (frames is None or frames() in (None, len(numbers))):
+        return None
+    first = 0 if 0 in numbers else 1
+    return Crops(folder, {number - first: name for number, name in numbers.items()}, first)
+
+
+def _is_crop(name):
+    stem, ending = os.path.splitext(name)
+    return ending.lower() in IMAGES and stem != NO_FACE and not name.startswith(".")
+
+
+def _digits(name):
+    return re.search(r"[0-9]*$", os.path.splitext(name)[0])[0]
+
+
+def check_last(what, last, pictures, video, frames):
+    """Raises UserError if something numbered as the pictures of a video ends beyond them, or where something else does.
+
+    what: it, in words; last: the number of pictures up to its last one; video: the file; frames: their number. It may
+    end early, but not at half of the pictures or at the number of frames: then its rate is most likely another.
+    """
+    def near(count, other):
+        return abs(count - other) <= max(1, SLACK * other)
+
+    if last > pictures and not near(last, pictures):
+        raise UserError(f"{what} number {last} pictures, but there are {pictures} ({video}): is it another video?")
+    if not near(last, pictures) and (near(last, frames) or near(2 * last, pictures)):
+        raise UserError(f"{what} end at picture {last} of {pictures} ({video}; {frames} frames): they were most likely "
+                        "made at another rate. If they are not, add that of the last picture")
+
+
+def no_face(crops):
+    """The name of a black image of the size of the crops in their folder, which is written if it is not there.
+
+    Raises UserError if no size can be told, as a crop cannot be read.
+    """
+    like = crops.folder / crops.names[min(crops.names)]
+    path = crops.folder / f"{NO_FACE}{like.suffix}"
+    if not path.exists():
+        image = cv2.imread(str(like))
+        if image is None:
+            raise UserError(f"{like} is not a readable image: delete it, and the frame counts as one without a face")
+        with whole_file(path) as part:
+            part.write_bytes(cv2.imencode(like.suffix, np.zeros_like(image))[1].tobytes())
+    return path.name
+
+
+def crops_shown(crops, shown):
+    """[name of the image of each frame], the black one where a picture has no crop. shown: (N,) picture of each."""
+    return [crops.names.get(int(picture)) or no_face(crops) for picture in shown]
