@@ -40,7 +40,8 @@ class Alike(NamedTuple):
 def copies(files):
     """[[id, id ...] ...] of the recordings whose files have the same bytes. files: {id: path}.
 
-    Files are compared by their size first; only those of one size are read.
+    Files are compared by their size first; only those of one size are read. Those that cannot be read are left out:
+    whoever uses them says so.
     """
     by_size, by_bytes = defaultdict(list), defaultdict(list)
     for name, path in files.items():
@@ -48,7 +49,7 @@ def copies(files):
             by_size[path.stat().st_size].append(name)
     for size, names in by_size.items():
         for name in names if len(names) > 1 and size else []:
-            with open(files[name], "rb") as file:
+            with contextlib.suppress(OSError), open(files[name], "rb") as file:
                 by_bytes[size, hashlib.file_digest(file, "sha256").hexdigest()].append(name)
     return [names for names in by_bytes.values() if len(names) > 1]
 
@@ -163,10 +164,7 @@ def candidates(lengths):
 
 
 def alike(names, videos_dir, audio_dir):
-    """[Alike] of recordings whose files, sounds or pictures are the same.
-
-    Files that cannot be read are left out: whoever uses them says so.
-    """
+    """[Alike] of recordings whose files, sounds or pictures are the same."""
     videos = {name: path for name in names if (path := media_file(name, videos_dir))}
     own = {name: path for name in names if (path := media_file(name, audio_dir))}
     sounds = {name: path for name in names if (path := sound_file(name, audio_dir, videos_dir))}
