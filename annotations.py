@@ -9,11 +9,14 @@ Writes  Annotations/{Train_Set,Val_Set}/<id>.csv    header: image path,spec path
         Cropped_Aligned/<id>/no_face.jpg        black, beside crops of another program: for frames that have none
 
     python annotations.py --data-dir data
+    python annotations.py --data-dir data --check           first: what is wrong with the corpus -> plots/check.html
+    python annotations.py --data-dir data --show-delay      how late annotators react -> plots/label_delay.png
 
 Recordings without ratings that val_ids covers, that are called test*, or that are in no set of a corpus that comes in
 sets are left out: subjects to test on must not be trained on. --unlabelled-ids puts them into Unlabelled_Set all the
 same, where the test's rules allow that.
 """
+import dataclasses
 import fnmatch
 import unicodedata
 
@@ -21,8 +24,8 @@ import numpy as np
 import pandas as pd
 
 from corpora import features
-from corpora.copies import copies, spelt_alike
-from corpora.images import images_of
+from corpora.copies import BYTES, Alike, alike, copies, spelt_alike
+from corpora.images import crops_of, images_of
 from corpora.ratings import Pictures, moved_earlier, on_frames, to_scale
 from corpora.readers import describe, find_ratings
 from support.crops import other_crops
@@ -40,7 +43,6 @@ from support.recordings import (
     known_frames,
     media_file,
     natural_key,
-    own_file,
     subjects_of,
     valid_labels,
     video_of,
@@ -215,19 +217,20 @@ def refused(sources, partitions, others, cfg):
     sets = partitions | {name: UNLABELLED for name, why in others.items() if not why}
     there = [name for name in names if name not in reasons]
     rated = {name: sources[name].files[0] for name in there if name in sources and sources[name].form != "table"}
-    seen = features.found(cfg)["visual"]
-    for kind, one, files in (("videos", "video", {name: own_file(name, cfg.videos_dir) for name in there}),
-                             ("features", "file of features", {name: seen.get(name) for name in there}),
-                             ("sounds", "", {name: own_file(name, cfg.audio_dir) for name in there}),
-                             ("ratings", "", rated)):
-        for alike in copies({name: path for name, path in files.items() if path}):
-            apart = len({sets.get(name) for name in alike}) > 1
-            first = next((name for name in alike if sets.get(name) != UNLABELLED), alike[0])
-            print(f"WARNING: the {kind} of {', '.join(alike)} are the same, byte for byte"
-                  + ", but in different sets: a result on one that is trained on means nothing" * apart)
-            if one and apart:
-                reasons |= {name: f"its {one} is a copy of that of {first}, byte for byte: delete {files[name]}"
-                            for name in alike if sets.get(name) == UNLABELLED}
+    seen = {name: path for name, path in features.found(cfg)["visual"].items() if name in there}
+    same = [Alike("ratings", those, False, BYTES) for those in copies(rated)]
+    same += [Alike("features", those, True, BYTES) for those in copies(seen)]
+    for found in (*alike(there, cfg.videos_dir, cfg.audio_dir), *same):
+        apart = len({sets.get(name) for name in found.names}) > 1
+        first = next((name for name in found.names if sets.get(name) != UNLABELLED), found.names[0])
+        print(f"WARNING: the {found.what} of {', '.join(found.names)} are the same{found.how}"
+              + ", but in different sets: a result on one that is trained on means nothing" * apart)
+        if found.one and apart:
+            what = "video is a copy of that" if found.what == "videos" else f"{found.what} are a copy of those"
+            reasons |= {name: f"its {what} of {first}{found.how}: delete " + str(
+                seen[name] if found.what == "features" else
+                media_file(name, cfg.videos_dir) or media_file(name, cfg.audio_dir))
+                        for name in found.names if sets.get(name) == UNLABELLED}
     return reasons
 
 
@@ -304,10 +307,52 @@ def write_table(out, table):
     return changed
 
 
+# ---- to look at -----------------------------------------------------------------------------------------------------
+
+def check(cfg):
+    """The findings of --check. Raises UserError at the end if there is an error among them."""
+    from corpora.check import Finding, check_corpus  # here: with it comes what draws the page
+    before, sources, others, partitions = [], {}, [], {}
+    try:
+        sources, others = choose(cfg)
+        partitions = partitions_of(sources, cfg)
+    except UserError as error:
+        before.append(Finding("corpus", (), str(error)))
+        others = others or without_ratings(sources, cfg)
+    places = {name: partitions.get(name) or "" for name in sources}
+    places |= {name: "" if held_out(name, sources, cfg.val_ids, cfg.unlabelled_ids) else UNLABELLED for name in others}
+    wanted = {name: place for name, place in places.items() if name in cfg.recordings or not cfg.recordings}
+
+    def read(name):
+        gold, _, notes = gold_of(name, sources[name], cfg)
+        try:
+            crops_of(name, len(gold), cfg)
+            return gold, notes, ()
+        except UserError as error:
+            return gold, notes, (str(error),)
+
+    return check_corpus(wanted, dict.fromkeys(sources, read), cfg, before)
+
+
+def delay(cfg):
+    """{target: its corpora.delay.Lag, or None}, printed and drawn, from the recordings of Train_Set alone."""
+    from corpora.delay import show_delay
+    sources, _ = choose(cfg)
+    partitions, golds = partitions_of(sources, cfg), {}
+    for name in (name for name in sources if partitions[name] == TRAIN and name in (cfg.recordings or sources)):
+        try:
+            golds[name] = gold_of(name, sources[name], dataclasses.replace(cfg, label_delay_s=0.0))[0]
+        except (UserError, OSError) as error:
+            print(f"{name}: left out: {error}")
+    return show_delay(golds, cfg.frame_rate, cfg)
+
+
 # ---- main -----------------------------------------------------------------------------------------------------------
 
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
+    if cfg.check or cfg.show_delay:
+        return check(cfg) if cfg.check else delay(cfg)
     sources, others = choose(cfg)
     partitions = partitions_of(sources, cfg)
     refuse_moved(partitions, cfg)

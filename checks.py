@@ -4,6 +4,10 @@ A mistake costs a second here, and hours later on.
 """
 import importlib.util
 
+import pandas as pd
+
+from corpora.copies import copies
+from corpora.findings import Finding, listed, ordered, quick_findings
 from data import check_files, check_sets, folds, split_fold
 from losses import parse_distill
 from models_kd import check_weights
@@ -20,7 +24,7 @@ from runs import (
     state_of_run,
 )
 from support.errors import SettingsError, UserError
-from support.recordings import PARTITIONS, UNLABELLED, subjects_of, unlabelled_files
+from support.recordings import PARTITIONS, TARGETS, UNLABELLED, media_file, subjects_of, unlabelled_files
 
 
 def describe_way(cfg):
@@ -61,6 +65,7 @@ def check_before(runs):
                 check_weights(getattr(cfg, f"{kind}_backbone"), getattr(cfg, f"{kind}_weights"))
     if todo:
         check_partitions(todo)
+        warn(todo[0])
 
 
 def check_teachers(cfg, state, runs, todo):
@@ -89,6 +94,22 @@ def check_partitions(runs):
     sets["unlabelled"] = check_files(runs[0], inputs["train"], UNLABELLED) if students else []
     for cfg in runs:
         check_sets(split_fold(sets, cfg), cfg)
+
+
+def warn(cfg):
+    """Prints what is suspicious about the ratings, and which videos are copies: what can be had in seconds."""
+    tables = {path.stem: (path, folder) for folder in (*PARTITIONS.values(), UNLABELLED)
+              for path in (cfg.annotations_dir / folder).glob("[!.]*.csv")}
+    rated = {name: pd.read_csv(path).reindex(columns=TARGETS).apply(pd.to_numeric, errors="coerce").to_numpy()
+             for name, (path, folder) in tables.items() if folder != UNLABELLED}
+    videos = {name: path for name in tables if (path := media_file(name, cfg.videos_dir))}
+    same = [Finding("copies" if len({tables[name][1] for name in names}) == 1 else "copies_apart", tuple(names),
+                    "the same video") for names in copies(videos)]
+    found = ordered([*quick_findings(rated, cfg.targets, cfg.frame_rate), *same])
+    for kind, those in found:
+        print(f"WARNING: {kind.title[0].lower()}{kind.title[1:]}: {listed(those)}")
+    if found:
+        print("What to do about it: python annotations.py --check")
 
 
 def check_student(cfg):

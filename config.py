@@ -50,6 +50,9 @@ class Config:
     val_ids: tuple[str, ...] = ("dev_*",)  # ids (or patterns) of the recordings in Val_Set
     unlabelled_ids: tuple[str, ...] = ()  # ids (or patterns) of recordings without ratings to put into
                                           # Unlabelled_Set although val_ids or the name test* keeps them out
+    check: bool = False  # only look at what there is of every recording, say what is wrong and what to do about it, and
+                         # write plots/check.html; exit code 1 if there is an error
+    show_delay: bool = False  # only show how well ratings fit face and sound by delay, on Train_Set alone
 
     # --- step 1, faces: face_detector.py face_detector_frameRetention.py
     min_face_size: Count = 60  # smallest face to detect, pixels of the video; larger is faster
@@ -171,10 +174,12 @@ class Config:
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
 
+    # --- delay: annotations.py mmpkd.py plot_ccc.py report.py
+    max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face to try, seconds; 0: none
+
     # --- post-processing: mmpkd.py plot_ccc.py report.py
     smoothing: Literal["mean", "median"] = "mean"  # smoothing filter over the predictions
     max_window_s: NotNegative = 10.0  # longest smoothing window to try, seconds; 0: no smoothing
-    max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face to try, seconds; 0: none
 
     # --- demo: demo.py
     minutes: Annotated[float, (0.1, 60, True)] = 0.5  # length of each drawn recording, minutes

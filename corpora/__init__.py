@@ -9,6 +9,10 @@
     features   features of other programs, in place of images or sound
     images     which image belongs to which frame
     copies     recordings that are one and the same under two names
+    findings   what can be wrong with a recording, and what to do about it
+    facts      what is there of a recording; check: the findings of all, printed and on a page
+    loudness   the sound's levels in bands
+    delay      how late annotators react
 
 A new form is a function `find(folder) -> {id: Source}`, a line in readers.FORMS, and a test.
 """

@@ -11,27 +11,34 @@ SOUND_SLACK = 1.0, 0.1  # seconds and share by which crops without a video may l
 
 def images_of(name, rows, cfg):
     """([file of the image of each of so many frames], notes): what face_detector.py calls them, or crops of another
-    program, which are numbered as the pictures of the video (support/crops.py).
+    program; a frame that has none of those gets a black one. Raises UserError as crops_of does."""
+    crops, shown, at = crops_of(name, rows, cfg)
+    if not crops:
+        return [f"{k:06d}.jpg" for k in range(rows)], ()
+    images = crops_shown(crops, shown)
+    black = sum(image not in crops.names.values() for image in images)
+    return images, (f"{len(crops.names)} crops of another program, numbered from {crops.first} to "
+                    f"{crops.last - 1 + crops.first}{at}", f"{black} frames without one are black")
 
-    Raises UserError if those do not fit the video, or without one the number of frames or the length of the sound.
+
+def crops_of(name, rows, cfg):
+    """(Crops of another program or None, (N,) number of the picture that each frame shows, of how many in words).
+
+    They are numbered as the pictures of the video (support/crops.py). Raises UserError if they do not fit it, or
+    without one the number of frames or the length of the sound.
     """
     video = media_file(name, cfg.videos_dir)
     crops = other_crops(cfg.crops_dir / name,
                         lambda: known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)[0])
     if not crops:
-        return [f"{k:06d}.jpg" for k in range(rows)], ()
+        return None, None, ""
     if video:
         shown, clock = pictures_shown(video, cfg.frame_rate)
         check_last(f"the crops in {crops.folder}/", crops.last, len(clock.times_s), video, len(shown))
-        at, shown = f" of {len(clock.times_s)} pictures", shown[:rows]
-    else:
-        check_last(f"the crops in {crops.folder}/", crops.last, rows, "the ratings", rows)
-        check_sound(name, rows, cfg)
-        at, shown = f"; there is no video, --frame-rate {cfg.frame_rate:g} is taken for its rate", np.arange(rows)
-    images = crops_shown(crops, shown)
-    black = sum(image not in crops.names.values() for image in images)
-    return images, (f"{len(crops.names)} crops of another program, numbered from {crops.first} to "
-                    f"{crops.last - 1 + crops.first}{at}", f"{black} frames without one are black")
+        return crops, shown[:rows], f" of {len(clock.times_s)} pictures"
+    check_last(f"the crops in {crops.folder}/", crops.last, rows, "the ratings", rows)
+    check_sound(name, rows, cfg)
+    return crops, np.arange(rows), f"; there is no video, --frame-rate {cfg.frame_rate:g} is taken for its rate"
 
 
 def check_sound(name, frames, cfg):

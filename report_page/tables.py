@@ -2,7 +2,6 @@
 import json
 import math
 import os
-import re
 import shlex
 from collections import Counter
 from typing import NamedTuple
@@ -10,41 +9,22 @@ from typing import NamedTuple
 import numpy as np
 
 from config import Config
+from report_page.table import Table, counted
 from runs import settings_of
 from scores import gaps_closed, summary_of
 from study.results import interval, signed
 from support.recordings import SUMMARIES
 from support.settings import KINDS
 
-# A cell that stands at the right
-NUMBER = re.compile(r"[-+]?[\d.]+( ?[%s]| min| h)?|\d+-\d\d-\d\d|-|>100%|no gap|undefined|")
 COLUMNS = ["mean, raw", "mean, post-processed", "concatenated, raw", "concatenated, post-processed"]
 ROLES = {"visual": "the visual baseline (face only)", "teacher": "the teacher (face and voice)",
          "student": "the student (face only)", "audio": "the audio network (voice only)"}
 NO_CONFIG = "config.json is missing, damaged or of another version"
 
 
-class Table(NamedTuple):
-    """A table of the page: rows of texts, the first of each names the row."""
-    caption: str
-    columns: list
-    rows: list
-
-    @property
-    def numeric(self):
-        """The columns of numbers."""
-        cells = {place: [row[place] for row in self.rows] for place in range(1, len(self.columns))}
-        return [place for place, column in cells.items() if all(map(NUMBER.fullmatch, column))]
-
-
 def number(value, digits=3):
     """A CCC as text."""
     return "undefined" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
-
-
-def counted(count, noun):
-    """3 recordings, 1 recording."""
-    return f"{count} {noun}" + "s" * (count != 1)
 
 
 def duration(seconds):

@@ -15,6 +15,7 @@ from corpora.ratings import match_frames
 from corpora.recola import read_pair
 from drawn.people import SOUND_RATE, write_video
 from support.errors import UserError
+from support.media import read_frames
 
 
 def rated(folder, **texts):
@@ -211,6 +212,16 @@ def test_a_copy_of_another_recording_is_not_unlabelled(of, tmp_path, call):
     old.write_text("image path,spec path\n")  # of an earlier run
     code, out, _ = call("annotations", "--data-dir", tmp_path, "--unlabelled-ids", f"{of} (1)")
     assert code == 1 and f"delete {old}, too" in out
+
+
+def test_a_copy_in_another_codec_is_not_unlabelled_either(raw, call):
+    """Its sound is the same file, too, which is no reason by itself."""
+    shutil.copy(raw / "audio" / "dev_1.wav", raw / "audio" / "stranger.wav")
+    frames = [picture.rgb[::2, ::2] for ks, picture in read_frames(raw / "videos" / "dev_1.mp4", 25) for _ in ks]
+    write_video(raw / "videos" / "stranger.mp4", frames)
+    code, out, _ = call("annotations", "--data-dir", raw)
+    assert code == 1 and "stranger: FAILED: its sound and pictures are a copy of those of dev_1: delete" in out
+    assert made_for(raw) == ["Train_Set/train_1", "Train_Set/train_2", "Val_Set/dev_1"]
 
 
 @pytest.mark.parametrize("names,apart", [(("train_1", "train_2"), False), (("dev_1", "train_1"), True)])

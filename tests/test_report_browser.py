@@ -11,6 +11,9 @@ from test_plot_ccc import write_run, write_runs
 from test_postprocessing import noisy
 from test_report import HOSTILE, hostile, page_of, table_in
 
+import annotations
+from support.errors import UserError
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -188,3 +191,33 @@ def test_axe_finds_nothing_that_shuts_readers_out(look, scheme):
     tab.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     results = axe.Axe().run(tab)
     assert [one["id"] for one in results.response["violations"]] == [] and len(results.response["passes"]) > 30
+
+
+# ---- the page of annotations.py --check -----------------------------------------------------------------------------
+
+@pytest.fixture(scope="session")
+def checked(made_corpus, tmp_path_factory):
+    """The page of a corpus with findings of every level."""
+    folder = shutil.copytree(made_corpus, tmp_path_factory.mktemp("checked") / "data")
+    (folder / "ratings_gold_standard" / "train_2.csv").write_text("0;0\n" * 60)
+    (folder / "ratings_gold_standard" / "train_1.csv").write_text("x" * 300)
+    with pytest.raises(UserError):
+        annotations.main(["--data-dir", str(folder), "--check"])
+    return folder / "plots" / "check.html"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_the_check_shuts_no_reader_out_and_fits_every_screen(browser, checked, scheme):
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+    tab, said = context.new_page(), []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.goto(checked.as_uri())
+    tab.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    for width in (320, 1200):
+        tab.set_viewport_size({"width": width, "height": 800})
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert said == [] and tab.locator(".finding.error").count() == 1 and tab.locator("svg path").count() == 4
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    results = axe.Axe().run(tab)
+    context.close()
+    assert [one["id"] for one in results.response["violations"]] == [] and len(results.response["passes"]) > 20
