@@ -19,7 +19,6 @@ from array import array
 from collections import Counter
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
@@ -28,6 +27,7 @@ from faces import Face, FaceFinder, Tracker, crop_face, one_thread
 from support.errors import UserError, run_script, torch_device
 from support.files import claimed, whole_file, whole_folder, write_bytes
 from support.media import Picture, about_frames, frame_count, picture_clock, read_frames
+from support.opencv import cv2
 from support.recordings import find_recordings, if_newer, keep_settings, shard_of
 from support.settings import parse_config
 from support.workers import for_each

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
 
 from support.decoding import Decoding, packets_of, track_remarks, video_track
 from support.errors import UserError
+from support.opencv import cv2
 
 CLOCK_S = 0.002  # time stamps this close are the same: containers round to a millisecond, also the stamp of the start
 BACK = 1.0, 20  # seconds and usual gaps by which a time stamp lies before the ones before only if the clock runs back

@@ -1,0 +1,42 @@
+"""How many cores a process may use."""
+import os
+
+import pytest
+
+from support import machine
+
+
+def granted(folder, own, files, monkeypatch):
+    """cores() with 8 cores and these control groups: the lines of /proc/self/cgroup, {file: text}."""
+    (folder / "own").write_text(own)
+    for name, text in files.items():
+        (folder / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "groups" / name).write_text(text)
+    monkeypatch.setattr(machine, "CGROUPS", (folder / "own", folder / "groups"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    return machine.cores()
+
+
+@pytest.mark.parametrize("own, files, cores", [
+    ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),  # a container, version 2
+    ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+    ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+    ("0::/\n", {"cpu.max": "20000 100000\n"}, 1),
+    ("0::/\n", {"cpu.max": "6400000 100000\n"}, 8),
+    ("0::/\n", {}, 8),  # a host
+    ("0::/job/step\n", {"job/cpu.max": "300000 100000\n", "job/step/cpu.max": "max 100000\n"}, 3),  # the group around it
+    ("0::/docker/1a2b\n", {"cpu.max": "200000 100000\n"}, 2),  # a container that sees the path of its host
+    ("4:memory:/\n1:cpu,cpuacct:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+    ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+    ("1:cpuset:/\n", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 8),
+    ("0::/../..\n", {"cpu.max": "200000 100000\n"}, 2),
+    ("nonsense", {}, 8), ("0::/\n", {"cpu.max": "nonsense"}, 8), ("0::/\n", {"cpu.max": "0 0"}, 8),
+])
+def test_cores_are_those_that_a_container_is_granted(own, files, cores, tmp_path, monkeypatch):
+    assert granted(tmp_path, own, files, monkeypatch) == cores
+
+
+def test_without_control_groups_all_cores_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CGROUPS", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5}, raising=False)
+    assert machine.cores() == 2
