@@ -21,7 +21,7 @@ def mapped(path):
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         start = file.tell()
     end = start + math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or fortran_order or end > path.stat().st_size:
+    if dtype.hasobject or fortran_order or min(shape, default=0) < 0 or end > path.stat().st_size:
         raise ValueError(f"{path} is not a whole array of numbers in C order")
     try:
         stored = torch.from_file(str(path), size=end, dtype=torch.uint8).numpy()

@@ -30,7 +30,7 @@ def test_more_arrays_can_be_read_than_files_may_be_open(tmp_path):
 
 
 @pytest.mark.parametrize("array", [np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.linspace(0, 1, 7),
-                                   np.zeros((0, 3), np.float32), np.array([True, False])], ids=lambda array: array.dtype)
+                                   np.zeros((0, 3), np.float32), np.array([True, False]), np.array(3.0)])
 def test_an_array_is_read_as_numpy_reads_it_and_cannot_be_changed(array, tmp_path):
     np.save(tmp_path / "a.npy", array)
     read = mapped(tmp_path / "a.npy")

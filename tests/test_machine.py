@@ -24,7 +24,7 @@ def granted(folder, own, files, monkeypatch):
     ("0::/\n", {"cpu.max": "20000 100000\n"}, 1),
     ("0::/\n", {"cpu.max": "6400000 100000\n"}, 8),
     ("0::/\n", {}, 8),  # a host
-    ("0::/job/step\n", {"job/cpu.max": "300000 100000\n", "job/step/cpu.max": "max 100000\n"}, 3),  # the group around it
+    ("0::/job/step\n", {"job/cpu.max": "300000 100000\n", "job/step/cpu.max": "max 100000\n"}, 3),  # of the outer group
     ("0::/docker/1a2b\n", {"cpu.max": "200000 100000\n"}, 2),  # a container that sees the path of its host
     ("4:memory:/\n1:cpu,cpuacct:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
     ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
