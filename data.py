@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from packing import MAKERS, packed, spec_array
 from support.errors import SettingsError, UserError
+from support.failures import unlabelled_files, without_failed
 from support.recordings import (
     PARTITIONS,
     UNLABELLED,
@@ -26,7 +27,6 @@ from support.recordings import (
     find_recordings,
     refuse_summary,
     subjects_of,
-    unlabelled_files,
     valid_labels,
 )
 from support.settings import part_of
@@ -99,9 +99,11 @@ def folds(cfg, count):
 def check_files(cfg, inputs, partition):
     """Reads the annotations of a partition and checks that every image is there, without reading any.
 
-    Raises UserError as load_recordings does; also for recordings of Val_Set without sound: runs are compared on it.
+    Recordings that cannot be used are left out, which is printed; of Val_Set, on which runs are compared, from every
+    run those without faces and from none those without sound. Raises UserError as load_recordings does.
     """
     files = audible(annotation_files(cfg, partition), () if partition == PARTITIONS["val"] else inputs, cfg)
+    files = without_failed(files, input_folders(cfg, ["frames"] if partition == PARTITIONS["val"] else inputs), cfg)
     return [read_recording(path, cfg.targets, input_folders(cfg, inputs), partition != UNLABELLED) for path in files]
 
 
@@ -129,7 +131,7 @@ def annotation_files(cfg, partition):
     Raises UserError if Train_Set or Val_Set has none.
     """
     if partition == UNLABELLED:
-        return unlabelled_files(cfg.annotations_dir, cfg.unlabelled)
+        return unlabelled_files(cfg, print)
     folder = cfg.annotations_dir / partition
     tables = sorted(folder.glob("[!.]*.csv"))  # hidden files are left over from a killed process
     if not tables:

@@ -31,8 +31,6 @@ def run_script(main, script):
         message, code = "interrupted; run the same command again to resume (mmpkd.py: add --resume)", 130
     except BrokenProcessPool:
         message, code = "a worker was killed (out of memory?): run the same command again with fewer --workers", 1
-    except MemoryError:
-        message, code = "there is too little memory", 1
     except OSError as error:  # a full disk, a missing permission
         message, code = f"{error.strerror or error}: {error.filename or 'while writing'}", 1
     print(f"{Path(script).name}: error: {' '.join(message.splitlines())}", file=sys.stderr)
