@@ -3,6 +3,8 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from support.machine import cores
+
 
 class UserError(Exception):
     """An error that the user can fix: printed as one line without a traceback, exit code 1."""
@@ -43,6 +45,7 @@ def torch_device(name):
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))  # it counts those of the machine
         return device
     except (RuntimeError, AssertionError):
         raise SettingsError(f"device: {name!r} is not available: use cpu, or leave --device out") from None

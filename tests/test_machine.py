@@ -1,8 +1,13 @@
 """How many cores a process may use."""
 import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import config
 from support import machine
 
 
@@ -40,3 +45,38 @@ def test_without_control_groups_all_cores_are_there(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CGROUPS", (tmp_path / "none", tmp_path))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5}, raising=False)
     assert machine.cores() == 2
+
+
+THREADS = """
+import sys
+from pathlib import Path
+from support import machine
+machine.CGROUPS = Path(sys.argv[1], "own"), Path(sys.argv[1], "groups")
+import torch
+torch.set_num_threads(4)
+from support.errors import torch_device
+torch_device("cpu")
+print(torch.get_num_threads())
+"""
+PROJECT = Path(config.__file__).parent
+
+
+def test_torch_uses_no_more_threads_than_cores_are_granted(tmp_path):
+    (tmp_path / "groups").mkdir()
+    (tmp_path / "own").write_text("0::/\n")
+    (tmp_path / "groups" / "cpu.max").write_text("90000 100000\n")
+    done = subprocess.run([sys.executable, "-c", THREADS, tmp_path], cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_without_libgl_every_script_says_in_one_line_what_to_install(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    code = "import sys; sys.argv = ['face_detector.py']; import support.opencv"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(PROJECT)])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("face_detector.py: error: OpenCV cannot be loaded (libGL.so.1")
+    assert "libgl1" in done.stderr and "headless" in done.stderr
+    files = [path for path in PROJECT.rglob("*.py") if not {"tests", "bench"} & {*path.relative_to(PROJECT).parts}
+             and path.name != "opencv.py" and not any(part.startswith(".") for part in path.relative_to(PROJECT).parts)]
+    assert len(files) > 50 and not [path for path in files if re.search("^ *(import|from) cv2", path.read_text(), re.M)]
