@@ -1,4 +1,5 @@
 """Errors that a user can fix: one line and an exit code in place of a traceback; and the check of --device."""
+import os
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,6 +22,7 @@ def run_script(main, script):
 
     script: file name of the script. Any other error is a bug and keeps its traceback.
     """
+    use_utf8()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8 can be printed
@@ -37,6 +39,16 @@ def run_script(main, script):
         message, code = f"{error.strerror or error}: {error.filename or 'while writing'}", 1
     print(f"{Path(script).name}: error: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
+
+
+def use_utf8():
+    """Starts this process again with UTF-8 for names and text if the locale (LC_ALL=C, Latin-1) has something else.
+
+    In ASCII no name with other letters could be told from one that is damaged, printed or passed on.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def torch_device(name):
