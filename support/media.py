@@ -14,7 +14,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from support.decoding import Decoding, packets_of, track_remarks, video_track
+from support.decoding import Decoding, check_memory, packets_of, track_remarks, video_track
 from support.errors import UserError
 from support.opencv import cv2
 
@@ -37,6 +37,7 @@ def open_media(path):
         with av.open(whole, metadata_errors="replace") as container:  # titles in Latin-1, say
             yield container
     except av.error.FFmpegError as error:
+        check_memory(error)
         empty = Path(path).exists() and not Path(path).stat().st_size
         reason = "the file is empty" if empty else error.strerror
         raise UserError(f"{path} cannot be read as video or sound ({reason}): replace it") from None

@@ -32,7 +32,8 @@ def for_each(recordings, work, sizes=None, workers=1, unit="frames", worth=WORTH
     work: a top-level function, or functools.partial of one, that returns (line to print, result) and calls report(n)
     after every n frames. sizes: {id: frames to do}, for the time left. workers: number of processes; 0: one per core,
     or fewer so that each has `worth` frames or more. Raises UserError at the end if a recording failed; an unexpected
-    error is raised at the end too. A full disk and Ctrl-C stop everything at once.
+    error is raised at the end too. A full disk and Ctrl-C stop everything at once. A worker that is killed or has too
+    little memory costs no more than its recording: see _in_processes.
     """
     sizes = sizes or {}
     total = sum(sizes.values())
