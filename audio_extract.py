@@ -2,6 +2,7 @@
 
 Reads   audio/<id>.*    or, if there is none, the sound track of videos/<id>.*
 Writes  audio_segments/<id>/000000.wav ...      mono, 16 bit: the sound around frame k or, if causal, up to frame k
+        audio_segments/<id>.failed              why a recording has none: training leaves it out
 
     python audio_extract.py --data-dir data
 """
@@ -12,6 +13,7 @@ import numpy as np
 import soundfile
 
 from support.errors import UserError, run_script
+from support.failures import noted
 from support.files import whole_folder, write_bytes
 from support.media import about_frames, picture_clock
 from support.recordings import find_recordings, if_newer, keep_settings, known_frames, shard_of
@@ -140,7 +142,8 @@ def main(argv=None):
         return {}
     todo = [name for name in shard if not (cfg.segments_dir / name).exists()]
     sizes = {name: about_frames(shard[name], cfg.frame_rate) for name in todo}
-    results = for_each(shard, partial(make, sounds=shard, cfg=cfg), sizes, cfg.workers, "segments", WORTH_A_WORKER)
+    work = partial(noted, work=partial(make, sounds=shard, cfg=cfg), folder=cfg.segments_dir)
+    results = for_each(shard, work, sizes, cfg.workers, "segments", WORTH_A_WORKER)
     made = sum(not done for _, done in results.values())
     print(f"{cfg.segments_dir}: {sum(frames for frames, _ in results.values())} segments of {len(results)} recordings"
           + ("" if made else "; nothing to do, all were done before"))

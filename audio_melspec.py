@@ -16,6 +16,7 @@ and computed for each segment.
 import itertools
 import os
 import struct
+import tempfile
 import zlib
 from functools import partial
 from typing import NamedTuple
@@ -51,7 +52,12 @@ class MelSpec(NamedTuple):
 
 
 def mel_spec_of(cfg):
-    from librosa.filters import mel  # here, because it takes long to import and only one process needs it
+    try:
+        from librosa.filters import mel  # here, because it takes long to import and only one process needs it
+    except RuntimeError:  # numba, which mel() does not use, has no folder to write its cache to
+        import numba
+        with tempfile.TemporaryDirectory() as numba.config.CACHE_DIR:
+            from librosa.filters import mel
     bands = mel(sr=cfg.audio_rate, n_fft=cfg.n_fft, n_mels=cfg.n_mels)
     samples = round(cfg.segment_s * cfg.audio_rate)
     return MelSpec(cfg.audio_rate, samples, cfg.n_fft, cfg.hop_length, bands, cfg.db_min, cfg.db_max)

@@ -15,7 +15,6 @@ from collections import deque
 from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
 
 from face_detector import finder
@@ -23,6 +22,7 @@ from faces import Tracker, crop_face, one_thread
 from overlay import LIMITS, WINDOW_S, Overlay, Track, limit_of
 from support.errors import SettingsError, UserError
 from support.media import Picture
+from support.opencv import cv2
 from tracks import People
 
 TITLE = "MMPKD: q or Esc ends"

@@ -24,12 +24,13 @@ from runs import (
     state_of_run,
 )
 from support.errors import SettingsError, UserError
-from support.recordings import PARTITIONS, TARGETS, UNLABELLED, media_file, subjects_of, unlabelled_files
+from support.failures import unlabelled_files
+from support.recordings import PARTITIONS, TARGETS, UNLABELLED, media_file, subjects_of
 
 
 def describe_way(cfg):
     """How the student will be taught, in one line."""
-    count = len(unlabelled_files(cfg.annotations_dir, cfg.unlabelled))
+    count = len(unlabelled_files(cfg))
     if cfg.distill == PSEUDO:
         kinds = " and ".join(cfg.teachers.split("+"))
         return (f"student: trained on ratings and on pseudo-labels for {count} unlabelled recordings, from {kinds} "
@@ -114,7 +115,7 @@ def warn(cfg):
 
 def check_student(cfg):
     """Raises SettingsError for settings with which a student cannot be trained, or would equal its visual baseline."""
-    equal, files = "the student would equal the visual baseline", unlabelled_files(cfg.annotations_dir, cfg.unlabelled)
+    equal, files = "the student would equal the visual baseline", unlabelled_files(cfg)
     if files and cfg.batch_size < 2:
         raise SettingsError("batch_size: 1 leaves no room for an unlabelled clip beside a rated one: 2 or more was "
                             "expected, or --unlabelled 0")

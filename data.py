@@ -22,6 +22,7 @@ from tqdm import tqdm
 from corpora import features
 from packing import MAKERS, packed, spec_array
 from support.errors import SettingsError, UserError
+from support.failures import unlabelled_files, without_failed
 from support.recordings import (
     MODALITIES,
     PARTITIONS,
@@ -30,7 +31,7 @@ from support.recordings import (
     find_recordings,
     refuse_summary,
     subjects_of,
-    unlabelled_files,
+    uses_features,
     valid_labels,
 )
 from support.settings import part_of
@@ -105,10 +106,13 @@ def folds(cfg, count):
 def check_files(cfg, inputs, partition):
     """Reads the annotations of a partition and checks that every image is there, without reading any; reads features.
 
-    Raises UserError as load_recordings does; also for recordings of Val_Set without sound: runs are compared on it.
+    Recordings that cannot be used are left out, which is printed; of Val_Set, on which runs are compared, from every
+    run those without faces and from none those without sound. Raises UserError as load_recordings does.
     """
+    val = partition == PARTITIONS["val"]
     files = annotation_files(cfg, partition)
-    files = files if partition == PARTITIONS["val"] else with_sound(files, inputs, cfg)
+    files = files if val else with_sound(files, inputs, cfg)
+    files = without_failed(files, input_folders(cfg, ["frames"] if val else inputs), cfg)
     recordings = [read_recording(path, cfg.targets, input_folders(cfg, inputs), partition != UNLABELLED)
                   for path in files]
     for kind in (kind for kind in inputs if uses_features(cfg, kind)):
@@ -142,7 +146,7 @@ def annotation_files(cfg, partition):
     Raises UserError if Train_Set or Val_Set has none.
     """
     if partition == UNLABELLED:
-        return unlabelled_files(cfg.annotations_dir, cfg.unlabelled)
+        return unlabelled_files(cfg, print)
     folder = cfg.annotations_dir / partition
     tables = sorted(folder.glob("[!.]*.csv"))  # hidden files are left over from a killed process
     if not tables:
@@ -252,11 +256,6 @@ def image_shapes(recordings):
 
 
 # ---- features in place of images ------------------------------------------------------------------------------------
-
-
-def uses_features(cfg, kind):
-    """Whether "frames" or "specs" are features."""
-    return getattr(cfg, f"{MODALITIES[kind]}_backbone") == "features"
 
 
 def with_sound(tables, inputs, cfg):

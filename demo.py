@@ -24,8 +24,6 @@ from support.settings import answer_first, parse_config
 answer_first(__name__, __file__, __doc__, data_dir="data_demo")
 os.environ["OMP_NUM_THREADS"] = "1"  # of torch: the figures of a seed must not depend on the number of cores
 
-import cv2
-
 import annotations
 import audio_extract
 import audio_melspec
@@ -39,6 +37,7 @@ from drawn import FRAME_RATE
 from drawn.people import Recording, write_recording
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import run_script
+from support.opencv import cv2
 from support.recordings import SUMMARIES, keep_settings
 from support.workers import cores, for_each
 

@@ -57,7 +57,7 @@ from study.results import merge, report
 from support.errors import SettingsError, UserError, run_script, torch_device
 from support.files import claimed, whole_file, whole_folder
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS, UNLABELLED, keep_settings, shard_of
-from support.workers import begin_worker
+from support.workers import begin_worker, cores
 
 RATE = 5  # ratings, faces and spectrograms per second: frames at 25 are near-duplicates, and cost five times the work
 SECONDS = 30  # of each subject
@@ -215,7 +215,7 @@ def make_data(cfg, chains):
         seed = FIRST_SEED + list(SETTINGS).index(corpus)
         folder.mkdir(parents=True, exist_ok=True)
         with claimed(folder, "drawn", wait=True):  # of shards that start together one draws
-            draw_corpus(folder, setting_of(cfg, corpus), seed, cfg.workers or os.cpu_count())
+            draw_corpus(folder, setting_of(cfg, corpus), seed, cfg.workers or cores())
             make_view(folder, view, setting, view.name.removeprefix(f"{job.setting}_"), seed)
 
 
@@ -277,7 +277,7 @@ def train_all(cfg, chains):
     total = sum(map(len, chains))
     if not total:
         return
-    workers = cfg.workers or (1 if torch_device(cfg.device).type == "cuda" else os.cpu_count())
+    workers = cfg.workers or (1 if torch_device(cfg.device).type == "cuda" else cores())
     with (ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool,
           tqdm(total=total, unit=" runs", disable=None, smoothing=0) as bar):
         running = {pool.submit(train_chain, cfg, chain) for chain in chains}

@@ -34,7 +34,6 @@ CALL = {"words": ("network",), "out": ""}  # of parse_config
 
 answer_first(__name__, __file__, __doc__, **CALL)
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -44,6 +43,7 @@ from checkpoints import card_ccc, load_model
 from int8 import ccc_table, read_corpus, to_int8, val_scores
 from model_card import FEATURES, has_images
 from onnx_network import CARD, INPUTS, OUTPUTS, OnnxNetwork
+from support.opencv import cv2
 from support.recordings import PARTITIONS
 
 ALLOWED = 1e-4  # largest difference between predictions of onnxruntime and of PyTorch

@@ -3,6 +3,7 @@
 Reads   videos/<id>.*                           any container, any frame rate, constant or variable
 Writes  Cropped_Aligned/<id>/000000.jpg ...     frame k: what the video shows at k / frame_rate seconds; RGB, upright
         Cropped_Aligned/<id>/faces.csv          per frame: time_s, found, box in pixels of the video, score
+        Cropped_Aligned/<id>.failed             why a recording has none of these: training leaves it out
         Cropped_Aligned/<id>.jpg                contact sheet: crops from end to end of the recording, to check by eye
 
     python face_detector.py --data-dir data
@@ -22,7 +23,6 @@ from array import array
 from collections import Counter
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
@@ -30,8 +30,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from faces import Face, FaceFinder, Tracker, crop_face, one_thread
 from support.crops import other_crops
 from support.errors import UserError, run_script, torch_device
+from support.failures import noted
 from support.files import claimed, whole_file, whole_folder, write_bytes
 from support.media import Picture, about_frames, frame_count, picture_clock, read_frames
+from support.opencv import cv2
 from support.recordings import find_recordings, if_newer, keep_settings, shard_of, side_of
 from support.settings import parse_config
 from support.workers import for_each
@@ -317,7 +319,8 @@ def main(argv=None, script=__file__, doc=__doc__, retain=False):
         print(f"shard {cfg.shard} holds none of the {len(videos)} recordings: nothing to do")
         return Counter()
     sizes = {name: about_frames(shard[name], cfg.frame_rate) for name in shard if not (cfg.crops_dir / name).exists()}
-    results = for_each(shard, functools.partial(make, videos=shard, cfg=cfg, retain=retain), sizes, cfg.workers)
+    work = functools.partial(make, videos=shard, cfg=cfg, retain=retain)
+    results = for_each(shard, functools.partial(noted, work=work, folder=cfg.crops_dir), sizes, cfg.workers)
     if not (results := {name: (table, new) for name, (table, new) in results.items() if table is not None}):
         print(f"{cfg.crops_dir}: nothing to do, all crops are of another program")
         return Counter()

@@ -10,8 +10,9 @@ import contextlib
 import math
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+
+from support.opencv import cv2
 
 # Where the five landmarks go in a crop of side 1: left and right eye (as the viewer sees them), nose, left and right
 # corner of the mouth. ArcFace's template (Deng et al., 2019), given there in pixels of a 112 px crop.

@@ -7,13 +7,13 @@ import textwrap
 import warnings
 from pathlib import Path
 
-import cv2
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
 from runs import read_log
 from support.errors import UserError
 from support.files import whole_file
+from support.opencv import cv2
 from support.recordings import SUMMARIES, TARGETS
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish

@@ -13,6 +13,7 @@ import onnxruntime
 
 from model_card import check_card
 from support.errors import UserError
+from support.machine import cores
 
 CARD = "mmpkd"  # the metadata property that holds the card
 INPUTS, OUTPUTS = ["frames", "state"], ["predictions", "next_state"]
@@ -50,7 +51,7 @@ class OnnxNetwork:
 
 
 def open_session(path):
-    """The file as a session of onnxruntime, on as many threads as OMP_NUM_THREADS says, else one per core.
+    """The file as a session of onnxruntime, on as many threads as OMP_NUM_THREADS says, else one per core granted.
 
     The file has to hold all of its weights: others, which it could name anywhere on the disk, are not read. Raises
     UserError.
@@ -73,7 +74,7 @@ def open_session(path):
 
 def _threads():
     words = os.environ.get("OMP_NUM_THREADS", "")
-    return int(words) if words.isdecimal() else 0
+    return int(words) if words.isdecimal() else cores()
 
 
 def _card(session, path):

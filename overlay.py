@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-import cv2
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,6 +21,7 @@ from figures import PEOPLE
 from support.decoding import video_track
 from support.files import whole_file
 from support.media import ignored, open_media, picture_clock, read_frames
+from support.opencv import cv2
 from support.sound import read_sound, sound_track
 
 # Of Okabe and Ito's palette, as in figures.py; with several people, colours are theirs, as in the figure of predict.py

@@ -10,11 +10,12 @@ import hashlib
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from support.arrays import mapped
 from support.errors import UserError
 from support.files import whole_file
+from support.opencv import cv2
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
 ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # of complete images
@@ -34,7 +35,7 @@ def spec_array(names, folder):
     if Path(folder, recording).is_dir():
         raise UserError(f"{file} and {folder / recording}/ both exist: delete the one that is not to be used")
     try:
-        array = np.load(file, mmap_mode="r")
+        array = mapped(file)
     except (ValueError, EOFError, OSError):
         raise UserError(f"{file} is not a whole array of spectrograms: delete it and run {MAKERS['specs']}") from None
     if array.ndim != 4 or array.shape[1] != 1 or array.dtype != np.uint8:
@@ -91,7 +92,7 @@ def kept_array(path, length, pieces):
     since a full disk would kill the process.
     """
     try:
-        return np.load(path, mmap_mode="r")
+        return mapped(path)
     except (OSError, ValueError, EOFError):
         with whole_file(path) as part, open(part, "wb") as file:
             for number, piece in enumerate(pieces()):
@@ -99,7 +100,7 @@ def kept_array(path, length, pieces):
                     header = {"descr": piece.dtype.str, "fortran_order": False, "shape": (length, *piece.shape[1:])}
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(piece.tobytes())
-    return np.load(path, mmap_mode="r")
+    return mapped(path)
 
 
 def _images(paths, kind, bar):

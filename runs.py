@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from support.errors import SettingsError, UserError
+from support.failures import unlabelled_files
 from support.files import claimed, is_claimed
-from support.recordings import PARTITIONS, UNLABELLED, unlabelled_files
+from support.recordings import PARTITIONS, UNLABELLED
 from support.settings import field_notes, fields_of, read_settings
 
 KEEP_BOTH = "keep both with --variant WORD, or delete the folder"
@@ -198,7 +199,7 @@ def with_way(cfg):
     cosine."""
     if cfg.distill != "auto":
         return cfg
-    unlabelled = unlabelled_files(cfg.annotations_dir, cfg.unlabelled)
+    unlabelled = unlabelled_files(cfg)
     return dataclasses.replace(cfg, distill=PSEUDO if unlabelled else "cosine")
 
 

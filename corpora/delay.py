@@ -15,7 +15,6 @@ Shapes: R recordings of T moments each, PER_S per second; F signals; D delays.
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -23,6 +22,7 @@ from corpora.facts import FACE, read_crop
 from corpora.loudness import PER_S, band_levels, samples_of
 from corpora.ratings import resample
 from support.media import ignored, picture_clock
+from support.opencv import cv2
 from support.recordings import TARGETS, sound_file, valid_labels
 
 SMOOTH_S = 1.5  # signals are averaged over so much, centred: feelings change no faster

@@ -6,7 +6,6 @@ import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -24,6 +23,7 @@ from support.crops import IMAGES, NO_FACE
 from support.decoding import packets_of
 from support.errors import UserError
 from support.media import frame_count, ignored, open_media, picture_clock, read_frames
+from support.opencv import cv2
 from support.recordings import media_file, sound_file
 from support.sound import sound_track
 

@@ -1,12 +1,12 @@
 """Faces: how subjects look, and the pictures of them."""
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from drawn import HEIGHT, WIDTH
 from drawn.motion import ACTIONS
+from support.opencv import cv2
 
 # Head coordinates: x to the viewer's right, y down, chin at y = 1, top of the forehead at -1. The head is a sphere
 # stretched to the outline; a texture lies on it, and eyes, brows and mouth are polygons placed on it every frame.

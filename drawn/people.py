@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import soundfile
 from scipy.ndimage import gaussian_filter1d, shift
@@ -19,6 +18,7 @@ from drawn.faces import Look, Painter
 from drawn.motion import Manner, Motion, act, move
 from drawn.voices import SOUND_RATE, Voice, speak, synthesise
 from support.files import whole_file
+from support.opencv import cv2
 
 
 @dataclass(frozen=True)

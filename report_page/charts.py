@@ -8,10 +8,9 @@ import itertools
 import math
 from pathlib import Path
 
-import cv2
-
 from figures import shown_times, thinned
 from support.errors import UserError
+from support.opencv import cv2
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name, which nothing fetches
 COLOURS = {stage: f"var(--{stage})" for stage in ("visual", "teacher", "student", "audio")}

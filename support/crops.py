@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from support.errors import UserError
 from support.files import whole_file
+from support.opencv import cv2
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 NO_FACE = "no_face"  # the name of the black image that stands for a picture without a face, without its ending

@@ -46,6 +46,12 @@ def packets_of(container, *tracks):
         yield from container.demux(*tracks)
 
 
+def check_memory(error):
+    """Raises MemoryError if an error of FFmpeg says that there is too little: nothing is wrong with the file then."""
+    if isinstance(error, MemoryError):
+        raise MemoryError(str(error)) from None
+
+
 def track_remarks(container, stream):
     """Which track is the video, if a file has several."""
     tracks = [track.index for track in _tracks(container)]
@@ -113,7 +119,8 @@ class Decoding:
             for packet in packets_of(self.container, self.stream):
                 try:
                     frames = packet.decode()
-                except av.error.FFmpegError:
+                except av.error.FFmpegError as error:
+                    check_memory(error)
                     frames = None
                 yield packet, frames
 

@@ -1,7 +1,10 @@
 """Errors that a user can fix: one line and an exit code in place of a traceback; and the check of --device."""
+import os
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+
+from support.machine import cores
 
 
 class UserError(Exception):
@@ -19,6 +22,7 @@ def run_script(main, script):
 
     script: file name of the script. Any other error is a bug and keeps its traceback.
     """
+    use_utf8()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8 can be printed
@@ -37,12 +41,23 @@ def run_script(main, script):
     return code
 
 
+def use_utf8():
+    """Starts this process again with UTF-8 for names and text if the locale (LC_ALL=C, Latin-1) has something else.
+
+    In ASCII no name with other letters could be told from one that is damaged, printed or passed on.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def torch_device(name):
     """The torch device of that name; "" is cuda if available, else cpu. Raises SettingsError if it cannot be used."""
     import torch  # here, so that scripts without networks start fast
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))  # it counts those of the machine
         return device
     except (RuntimeError, AssertionError):
         raise SettingsError(f"device: {name!r} is not available: use cpu, or leave --device out") from None

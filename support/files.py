@@ -23,7 +23,8 @@ def whole_file(path):
     os.close(handle)
     try:
         yield Path(name)
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        with contextlib.suppress(OSError):  # refused on CIFS, exFAT and others, which have rights of their own
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)

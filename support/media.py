@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
 
-from support.decoding import Decoding, packets_of, track_remarks, video_track
+from support.decoding import Decoding, check_memory, packets_of, track_remarks, video_track
 from support.errors import UserError
+from support.opencv import cv2
 
 CLOCK_S = 0.002  # time stamps this close are the same: containers round to a millisecond, also the stamp of the start
 BACK = 1.0, 20  # seconds and usual gaps by which a time stamp lies before the ones before only if the clock runs back
 AHEAD = 10.0, 20  # the same for a gap in which time passed only if another track goes on meanwhile
 PAUSE = 1.0, 10  # the same for a gap that is worth a remark
+REGULAR = 0.9, 0.1  # share of gaps of a constant rate that are the usual one, and share of it by which they may differ
 WIDEST = 8  # pixels, by their height; anamorphic video has up to 2
 APPENDED = {"mp4": b"ftyp", "flv": b"FLV\x01"}  # what files of these forms begin with
 BT601 = (2, 5, 6)  # FFmpeg's numbers for colours of BT.601: unspecified (treated as such), BT.470BG, SMPTE 170M
@@ -36,6 +37,7 @@ def open_media(path):
         with av.open(whole, metadata_errors="replace") as container:  # titles in Latin-1, say
             yield container
     except av.error.FFmpegError as error:
+        check_memory(error)
         empty = Path(path).exists() and not Path(path).stat().st_size
         reason = "the file is empty" if empty else error.strerror
         raise UserError(f"{path} cannot be read as video or sound ({reason}): replace it") from None
@@ -95,7 +97,7 @@ def picture_clock(video, cut_short=refuse):
         promised_s, present_s = _lengths(container, stream, len(stamps), gap, others.end_s)
         in_order = _in_order(container, stream, stamps[stamps[:, 2] == 0, 0])
         appended = _another_follows(container, others.end)
-        remarks = track_remarks(container, stream) + _time_remarks(times, gap, others)
+        remarks = track_remarks(container, stream) + _time_remarks(times, gap, others, form)
     if jump:
         cut_short(f"{video} has a clock that {jump}: its first {end - times[0]:.1f} s can be used, {len(shown)} of "
                   f"{whole} pictures")
@@ -171,18 +173,30 @@ def _before_jump(shown, base, gap, others, form):
     return shown, jump
 
 
-def _time_remarks(times, gap, others):
-    """What is odd about the times of pictures (P,), in seconds."""
+def _time_remarks(times, gap, others, form):
+    """What is odd about the times of pictures (P,), in seconds; gap: the usual one between them."""
     remarks = [f"only one picture in {gap:.1f} s"] * bool(gap > 1)
     if 1 < times[0] - others.start_s < math.inf:
         remarks.append(f"the pictures begin {times[0] - others.start_s:.1f} s after the sound: time 0 is that of the "
                        "first picture")
+    elif times[0] > 1 and "mpeg" not in form:  # a broadcast begins at any time
+        remarks.append(f"its clock begins at {times[0]:.1f} s: time 0 is that of the first picture")
     gaps = np.diff(times)
+    if missing := _missing(gaps, gap):
+        remarks.append(f"{missing:,} pictures missing by its time stamps, the one before is shown")
     if len(pauses := np.flatnonzero(gaps > max(PAUSE[0], PAUSE[1] * gap))):
         longest = pauses[gaps[pauses].argmax()]
         remarks.append(f"no picture for {gaps[longest]:.1f} s from {times[longest] - times[0]:.1f} s on"
                        + f" (and {len(pauses) - 1} more pauses)" * (len(pauses) > 1) + ", the one before is shown")
     return remarks
+
+
+def _missing(gaps, gap):
+    """How many pictures of a constant rate are missing, as where a file was damaged; 0 if the rate is not constant.
+    Pauses, of which there is another remark, do not count."""
+    regular = np.abs(gaps - gap) < REGULAR[1] * gap + CLOCK_S / 2
+    wider = gaps[(gaps > 1.5 * gap) & (gaps <= max(PAUSE[0], PAUSE[1] * gap))]
+    return int(np.rint(wider / gap - 1).sum()) if len(gaps) and regular.mean() > REGULAR[0] else 0
 
 
 def _lengths(container, stream, pictures, gap, held_s):

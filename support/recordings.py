@@ -2,7 +2,6 @@
 import csv
 import glob
 import json
-import math
 import os
 import re
 import unicodedata
@@ -266,12 +265,11 @@ def _lines(path):
         return sum(1 for _ in file)
 
 
+def uses_features(cfg, kind):
+    """Whether networks are fed features in place of "frames" or "specs"."""
+    return getattr(cfg, f"{MODALITIES[kind]}_backbone") == "features"
+
+
 def valid_labels(labels):
     """Mask of the valid ratings, those in [-1, 1] and not NaN. Same shape as `labels`."""
     return np.abs(labels) <= 1  # False for NaN
-
-
-def unlabelled_files(annotations_dir, fraction):
-    """The annotation CSVs of that fraction of Unlabelled_Set, rounded up, in the order of their names."""
-    files = sorted((annotations_dir / UNLABELLED).glob("[!.]*.csv"))
-    return files[:math.ceil(fraction * len(files))]

@@ -23,6 +23,7 @@ from support.errors import SettingsError, run_script
 from support.files import whole_file
 
 EVERY = "every script"  # what a heading says in place of names
+HYPHEN = "\0"  # put before a word such as -x.mp4 or -1e-3, which argparse would take for a flag
 
 
 # ---- the settings of a script ---------------------------------------------------------------------------------------
@@ -39,9 +40,10 @@ def parse_config(argv, script, doc, words=(), **defaults):
     base = dataclasses.replace(Config(), **defaults)
     # --batch_size is --batch-size; a value after "=" stays as it is
     argv = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in argv]
+    argv = [HYPHEN + word if re.match("-[^-]", word) and word != "-h" else word for word in argv]
     given, unknown = _parser(script, doc, base, words).parse_known_intermixed_args(argv)
     if unknown:
-        raise SettingsError(_unknown_flag(unknown[0], script))
+        raise SettingsError(_unknown_flag(_word(unknown[0]), script))
     flags = {name: value for name, value in vars(given).items() if name != "config"}
     file = read_settings(given.config) if given.config else {}
     return check_settings(dataclasses.replace(base, **file | flags), fields_of(script))
@@ -248,7 +250,7 @@ def _parser(script, doc, base, words=()):
     """
     parser = _Parser(prog=script, description=doc, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="FILE.json", help="start from the settings that a run wrote")
+    parser.add_argument("--config", metavar="FILE.json", type=_word, help="start from the settings that a run wrote")
     groups = {}
     for name in fields_of(script):
         section, _, comment = field_notes()[name]
@@ -257,7 +259,7 @@ def _parser(script, doc, base, words=()):
         text = f"{comment} [{' '.join(value) if isinstance(value, tuple) else value}]".strip().replace("%", "%%")
         if name in words:
             group.add_argument(name, nargs="*" if KINDS[name].base is tuple else "?", default=argparse.SUPPRESS,
-                               help=comment.replace("%", "%%"))
+                               type=_word, help=comment.replace("%", "%%"))
             continue
         group.add_argument("--" + name.replace("_", "-"), dest=name, default=argparse.SUPPRESS, help=text,
                            **_options(KINDS[name]))
@@ -269,16 +271,22 @@ def _options(kind):
     if kind.base is bool:
         return {"action": argparse.BooleanOptionalAction}
     if kind.base is tuple and kind.items is str:
-        return {"metavar": "ID", "nargs": "*"}
+        return {"metavar": "ID", "nargs": "*", "type": _word}
     if kind.base is tuple:
         return _options(Kind(kind.items)) | {"nargs": "*"}
 
     def convert(text):
+        text = _word(text)
         with contextlib.suppress(ValueError):
             if kind.allows(value := kind.base(text)):
                 return value
         raise argparse.ArgumentTypeError(f"{text!r} is not {kind}")
     return {"type": convert, "metavar": "|".join(kind.choices) or {int: "N", float: "X", str: "TEXT"}[kind.base]}
+
+
+def _word(text):
+    """A word of the command line as it was given."""
+    return text.removeprefix(HYPHEN)
 
 
 def _unknown_flag(word, script):

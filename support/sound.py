@@ -9,7 +9,7 @@ import av
 import numpy as np
 import soundfile
 
-from support.decoding import packets_of
+from support.decoding import check_memory, packets_of
 from support.errors import UserError
 from support.media import check_codec, open_media
 
@@ -186,7 +186,8 @@ def _frames(container, stream, lost):
     for packet in _packets(container, stream, lost):
         try:
             frames = packet.decode()
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as error:
+            check_memory(error)
             failed.append(packet)
             continue
         if frames and failed:
@@ -366,7 +367,7 @@ def _planned(path, channel):
     said, scale = [], 1.0
     if floats and trial.above > CLIPPED * trial.samples:
         scale = 1 / trial.peak
-        said.append(f"its samples reach {trial.peak:.3g}, full scale is 1: scaled by {scale:.3g}")
+        said.append(f"its samples reach {trial.peak:.4g}, full scale is 1: scaled by {scale:.3g}")
     if np.ndim(trial.powers) and _cancels(trial.powers, trial.power):
         channel = int(np.argmax(trial.powers)) + 1
         cancel = " (they cancel)" * (channels == 2 or unknown)

@@ -1,20 +1,26 @@
 """Recordings processed in parallel, one process per core; one that fails is reported, and the others are still done."""
 import contextlib
 import errno
+import math
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import time
+import traceback
+from collections import Counter, deque
+from multiprocessing.connection import wait
 
 from tqdm import tqdm
 
 from support.errors import UserError
+from support.machine import cores
 from support.recordings import natural_key
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+REPORT_S = 0.1  # how often a worker says how many frames it has done, and looks whether to stop
 WORTH_A_WORKER = 10000  # frames: a process that loads torch takes seconds to start
 
 
@@ -26,7 +32,8 @@ def for_each(recordings, work, sizes=None, workers=1, unit="frames", worth=WORTH
     work: a top-level function, or functools.partial of one, that returns (line to print, result) and calls report(n)
     after every n frames. sizes: {id: frames to do}, for the time left. workers: number of processes; 0: one per core,
     or fewer so that each has `worth` frames or more. Raises UserError at the end if a recording failed; an unexpected
-    error is raised at the end too. A full disk, a killed worker and Ctrl-C stop everything at once.
+    error is raised at the end too. A full disk and Ctrl-C stop everything at once. A worker that is killed or has too
+    little memory costs no more than its recording: see _in_processes.
     """
     sizes = sizes or {}
     total = sum(sizes.values())
@@ -57,14 +64,9 @@ def _reason(name, error):
         return str(error)
     if isinstance(error, OSError) and error.errno not in FULL_DISK:  # a missing permission, say
         return f"{error.strerror or error}: {error.filename or name}"
-    if isinstance(error, OSError | BrokenProcessPool) or not isinstance(error, Exception):
+    if isinstance(error, OSError) or not isinstance(error, Exception):
         raise error
     return f"unexpected {type(error).__name__}: {error} (details at the end)"
-
-
-def cores():
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _in_turn(names, work, bar, _):
@@ -74,28 +76,93 @@ def _in_turn(names, work, bar, _):
         try:
             outcome = work(name, bar.update)
         except Exception as error:
-            outcome = error
+            outcome = _TooLittleMemory() if _lacks_memory(error) else error
         yield name, outcome
 
 
 def _in_processes(names, work, bar, workers):
-    """Yields the same as _in_turn from several processes, in the order in which they end."""
+    """Yields the same as _in_turn from several processes, in the order in which they end.
+
+    Where one was killed or had too little memory, its recording is tried once more when all others have ended, alone.
+    """
+    again = []
+    for name, outcome in _side_by_side(names, work, bar, workers):
+        if isinstance(outcome, _TooLittleMemory):
+            tqdm.write(f"{name}: {outcome}: it is tried again, alone, when the others have ended")
+            again.append(name)
+        else:
+            yield name, outcome
+    yield from _side_by_side(again, work, bar, 1)
+
+
+class _TooLittleMemory(UserError):
+    """What becomes of a recording whose process was killed, which is mostly for its memory, or got none."""
+
+    def __init__(self, text="there is too little memory for it"):
+        super().__init__(text)
+
+
+def _lacks_memory(error):
+    """Whether an exception says that there is too little memory; PyTorch and OpenCV have kinds of their own for it."""
+    return isinstance(error, MemoryError) or (
+        type(error).__module__ in ("builtins", "torch", "cv2") and isinstance(error, Exception) and
+        any(words in str(error) for words in ("can't allocate memory", "out of memory", "Insufficient memory")))
+
+
+def _side_by_side(names, work, bar, workers):
+    """Yields (id, result of `work` or the exception that it raised, or _TooLittleMemory) from several processes.
+
+    Each has a pipe, and nothing else in common with this one: semaphores and shared memory need a /dev/shm.
+    """
+    waiting, processes, busy, done = deque(names), {}, {}, Counter()  # processes and busy: by pipe
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                pipe = next((pipe for pipe in processes if pipe not in busy), None) or _started(work, processes)
+                busy[pipe] = waiting.popleft()
+                with contextlib.suppress(OSError):  # it was killed, which is seen below
+                    pipe.send(busy[pipe])
+            bar.set_description(f"{len(processes)} workers")
+            for pipe in wait(list(busy), 0.2):  # on Windows, Ctrl-C does not interrupt it
+                frames, outcome = _received(pipe, processes)
+                done[busy[pipe]] = frames
+                if outcome:
+                    yield busy.pop(pipe), outcome[0]
+            bar.update(sum(done.values()) - bar.n)
+    finally:  # also after an error or Ctrl-C: the workers stop at their next frame
+        for pipe in processes:
+            pipe.close()
+        for process in processes.values():
+            process.join()
+
+
+def _started(work, processes):
+    """The pipe of a new process, which is added to `processes`. Raises UserError if there can be none."""
     context = multiprocessing.get_context("spawn")  # a fork of a process in which torch has threads can hang
-    done, stop = context.RawArray("q", len(names)), context.RawValue("b", 0)
-    pool = ProcessPoolExecutor(workers, context, _begin_worker, (done, stop))
+    pipe, its_end = context.Pipe()
+    process = context.Process(target=_serve, args=(its_end, work))
     try:
         with _no_interrupts():
-            waiting = {pool.submit(_work_of, work, name, number): name for number, name in enumerate(names)}
-            pool.submit(abs, 0)  # makes the pool look at its processes again: it may not watch the last one started
-        bar.set_description(f"{workers} workers")
-        while waiting:
-            ended, _ = wait(waiting, 0.2, FIRST_COMPLETED)
-            bar.update(sum(done) - bar.n)
-            for job in ended:
-                yield waiting.pop(job), job.exception() or job.result()
-    finally:  # also after an error or Ctrl-C: the workers stop at their next frame
-        stop.value = 1
-        pool.shutdown(cancel_futures=True)
+            process.start()
+    except OSError as error:
+        raise UserError(f"no further process can be started ({error.strerror or error}): run this with "
+                        "--workers 1") from None
+    its_end.close()
+    processes[pipe] = process
+    return pipe
+
+
+def _received(pipe, processes):
+    """(frames done, [what came of the recording, once it has ended]) from a process; one that has ended is removed."""
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        process = processes.pop(pipe)
+        pipe.close()
+        process.join()
+    code = process.exitcode
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return 0, [_TooLittleMemory(f"its process was {how} (too little memory?)")]
 
 
 @contextlib.contextmanager
@@ -124,7 +191,7 @@ def _no_interrupts():
 def begin_worker():
     """Prepares a worker process: one thread, Ctrl-C ignored (the parent handles it), and an end when its parent ends.
 
-    For ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), begin_worker).
+    For ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), begin_worker), too.
     """
     os.environ.update(OMP_NUM_THREADS="1", OPENCV_FOR_THREADS_NUM="1")  # of torch and cv2, where they are loaded later
     if "torch" in sys.modules:
@@ -141,16 +208,44 @@ def die_with_parent():
     os._exit(1)  # at once: the next run may be at work on the same recording
 
 
-def _begin_worker(done, stop):
-    global _DONE, _STOP  # shared with the parent: frames done of every recording, and whether to stop
-    _DONE, _STOP = done, stop
+def _serve(pipe, work):
+    """Does what comes through the pipe, one recording after the other, until the parent closes it."""
     begin_worker()
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # closed while it waits, while it works
+        while True:
+            name, report = pipe.recv(), _Report(pipe)
+            try:
+                outcome = work(name, report)
+            except Exception as error:
+                outcome = _sendable(error)
+            pipe.send((report.frames, [outcome]))
 
 
-def _work_of(work, name, number):
-    def report(frames=1):
-        _DONE[number] += frames
-        if _STOP.value:
-            raise KeyboardInterrupt
-    report(0)  # the pool hands out one job ahead, which can't be taken back: it stops here
-    return work(name, report)
+class _Report:
+    """Counts the frames that are done, for the parent; raises KeyboardInterrupt when that has closed the pipe."""
+
+    def __init__(self, pipe):
+        self.pipe, self.frames, self.told_s = pipe, 0, -math.inf
+
+    def __call__(self, frames=1):
+        self.frames += frames
+        if time.monotonic() - self.told_s < REPORT_S:
+            return
+        self.told_s = time.monotonic()
+        with contextlib.suppress(OSError):
+            if not self.pipe.poll():  # nothing comes before the recording is done but the end
+                self.pipe.send((self.frames, []))
+                return
+        raise KeyboardInterrupt
+
+
+def _sendable(error):
+    """The exception as it can be sent, with its traceback as text."""
+    if _lacks_memory(error):
+        return _TooLittleMemory()
+    error.add_note("".join(traceback.format_exception(error)).rstrip())
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:  # of a kind that needs more than its text
+        return RuntimeError("\n".join(error.__notes__))

@@ -226,7 +226,8 @@ def test_a_damaged_video_is_one_line_and_the_others_are_done(damage, reason, tmp
     code, out, err = call("audio_extract", "--data-dir", tmp_path)
     assert "train_1" in one_line(code, err)
     assert str(tmp_path / "videos" / "train_1.mp4") in failure(out) and reason in failure(out)
-    assert sorted(path.name for path in (tmp_path / "audio_segments").iterdir()) == ["settings.json", "train_2"]
+    left = {path.name for path in (tmp_path / "audio_segments").iterdir() if path.suffix != ".failed"}
+    assert left == {"settings.json", "train_2"}
 
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", b"hello"])

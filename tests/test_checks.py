@@ -80,8 +80,9 @@ def test_fewer_subjects_than_folds_are_said_before_the_baseline_trains(made, cal
 
 
 @pytest.mark.parametrize("name", ["train_1", "dev_1"])
-def test_a_rated_recording_without_spectrograms_is_said_before_the_baseline_trains(made, call, name):
+def test_a_rated_recording_without_spectrograms_is_said_before_the_baseline_trains(made, raw_corpus, call, name):
     shutil.rmtree(made / "specs" / name)
+    shutil.copytree(raw_corpus / "audio", made / "audio")
     assert "audio_melspec.py" in refused(call, made)
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from videos import bars, number_of, write_pictures
 
-from drawn.people import Recording
-from support.media import Picture, read_frames
+from drawn.people import Recording, write_video
+from support.media import Picture, open_media, read_frames
+from support.sound import read_sound
 
 
 def read(video):
@@ -194,3 +195,30 @@ def test_hdr_pictures_become_ordinary_ones(tmp_path):
     levels = [picture.rgb.mean() for _, picture in read_frames(tmp_path / "a.mkv", 25, remark=said.append)]
     assert said == ["HDR pictures (HLG) turned into ordinary ones (BT.709)"]
     assert levels[0] > 245 and abs(levels[1] - 255 * (1.099 * 0.18**0.45 - 0.099)) < 12  # ITU-R BT.709
+
+
+# ---- too little memory ----------------------------------------------------------------------------------------------
+
+class Lacking:
+    """A packet for which FFmpeg gets no memory."""
+    size, pts, duration = 1, 0, 1
+
+    def decode(self):
+        raise av.error.MemoryError(12, "Cannot allocate memory")
+
+
+@pytest.mark.parametrize("reader, place", [(read, "decoding"), (lambda path: [*read_sound(path, 8000)], "sound")])
+def test_too_little_memory_is_not_taken_for_damage(reader, place, tmp_path, monkeypatch):
+    video = tmp_path / "a.mp4"
+    write_video(video, [bars(n) for n in range(5)], np.zeros(9600, np.float32))
+    reader(video)
+    monkeypatch.setattr(f"support.{place}.packets_of", lambda *_: iter([Lacking()]))
+    with pytest.raises(MemoryError) as error:
+        reader(video)
+    assert not isinstance(error.value, av.error.FFmpegError), "it would be taken for one of the file"
+
+
+def test_too_little_memory_to_open_a_file_is_not_taken_for_damage(tmp_path):
+    with pytest.raises(MemoryError) as error, open_media(write_pictures(tmp_path / "a.mp4", [bars(1)] * 5)):
+        raise av.error.MemoryError(12, "Cannot allocate memory")
+    assert not isinstance(error.value, av.error.FFmpegError)

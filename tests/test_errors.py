@@ -1,11 +1,15 @@
 """How a script ends: one line and an exit code for errors that the user can fix."""
 import errno
 import os
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 from conftest import one_line
 
+import config
 from support.errors import SettingsError, UserError, run_script, torch_device
 from support.files import whole_file, whole_folder
 
@@ -55,3 +59,25 @@ def test_a_device_that_is_not_available_is_a_bad_setting():
     with pytest.raises(SettingsError, match="device"):
         torch_device("quantum")
     assert torch_device("cpu").type == "cpu"
+
+
+STEP = """
+import sys
+from pathlib import Path
+from support.errors import UserError, run_script
+def main(argv):
+    raise UserError(argv[0] + ": " + Path(argv[0]).read_text())
+if __name__ == "__main__":
+    raise SystemExit(run_script(main, __file__))
+"""
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1"])
+def test_names_and_text_are_utf8_in_any_locale(locale, tmp_path):
+    (tmp_path / "step.py").write_text(STEP)
+    (tmp_path / "-\u017e\u4e2d").write_text("\U0001f600", "utf-8")
+    env = os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+                        "PYTHONPATH": str(Path(config.__file__).parent)}
+    words = [sys.executable, "step.py", "-\u017e\u4e2d"]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True)
+    assert done.returncode == 1 and done.stderr.decode() == "step.py: error: -\u017e\u4e2d: \U0001f600\n"

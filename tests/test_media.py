@@ -187,6 +187,26 @@ def test_a_clock_that_jumps_is_not_time_that_passed(tmp_path):
     assert numbers == list(range(30)) and "jumps by 120.0 s" in cut[0] and "30 of 50" in cut[0]
 
 
+@pytest.mark.parametrize("kind, tick", [("mkv", Fraction(1, 1000)), ("mp4", Fraction(1, 90000))])
+@pytest.mark.parametrize("rate", [25, 30, 60, 240])
+def test_pictures_missing_from_a_constant_rate_are_counted(kind, tick, rate, tmp_path):
+    there = [n for n in range(120) if n not in (30, 50, 51)]
+    stamps = [round(n / rate / tick) for n in there]
+    _, _, said = read(write_pictures(tmp_path / f"a.{kind}", [bars(n) for n in there], stamps, tick))
+    assert said == ["3 pictures missing by its time stamps, the one before is shown"]
+
+
+def test_pictures_of_a_variable_rate_are_not_missing(tmp_path):
+    there = [n for n in range(100) if n % 10 < 6]
+    assert read(write_pictures(tmp_path / "a.mp4", [bars(n) for n in there], [n * 3600 for n in there]))[2] == []
+
+
+def test_a_clock_that_begins_late_is_said(tmp_path):
+    stamps = [3000 + n * 40 for n in range(30)]
+    numbers, _, said = read(write_pictures(tmp_path / "a.mkv", [bars(n) for n in range(30)], stamps, Fraction(1, 1000)))
+    assert numbers == [*range(30)] and said == ["its clock begins at 3.0 s: time 0 is that of the first picture"]
+
+
 def test_a_long_picture_with_sound_is_time_that_passed(tmp_path):
     """As in the recording of a screen."""
     with av.open(str(tmp_path / "a.mkv"), "w") as container:

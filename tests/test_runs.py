@@ -224,6 +224,7 @@ def test_auto_is_pseudo_labels_where_there_are_unlabelled_recordings_and_else_co
     (folder / ".x_0.csv").touch()
     assert runs.with_way(cfg).distill == "cosine", "left over from a killed process"
     (folder / "x_1.csv").touch()
+    (tmp_path / "Cropped_Aligned" / "x_1").mkdir(parents=True)
     assert runs.with_way(cfg).distill == "pseudo"
     assert runs.with_way(dataclasses.replace(cfg, unlabelled=0.0)).distill == "cosine"
     assert runs.with_way(dataclasses.replace(cfg, distill="sp")).distill == "sp"

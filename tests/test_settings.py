@@ -328,3 +328,19 @@ def test_the_settings_load_no_package_that_takes_long():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
 
 
+
+
+# ---- words that begin with a hyphen ---------------------------------------------------------------------------------
+
+def test_values_that_begin_with_a_hyphen_are_no_flags():
+    cfg = parse_config(["--recordings", "-a", "b", "-c_d", "--frame-rate", "5", "--label-range", "-.5", "-1e-3"],
+                       "annotations.py", "")
+    assert cfg.recordings == ("-a", "b", "-c_d") and cfg.frame_rate == 5 and cfg.label_range == (-0.5, -1e-3)
+    assert parse_config(["--recordings=-a"], "annotations.py", "").recordings == ("-a",)
+
+
+@pytest.mark.parametrize("words, said", [(["-epochs", "3"], "'-epochs'"), (["--epochs", "-3"], "'-3' is not"),
+                                         (["--stage", "visual", "-x"], "'-x' was not expected")])
+def test_a_flag_with_one_hyphen_is_named(words, said):
+    with pytest.raises(SettingsError, match=said):
+        parse_config(words, "mmpkd.py", "")

@@ -26,8 +26,14 @@ def wait_for(path, report=lambda frames: None):
         time.sleep(0.01)
         report(0)
 
+class Odd(Exception):  # cannot be pickled
+    def __init__(self, one, two):
+        super().__init__(one + two)
+
 def work(name, report, folder):
-    Path(folder, name).write_text(str(os.getpid()))
+    with open(Path(folder, name), "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    tries = len(Path(folder, name).read_text().split())
     kind = name.split("_")[0]
     if kind == "bad":
         raise UserError(f"{name}.mp4 is damaged: replace it")
@@ -37,8 +43,12 @@ def work(name, report, folder):
         raise OSError(errno.ENOSPC, "No space left on device", f"{name}.png")
     if kind == "bug":
         1 / 0
-    if kind == "killed":
+    if kind == "killed" or kind == "once" and tries == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "memory":
+        raise MemoryError
+    if kind == "odd":
+        raise Odd("one", "two")
     if kind == "last":
         wait_for(Path(folder, "quick_3"))
     if kind == "long":
@@ -49,16 +59,9 @@ def work(name, report, folder):
     report(1)
     return f"{name} done", name.upper()
 
-def start_late(process, start=multiprocessing.context.SpawnProcess.start):
-    if process.name.endswith("-2"):
-        wait_for(Path(sys.argv[1], "long_1"))  # by now the first one has its job, and the pool watches the first one
-    start(process)
-
 def main(argv):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     folder, workers, *names = argv
-    if "killed_late" in names:
-        multiprocessing.context.SpawnProcess.start = start_late
     Path(folder, "main").write_text(str(os.getpid()))
     sizes = dict.fromkeys(names, 10)
     for name, result in for_each(names, partial(work, folder=folder), sizes, int(workers), worth=30).items():
@@ -85,6 +88,9 @@ class Job:
         """(exit code, lines of stdout, lines of stderr)"""
         out, err = self.process.communicate(timeout=DEADLINE_S)
         return self.process.returncode, out.splitlines(), err.splitlines()
+
+    def tries(self, name):
+        return len((self.folder / name).read_text().split())
 
     def pids(self, *names):
         """The processes of jobs, once they have all begun."""
@@ -151,10 +157,45 @@ def test_a_full_disk_stops_all_of_them_at_once(workers, tmp_path):
     assert not (job.folder / "long_7").exists()
 
 
-@pytest.mark.parametrize("names", [("killed_1", "long_2"), ("long_1", "killed_late")], ids=["first", "last started"])
-def test_a_worker_that_was_killed_is_one_line(names, tmp_path):
-    code, out, err = Job(tmp_path, 2, *names).ended()
-    assert code == 1 and len(err) == 1 and "--workers" in err[0]
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_worker_that_is_killed_costs_at_most_its_recording(workers, tmp_path):
+    job = Job(tmp_path, workers, "killed_1", "good_2", "good_3", "good_4", "good_5")
+    code, out, err = job.ended()
+    assert code == 1 and len(err) == 1 and "1 of 5" in err[0] and "killed_1" in err[0]
+    assert {"good_2 done", "good_3 done", "good_4 done", "good_5 done"} < set(out)
+    first, last = [line for line in out if "killed_1" in line]
+    assert "SIGKILL" in first and "again" in first and "FAILED" in last and "SIGKILL" in last
+    assert out[-1] == last and job.tries("killed_1") == 2, "not tried again, once, after all others"
+
+
+def test_a_recording_whose_worker_was_killed_is_done_alone_afterwards(tmp_path):
+    job = Job(tmp_path, 2, "once_1", "once_2", "good_3")
+    code, out, err = job.ended()
+    assert (code, err) == (0, []) and {"once_1 done", "once_2 done", "good_3 done"} < set(out)
+    assert out[-3:] == ["result once_1 ONCE_1", "result once_2 ONCE_2", "result good_3 GOOD_3"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_too_little_memory_for_one_recording_is_one_line_and_the_others_are_done(workers, tmp_path):
+    code, out, err = Job(tmp_path, workers, "memory_1", "good_2", "good_3").ended()
+    assert code == 1 and len(err) == 1 and "memory_1" in err[0] and {"good_2 done", "good_3 done"} < set(out)
+    assert [line for line in out if "FAILED" in line] == ["memory_1: FAILED: there is too little memory for it"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_that_cannot_be_sent_between_processes_is_raised_all_the_same(workers, tmp_path):
+    code, out, err = Job(tmp_path, workers, "odd_1", "good_2", "good_3").ended()
+    assert code == 1 and err[-1].endswith("Odd: onetwo") and {"good_2 done", "good_3 done"} < set(out)
+
+
+@on_linux
+def test_workers_need_no_shared_memory(tmp_path):
+    """Containers have a small /dev/shm, a read-only one or none: semaphores and shared arrays would lie there."""
+    job = Job(tmp_path, 2, "long_1", "long_2")
+    maps = [Path(f"/proc/{pid}/maps").read_text() for pid in job.pids("long_1", "long_2")]
+    job.process.kill()
+    job.process.communicate()
+    assert all(maps) and "/dev/shm" not in "".join(maps)
 
 
 # ---- stopped --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,32 @@
+"""Arrays on disk that are read in place."""
+import math
+from pathlib import Path
+
+import numpy as np
+
+
+def mapped(path):
+    """The array in an .npy file, read in place and only, as np.load(path, mmap_mode="r") gives it. No file stays open.
+
+    NumPy's and Python's memory maps hold a descriptor each, of which a process often may have 1024 (256 on macOS): too
+    few for two arrays of each of 600 recordings. Raises FileNotFoundError, or ValueError if it is no whole array.
+    """
+    import torch  # here, so that scripts without networks start fast
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file")
+    with open(path, "rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{path} has a header of another version than np.save writes")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+    end = start + math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or fortran_order or min(shape, default=0) < 0 or end > path.stat().st_size:
+        raise ValueError(f"{path} is not a whole array of numbers in C order")
+    try:
+        stored = torch.from_file(str(path), size=end, dtype=torch.uint8).numpy()
+    except RuntimeError:  # where all memory is to be guaranteed, so much is not granted to a private map
+        return np.load(path, mmap_mode="r")
+    array = stored[start:].view(dtype).reshape(shape)
+    array.flags.writeable = False
+    return array
