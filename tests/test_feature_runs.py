@@ -114,7 +114,7 @@ def test_a_copy_of_another_recordings_features_is_not_unlabelled(corpus, call, o
     for part, ending in (("visual", "csv"), ("audio", "npy")):
         shutil.copy(corpus / "features" / part / f"{of}.{ending}", corpus / "features" / part / f"copy.{ending}")
     code, out, _ = call("annotations", "--data-dir", corpus)
-    assert code == 1 and f"copy: FAILED: its file of features is a copy of that of {of}, byte for byte" in out
+    assert code == 1 and f"copy: FAILED: its features are a copy of those of {of}, byte for byte" in out
     assert not (corpus / "Annotations" / "Unlabelled_Set" / "copy.csv").exists()
 
 
