@@ -1,0 +1,69 @@
+"""Tables (CSV) and arrays (.npy) in files of which nothing is trusted: whole and as asked for, or one error names them.
+
+    again: the end of an error's message, what to do: "delete it and run audio_melspec.py".
+"""
+import csv
+import re
+
+import numpy as np
+import pandas as pd
+
+from support.errors import UserError
+from support.files import named, regular
+from support.reading import clipped, read_text
+
+
+def read_table(path, again, numbers=(), texts=(), whole=True):
+    """A CSV file with a header as a table, a row per line: its columns `numbers` as floats (NaN where empty or "nan"),
+    all others as texts.
+
+    whole: the last line must end, as in all files that are written here; else it was cut short. Raises UserError,
+    naming the line, if a column, a cell or all rows are missing, or if a cell is not a number; OSError if the file is
+    missing.
+    """
+    text = read_text(path, again)
+    names, *rows = _rows(text, path, again)
+    if missing := [name for name in (*numbers, *texts) if name not in names]:
+        raise UserError(f"{path} line 1: no column {missing[0]!r} in {clipped(','.join(names))!r}: {again}")
+    if not rows or len(set(names)) < len(names):
+        raise UserError(f"{path} has {'two columns of one name' if rows else 'no rows below its header'}: {again}")
+    if whole and not text.endswith("\n"):
+        raise UserError(f"{path} line {len(rows) + 1}: the line does not end, the file is cut short: {again}")
+    table = pd.DataFrame(rows, columns=names, dtype=object)
+    return table.assign(**{name: to_numbers(table[name], path, again) for name in numbers})
+
+
+def to_numbers(texts, path, again):
+    """(N,) float of a column of texts; NaN where empty or "nan". Raises UserError, naming the line, for other texts."""
+    values = pd.to_numeric(texts, errors="coerce").astype(float)
+    for row in np.flatnonzero(values.isna() & ~texts.str.strip().str.lower().isin(["", "nan"])):
+        raise UserError(f"{path} line {row + 2}: {clipped(texts[row])!r} is not a number ({texts.name}): {again}")
+    return values
+
+
+def _rows(text, path, again):
+    """The cells of every line of a CSV, as many as in the first. Raises UserError, naming the line."""
+    lines = re.split("\r\n|\r|\n", text)
+    reader, rows = csv.reader(lines if lines[-1] else lines[:-1], strict=True), []
+    try:
+        for line, row in enumerate(reader, 1):
+            if reader.line_num != line:
+                raise UserError(f"{path} line {line}: a quote is not closed: {again}")
+            if rows and len(row) != len(rows[0]):
+                raise UserError(f"{path} line {line}: {len(row)} cells, {len(rows[0])} as in line 1 were expected: "
+                                f"{again}")
+            rows.append(row)
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: {error}: {again}") from None
+    return rows or [[]]
+
+
+def mapped_array(path, again):
+    """The array in an .npy file, read in place. Raises UserError if it is damaged, or holds Python objects; OSError if
+    it is missing."""
+    regular(path)
+    try:
+        with named(path):
+            return np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError) as error:
+        raise UserError(f"{path} is not a whole array ({clipped(error)}): {again}") from None
