@@ -22,7 +22,8 @@ from model_card import FACES, HELD_OUT, SOUND, TRAIN, VAL, check_card
 from models_kd import MODELS, build_model
 from runs import PSEUDO, run_folder, settings_of, teacher_runs
 from support.errors import UserError
-from support.files import whole_file
+from support.files import regular, there, whole_file
+from support.reading import read_bytes
 from support.recordings import SUMMARIES, TARGETS, UNLABELLED, made_with
 from support.settings import KINDS, field_notes
 
@@ -130,9 +131,9 @@ def _faces(cfg, shape, recordings):
     """How the crops of some recordings were made: settings and retention; None if they are of another origin."""
     made = _settings(made_with(cfg.crops_dir), FACES)
     tables = [cfg.crops_dir / one.name / "faces.csv" for one in recordings]
-    if not made or shape[1:] != (made["face_size"],) * 2 or not all(table.exists() for table in tables):
+    if not made or shape[1:] != (made["face_size"],) * 2 or not all(map(there, tables)):
         return None
-    return made | {"retained": any(b",retained," in table.read_bytes() for table in tables)}
+    return made | {"retained": any(b",retained," in read_bytes(table) for table in tables)}
 
 
 def _sound(cfg, shape):
@@ -154,7 +155,7 @@ def _taught(cfg):
     taught = {"taught_by": [run_folder(one).name for runs in teacher_runs(cfg).values() for one in runs]}
     if cfg.distill == PSEUDO:
         from pseudo_labels import read_report  # here: what only uses a network does not need SciPy
-        report = read_report(run_folder(cfg))
+        report = read_report(run_folder(cfg), cfg.targets)
         taught["teacher_weights"] = {target: dict(report[target]["weights"]) for target in cfg.targets}
     return taught
 
@@ -189,12 +190,14 @@ def load_checkpoint(path):
 def _unpickled(path):
     """The content of a checkpoint, of any type."""
     try:
-        with zipfile.ZipFile(path) as file:  # a few bytes can pretend to be terabytes: torch never compresses
+        with zipfile.ZipFile(regular(path)) as file:  # a few bytes can pretend to be terabytes: torch never compresses
             if sum(one.file_size for one in file.infolist()) > Path(path).stat().st_size or file.testzip():
                 raise ValueError  # torch does not look at the checksums
         with warnings.catch_warnings(action="ignore"):  # torch's, of what is in the file
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError):
+    except UserError:
+        raise
+    except FileNotFoundError:
         raise UserError(f"{path} is missing: a checkpoint of mmpkd.py was expected") from None
     except PermissionError:
         raise UserError(f"{path} may not be read: give yourself the permission") from None

@@ -22,8 +22,9 @@ from models_kd import build_model
 from runs import check_same, origin_of, run_folder, settings_of
 from support.devices import from_first, share_statistics, world
 from support.errors import UserError
-from support.files import whole_file
+from support.files import named, regular, there, whole_file
 from support.graphs import Replay
+from support.reading import read_bytes
 from support.recordings import SUMMARIES
 from support.settings import save_settings
 from support.stopping import Stopped, listening
@@ -74,10 +75,11 @@ def prepare_folder(folder, epoch, cfg):
             leftover.unlink()
     shutil.rmtree(folder / "predictions", ignore_errors=True)  # of a run that is trained for more epochs
     log = folder / "log.jsonl"
-    lines = log.read_text().splitlines(keepends=True)[:epoch] if log.exists() else []
-    for path, text in ((log, "".join(lines)), (folder / "subjects.json", json.dumps(origin_of(cfg), indent=1) + "\n")):
+    lines = read_bytes(log).splitlines(keepends=True)[:epoch] if there(log) else []
+    origin = json.dumps(origin_of(cfg), indent=1) + "\n"
+    for path, content in ((log, b"".join(lines)), (folder / "subjects.json", origin.encode())):
         with whole_file(path) as part:
-            part.write_text(text)
+            part.write_bytes(content)
     save_settings(cfg, folder / "config.json")
 
 
@@ -314,7 +316,7 @@ class RunFiles:
             save_checkpoint(self.folder / "best.pt", to_use(self.about, training.model, training.epoch, scores))
         val = {target: {key: scores[target][key] for key in SUMMARIES} for target in self.about["targets"]}
         entry = {"epoch": training.epoch, "seconds": round(seconds, 2), **parts, "val": val, "best": improved}
-        with open(self.folder / "log.jsonl", "a") as log:
+        with named(self.folder / "log.jsonl"), open(regular(self.folder / "log.jsonl"), "a") as log:
             log.write(json.dumps(entry) + "\n")
         self.save_last()
         shown = " ".join(f"{name} {value:.3f}" for name, value in parts.items())

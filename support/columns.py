@@ -14,48 +14,56 @@ from support.reading import clipped, read_text
 
 
 def read_table(path, again, numbers=(), texts=(), whole=True):
-    """A CSV file with a header as a table, a row per line: its columns `numbers` as floats (NaN where empty or "nan"),
-    all others as texts.
+    """A CSV file with a header as a table: its columns `numbers` as floats (NaN where empty or "nan"), all others as
+    texts; index: the line of each row in the file.
 
-    whole: the last line must end, as in all files that are written here; else it was cut short. Raises UserError,
+    whole: there must be no empty lines and the last line must end, as in all files that are written here; else it was
+    cut short. Raises UserError,
     naming the line, if a column, a cell or all rows are missing, or if a cell is not a number; OSError if the file is
     missing.
     """
     text = read_text(path, again)
-    names, *rows = _rows(text, path, again)
+    lines, (names, *rows) = _rows(text, path, again, whole)
     if missing := [name for name in (*numbers, *texts) if name not in names]:
         raise UserError(f"{path} line 1: no column {missing[0]!r} in {clipped(','.join(names))!r}: {again}")
     if not rows or len(set(names)) < len(names):
-        raise UserError(f"{path} has {'two columns of one name' if rows else 'no rows below its header'}: {again}")
+        fault = "two columns of one name" if rows else "no rows below its header"
+        raise UserError(f"{path} line 1: {fault} {clipped(','.join(names))!r}: {again}")
     if whole and not text.endswith("\n"):
-        raise UserError(f"{path} line {len(rows) + 1}: the line does not end, the file is cut short: {again}")
-    table = pd.DataFrame(rows, columns=names, dtype=object)
+        raise UserError(f"{path} line {lines[-1]}: the line does not end, the file is cut short: {again}")
+    table = pd.DataFrame(rows, lines[1:], names, object)
     return table.assign(**{name: to_numbers(table[name], path, again) for name in numbers})
 
 
 def to_numbers(texts, path, again):
-    """(N,) float of a column of texts; NaN where empty or "nan". Raises UserError, naming the line, for other texts."""
+    """A column of texts of read_table() as floats; NaN where empty or "nan". Raises UserError, naming the line, for
+    other texts."""
     values = pd.to_numeric(texts, errors="coerce").astype(float)
     for row in np.flatnonzero(values.isna() & ~texts.str.strip().str.lower().isin(["", "nan"])):
-        raise UserError(f"{path} line {row + 2}: {clipped(texts[row])!r} is not a number ({texts.name}): {again}")
+        word = clipped(texts.iloc[row])
+        raise UserError(f"{path} line {texts.index[row]}: {word!r} is not a number ({texts.name}): {again}")
     return values
 
 
-def _rows(text, path, again):
-    """The cells of every line of a CSV, as many as in the first. Raises UserError, naming the line."""
-    lines = re.split("\r\n|\r|\n", text)
-    reader, rows = csv.reader(lines if lines[-1] else lines[:-1], strict=True), []
+def _rows(text, path, again, whole):
+    """(numbers of the lines of a CSV, the cells of each, as many as in the first). Raises UserError, naming the line.
+    """
+    texts, lines, rows = re.split("\r\n|\r|\n", text), [], []
+    reader = csv.reader(texts if texts[-1] else texts[:-1], strict=True)
     try:
         for line, row in enumerate(reader, 1):
+            if not row and not whole and line > 1:
+                continue
             if reader.line_num != line:
                 raise UserError(f"{path} line {line}: a quote is not closed: {again}")
             if rows and len(row) != len(rows[0]):
                 raise UserError(f"{path} line {line}: {len(row)} cells, {len(rows[0])} as in line 1 were expected: "
                                 f"{again}")
+            lines.append(line)
             rows.append(row)
     except csv.Error as error:
         raise UserError(f"{path} line {reader.line_num}: {error}: {again}") from None
-    return rows or [[]]
+    return lines or [1], rows or [[]]
 
 
 def mapped_array(path, again):
@@ -66,4 +74,4 @@ def mapped_array(path, again):
         with named(path):
             return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError) as error:
-        raise UserError(f"{path} is not a whole array ({clipped(error)}): {again}") from None
+        raise UserError(f"{path} is damaged, not a whole array ({clipped(error)}): {again}") from None

@@ -53,7 +53,7 @@ def named(path):
     try:
         yield path
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno is None:  # or it is not the system's
             raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from support.decoding import Decoding, packets_of, track_remarks, video_track
 from support.errors import UserError
+from support.files import regular
 
 CLOCK_S = 0.002  # time stamps this close are the same: containers round to a millisecond, also the stamp of the start
 BACK = 1.0, 20  # seconds and usual gaps by which a time stamp lies before the ones before only if the clock runs back
@@ -32,7 +33,7 @@ FULL_RANGE = 2  # FFmpeg's number for: black is 0 (not 16) and white 255 (not 23
 def open_media(path):
     """PyAV container of a video or sound file. Raises UserError for everything in it that FFmpeg cannot read."""
     try:
-        whole = os.path.abspath(path)  # FFmpeg takes what stands before a colon for a protocol: "concat:a.mp4"
+        whole = os.path.abspath(regular(path))  # FFmpeg takes what stands before a colon for a protocol: "concat:a.mp4"
         with av.open(whole, metadata_errors="replace") as container:  # titles in Latin-1, say
             yield container
     except av.error.FFmpegError as error:

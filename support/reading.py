@@ -37,12 +37,12 @@ def read_text(path, again):
 
 
 def parse_json(text):
-    """What JSON, as text or bytes, says: dicts, lists, texts, finite numbers, None. Raises ValueError for all else."""
+    """What JSON, as text or bytes, says: dicts, lists, texts, numbers up to HUGE, None. Raises ValueError for all else.
+    """
     try:
-        value = json.loads(text, parse_int=_whole)
+        return json.loads(text, parse_int=_whole)
     except (RecursionError, UnicodeError):
         raise ValueError("nested too deeply, or not UTF-8") from None
-    return value
 
 
 def _whole(text):
@@ -63,8 +63,8 @@ def read_json(path, again):
 
 
 def clipped(value, most=60):
-    """The beginning of a value's text, on one line, for messages."""
-    text = " ".join(str(value).split())
+    """The beginning of a value's text, on one line, for messages; of what holds others, its kind alone."""
+    text = f"a {type(value).__name__}" if isinstance(value, dict | list | tuple) else " ".join(str(value).split())
     return text if len(text) <= most else text[:most] + "..."
 
 

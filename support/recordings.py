@@ -83,6 +83,12 @@ def fault_of_id(name):
     return f"{name!r} is a row of the score tables and cannot be an id: rename it" if name in SUMMARIES else ""
 
 
+def is_inside(path):
+    """Whether a relative path, as text, stays inside the folder that it is relative to."""
+    parts = path.replace("\\", "/").split("/")
+    return bool(path) and path.isprintable() and ".." not in parts and parts[0] != "" and ":" not in parts[0][1:2]
+
+
 def refuse_summary(name, path):
     """Raises UserError if the id of a recording is that of a summary row in score tables."""
     if name in SUMMARIES:
@@ -111,10 +117,11 @@ def subjects_of(data_dir, names):
     table = read_table(path, again, whole=False)
     if [name.strip().lower() for name in table] != ["recording", "subject"]:
         raise UserError(f"{path} line 1: the header recording,subject was expected")
-    for line, row in enumerate(table.to_numpy().tolist(), 2):
+    for line, row in zip(table.index, table.to_numpy().tolist()):
         recording, subject = (cell.strip() for cell in row)
         if not recording or not subject or subjects.setdefault(recording, subject) != subject:
-            raise UserError(f"{path} line {line}: {clipped(','.join(row))!r}: a recording and its subject were expected")
+            raise UserError(f"{path} line {line}: {clipped(','.join(row))!r}: a recording and its subject were "
+                            "expected")
     return {name: subjects.get(name, name) for name in names}
 
 

@@ -94,7 +94,7 @@ def _in_processes(names, work, bar, workers):
             bar.update(sum(done) - bar.n)
             if any(isinstance(job.exception(), BrokenProcessPool) for job in ended):
                 at = ", ".join(name for number, name in enumerate(names) if begun[number] and name in waiting.values())
-                raise UserError(f"a worker was killed (out of memory?) while it was at one of {at or names[0]}: {FEWER}")
+                raise UserError(f"a worker was killed (out of memory?) while it was at {at or 'the first'}: {FEWER}")
             for job in ended:
                 yield waiting.pop(job), job.exception() or job.result()
     finally:  # also after an error or Ctrl-C: the workers stop at their next frame
