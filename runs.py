@@ -225,21 +225,26 @@ def read_log(folder):
             if number == len(lines):
                 break
             entry = None
-        if not _is_epoch(entry, number) or entries and entry["val"].keys() != entries[0]["val"].keys():
+        if not _is_epoch(entry) or entries and not _follows(entry, entries[-1]):
             raise UserError(f"{log} line {number} is not what mmpkd.py writes after an epoch: correct that line, or "
                             "delete the file (curves and tables alone are made of it)")
         entries.append(entry)
     return entries
 
 
-def _is_epoch(entry, number):
+def _is_epoch(entry):
     """Whether a line of log.jsonl is that of an epoch, with what its readers use: CCCs of validation, and numbers."""
     def is_ccc(value):
         return type(value) is dict and type(value.get("mean")) in (int, float)
-    if type(entry) is not dict or entry.get("epoch") != number or type(entry.get("val")) is not dict:
+    if type(entry) is not dict or type(entry.get("epoch")) is not int or type(entry.get("val")) is not dict:
         return False
     return (bool(entry["val"]) and all(map(is_ccc, entry["val"].values()))
             and all(type(value) in (int, float, bool) for name, value in entry.items() if name != "val"))
+
+
+def _follows(entry, before):
+    """Whether an epoch is the next one of the same run."""
+    return entry["val"].keys() == before["val"].keys() and entry["epoch"] == before["epoch"] + 1
 
 
 def answer_list(cfg):
