@@ -271,8 +271,8 @@ def train_epoch(training, objective, clips, after_step=lambda: None):
     """Trains the rest of an epoch from its current step on: {name: mean of that part of the loss}."""
     if training.step > clips.steps:
         folder = run_folder(training.cfg)
-        raise UserError(f"{folder / 'last.pt'} is of step {training.step} of an epoch, an epoch has {clips.steps}: delete "
-                        f"{folder}/ and train again")
+        raise UserError(f"{folder / 'last.pt'} is of step {training.step} of an epoch, an epoch has {clips.steps}: "
+                        f"delete {folder}/ and train again")
     training.model.train()
     training.model.in_bfloat16 = training.precision == "bfloat16"
     for batch in prefetch(clips.batches(training.epoch, training.step, world()), training.device.type == "cuda"):
