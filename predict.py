@@ -164,7 +164,7 @@ def check_note(out, name, video):
 def read_table(path):
     """A table that was written before. Raises UserError if it is damaged."""
     table = columns.read_table(path, "delete it", ["time_s"], ["face"])
-    numbers = [name for name in table if name != "face"]
+    numbers = [name for name in table if name not in ("time_s", "face")]
     table = table.assign(**{name: columns.to_numbers(table[name], path, "delete it") for name in numbers})
     return table.reset_index(drop=True)
 
