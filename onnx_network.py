@@ -63,8 +63,8 @@ def open_session(path):
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
     try:
         return onnxruntime.InferenceSession(read_bytes(path, LONGEST), options, providers=["CPUExecutionProvider"])
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{error}; {EXPECTED}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {EXPECTED}") from None
     except Exception as error:  # onnxruntime's own have no common kind

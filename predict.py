@@ -34,6 +34,8 @@ OPTIONS = "network people postprocess precision"  # that results depend on
 
 answer_first(__name__, __file__, __doc__, words=WORDS)
 
+import numpy as np
+
 from face_detector import FACE
 from inference import check_use, describe, open_model, predictions
 from support import columns
@@ -161,11 +163,15 @@ def check_note(out, name, video):
         raise UserError(f"{path} was made of {known['video']}, not of {video} as it is now: delete it")
 
 
-def read_table(path):
-    """A table that was written before. Raises UserError if it is damaged."""
-    table = columns.read_table(path, "delete it", ["time_s"], ["face"])
-    numbers = [name for name in table if name not in ("time_s", "face")]
-    table = table.assign(**{name: columns.to_numbers(table[name], path, "delete it") for name in numbers})
+def read_table(path, targets=()):
+    """A table that was written before. Raises UserError if it is missing or damaged, or lacks one of `targets`."""
+    if not there(path):
+        raise UserError(f"{path} is missing: run the same command again")
+    table = columns.read_table(path, "delete it", ["time_s", *targets], ["face"])
+    others = [name for name in table if name not in ("time_s", "face", *targets)]
+    table = table.assign(**{name: columns.to_numbers(table[name], path, "delete it") for name in others})
+    for row in np.flatnonzero(~(np.diff(table["time_s"], prepend=0) >= 0)):
+        raise UserError(f"{path} line {row + 2}: its time is before that of the line before: delete it")
     return table.reset_index(drop=True)
 
 
@@ -197,7 +203,8 @@ def make(name, report, videos, cfg):
             part.write_text(json.dumps(note_of(video) | {"remarks": remarks}, indent=1) + "\n")
         write_table(table, path)
     else:
-        table, remarks = read_table(path), [f"done before{if_newer(video, path)}", *read_note(path)["remarks"]]
+        table = read_table(path, network.targets)
+        remarks = [f"done before{if_newer(video, path)}", *read_note(path)["remarks"]]
     if cfg.overlay and not there(overlay):
         from overlay import write_overlay
         write_overlay(video, table, network.targets, overlay, report)
@@ -222,12 +229,12 @@ def summary(videos, out, targets, frame_rate):
     for name in videos:
         path = Path(out, f"{name}.csv")
         try:
-            table = read_table(path)
+            table = read_table(path, targets)
         except UserError:
             lines.append(f"{name:{wide}}{'failed, for the reason given above':>35}")
             continue
         frames, faces = frames_in(table, frame_rate)
-        share = f"{faces / frames:.0%}" if table["face"].notna().any() else "-"
+        share = f"{faces / frames:.0%}" if table["face"].ne("").any() else "-"
         lines.append(f"{name:{wide}}{frames:8}{share:>13}"
                      + "".join(f"{table[one].mean():14.3f}" for one in targets) + f"  {path}")
     return "\n".join(lines)

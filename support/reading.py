@@ -4,6 +4,7 @@ Tables and arrays: columns.py, which needs NumPy and pandas.
 
     again: the end of an error's message, what to do: "delete it and run audio_melspec.py".
 """
+import codecs
 import json
 import math
 import os
@@ -27,7 +28,7 @@ def read_text(path, again):
     """The text of a file. Raises UserError, naming the line, if it is not UTF-8 or holds a NUL."""
     held = read_bytes(path)
     try:
-        text = held.decode("utf-8-sig")
+        text = held.removeprefix(codecs.BOM_UTF8).decode()
         if "\0" not in text:
             return text
         start = held.index(b"\0")
