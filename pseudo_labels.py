@@ -192,8 +192,8 @@ def _is_report(about):
     weights, test = (about.get("weights"), about.get("audio", {})) if type(about) is dict else (None, None)
     numbers = ("excess", "error", "recordings")
     return (type(weights) is dict and bool(weights) and all(map(is_number, weights.values())) and type(test) is dict
-            and all(type(test.get(name)) in (int, float) for name in numbers if test)
-            and type(test.get("passed", False)) is bool)
+            and (not test or type(test.get("passed")) is bool and all(
+                type(test.get(name)) in (int, float) for name in numbers)))
 
 
 def read_labels(folder, recordings, targets):

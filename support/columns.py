@@ -73,5 +73,7 @@ def mapped_array(path, again):
     try:
         with named(path):
             return np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # NumPy reads the header as Python: whatever its parser raises
         raise UserError(f"{path} is damaged, not a whole array ({clipped(error)}): {again}") from None

@@ -84,9 +84,10 @@ def fault_of_id(name):
 
 
 def is_inside(path):
-    """Whether a relative path, as text, stays inside the folder that it is relative to."""
+    """Whether a relative path, as text, is one, and stays inside the folder that it is relative to."""
     parts = path.replace("\\", "/").split("/")
-    return bool(path) and path.isprintable() and ".." not in parts and parts[0] != "" and ":" not in parts[0][1:2]
+    possible = path.isprintable() and all(len(os.fsencode(part)) < 256 for part in parts) and len(parts) < 9
+    return possible and ".." not in parts and parts[0] != "" and ":" not in parts[0][1:2]
 
 
 def refuse_summary(name, path):

@@ -231,5 +231,6 @@ def test_a_last_pt_that_does_not_fit_is_refused_in_one_line(stopped, call, case)
 def test_whatever_the_optimizers_group_says_the_settings_hold(stopped, call):
     folder, words, state = stopped
     last = run_of(folder, "visual", "arousal") / "last.pt"
-    torch.save(of_groups(lr="x", first_lr=1e9, betas="x", eps=-1.0, weight_decay=float("nan"))(copy.deepcopy(state)), last)
+    change = of_groups(lr="x", first_lr=1e9, betas="x", eps=-1.0, weight_decay=float("nan"))
+    torch.save(change(copy.deepcopy(state)), last)
     assert call("mmpkd", *words, "--resume")[0] == 0

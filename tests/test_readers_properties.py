@@ -235,6 +235,7 @@ def check(reader, held, folder, refused=True):
 # ---- paths ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("path", ["../b/000000.jpg", "/etc/passwd", "a/../../b.jpg", "..", "..\\b.jpg", "C:/b.jpg", "",
+                                  "9" * 400, "a/" * 5000 + "b.jpg",
                                   "\\b.jpg", "a/b\0.jpg", "a/\n.jpg", "//host/b.jpg"])
 @pytest.mark.parametrize("column", ["image path", "spec path"])
 def test_a_path_that_leaves_the_data_folder_is_refused_with_its_line(path, column, tmp_path):
