@@ -83,7 +83,8 @@ def find_videos(words):
     paths = []
     for path in map(Path, words):
         if path.is_dir():
-            inside = sorted((one for one in path.glob("[!.]*") if not one.is_dir()), key=lambda one: natural_key(one.name))
+            inside = [one for one in path.glob("[!.]*") if not one.is_dir()]
+            inside.sort(key=lambda one: natural_key(one.name))
             videos = [one for one in inside if one.suffix.lower() in VIDEOS]
             others = [one.name for one in inside if one not in videos and one.suffix.lower() != ".wav"]
             others += [f"{one.name}/" for one in sorted(path.glob("[!.]*")) if one.is_dir()]
