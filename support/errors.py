@@ -40,7 +40,8 @@ def run_script(main, script):
     return code
 
 
-FEWER = "run the same command again with fewer --workers, or when other programs have ended"
+FEWER = ("run the same command again with fewer --workers (mmpkd.py: a smaller --batch-size), or when other programs "
+         "have ended")
 
 
 def is_of_memory(error):
@@ -50,10 +51,9 @@ def is_of_memory(error):
 
 
 def reason_of(error, name=""):
-    """Why something failed, of an OSError or an error of is_of_memory(): with the file, or else `name`, the recording.
-    """
+    """Why something failed, of an OSError or an error of is_of_memory(). name: of what, where no file is known."""
     if not isinstance(error, OSError):
-        return f"{name}: too little memory: {FEWER}".removeprefix(": ")
+        return f"too little memory: {FEWER}"
     advice = " (too many files are open at once: raise the limit, such as with ulimit -n 4096)"
     return (f"{error.strerror or error}: {error.filename or name or 'while reading or writing'}"
             + advice * (error.errno in (errno.EMFILE, errno.ENFILE)))

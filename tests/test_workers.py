@@ -164,7 +164,7 @@ def test_a_worker_that_was_killed_is_one_line(names, tmp_path):
 def test_too_little_memory_for_a_recording_names_it_and_the_others_are_done(workers, tmp_path):
     code, out, err = Job(tmp_path, workers, "good_1", "memory_2", "good_3").ended()
     assert code == 1 and "1 of 3 recordings failed (memory_2)" in err[0] and len(err) == 1
-    assert any(line.startswith("memory_2: FAILED: memory_2: too little memory") for line in out)
+    assert any(line.startswith("memory_2: FAILED: too little memory") for line in out)
     assert {"good_1 done", "good_3 done"} <= set(out)
 
 
