@@ -192,7 +192,9 @@ def _read_weights(path):
     """
     try:
         state, scale = load_tensors(path, skip=True), IMAGENET
-    except (UserError, MemoryError):
+    except UserError as error:
+        raise UserError(f"{error}; {EXPECTED}") from None
+    except MemoryError:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {EXPECTED}") from None
