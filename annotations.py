@@ -30,8 +30,9 @@ from corpora.ratings import Pictures, moved_earlier, on_frames, to_scale
 from corpora.readers import describe, find_ratings
 from support.crops import other_crops
 from support.errors import UserError, run_script
-from support.files import whole_file
+from support.files import there, whole_file
 from support.media import picture_clock
+from support.reading import read_bytes
 from support.recordings import (
     PARTITIONS,
     TARGETS,
@@ -153,7 +154,7 @@ def refuse_moved(partitions, cfg):
     for folder in (TRAIN, VAL, UNLABELLED):
         for name, now in partitions.items():
             old = cfg.annotations_dir / folder / f"{name}.csv"
-            if now != folder and not fault_of_id(name) and old.exists():
+            if now != folder and not fault_of_id(name) and there(old):
                 why = "has ratings now" if folder == UNLABELLED else f"is now in {now or 'neither partition'}"
                 raise UserError(f"{old} is from an earlier run, but {name} {why}: "
                                 f"delete that file, or all of {cfg.annotations_dir}/")
@@ -264,7 +265,7 @@ def annotate_unlabelled(name, rated, aside, cfg):
     out = cfg.annotations_dir / UNLABELLED / f"{name}.csv"
     frames, lack = unlabelled_frames(name, aside, cfg) if not rated else (
         0, f"no ratings, but its subjects are rated in {', '.join(rated)}: left out")
-    if lack and out.exists():
+    if lack and there(out):
         raise UserError(f"{lack}; but {out} is there from an earlier run: delete that file")
     if lack:
         return f"{name}: {lack}", None
@@ -277,22 +278,22 @@ def annotate_unlabelled(name, rated, aside, cfg):
 def unlabelled_frames(name, aside, cfg):
     """(number of frames of a recording without ratings, ""), or (0, why it does not belong into Unlabelled_Set)."""
     for table in (cfg.annotations_dir / partition / f"{name}.csv" for partition in (TRAIN, VAL)):
-        if table.exists():  # the user's own, or made before the ratings were removed
+        if there(table):  # the user's own, or made before the ratings were removed
             gold = cfg.ratings_dir / f"{name}.csv"
             return 0, f"no {gold}, but {table}: kept as it is (if the recording has no ratings, delete that file)"
     if aside:
         return 0, aside
     frames, _ = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
-    there = features.found(cfg)
+    made = features.found(cfg)
     if not frames:  # no video: crops of another program, up to the last one, or face_detector.py's without a faces.csv
         crops = other_crops(cfg.crops_dir / name)
         frames = crops.last if crops else len(list((cfg.crops_dir / name).glob("[!.]*.jpg")))
-    if not frames and name in there["visual"]:
+    if not frames and name in made["visual"]:
         frames, _ = features.known_frames(name, cfg)
     if not frames:
         return 0, (f"no ratings, no video {cfg.videos_dir / name}.*, no crops in {cfg.crops_dir / name}/, no features "
                    f"{cfg.features_dir / 'visual' / name}.*: left out")
-    if name not in there["audio"] and not has_sound(name, cfg.audio_dir, cfg.videos_dir, cfg.segments_dir,
+    if name not in made["audio"] and not has_sound(name, cfg.audio_dir, cfg.videos_dir, cfg.segments_dir,
                                                     cfg.specs_dir):
         return 0, f"no ratings, and no sound in {cfg.audio_dir / name}.* or in its video: left out"
     return frames, ""
@@ -300,7 +301,7 @@ def unlabelled_frames(name, aside, cfg):
 
 def write_table(out, table):
     """Writes an annotation CSV unless the same is there already. Returns whether it was written."""
-    changed = not out.exists() or out.read_bytes() != table.encode()
+    changed = not there(out) or read_bytes(out) != table.encode()
     if changed:
         with whole_file(out) as part:
             part.write_bytes(table.encode())
@@ -376,7 +377,7 @@ def main(argv=None):
     def work(name, report):
         if name in reasons:
             old = cfg.annotations_dir / UNLABELLED / f"{name}.csv"
-            also = f"; delete {old}, too" if not fault_of_id(name) and old.exists() else ""
+            also = f"; delete {old}, too" if not fault_of_id(name) and there(old) else ""
             raise UserError(reasons[name] + also)
         if name in sources:
             return annotate(name, sources[name], partitions[name], cfg)

@@ -7,18 +7,22 @@ Shapes: N frames, S side of a crop in pixels, M mel bands, F spectrogram columns
 """
 import glob
 import hashlib
+import io
 import os
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from support.arrays import mapped
+from support.arrays import mapped_array
 from support.errors import UserError
-from support.files import whole_file
+from support.files import regular, there, whole_file
 from support.opencv import cv2
+from support.reading import read_bytes
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
 ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # of complete images
+PIXELS = 2**24  # of an image, at most, whatever its header says: 16 million
 
 
 # ---- spectrograms that are one array --------------------------------------------------------------------------------
@@ -30,14 +34,11 @@ def spec_array(names, folder):
     """
     recording = os.path.dirname(names[0])
     file = Path(folder, f"{recording}.npy")
-    if not file.is_file():
+    if not there(file):
         return None
     if Path(folder, recording).is_dir():
         raise UserError(f"{file} and {folder / recording}/ both exist: delete the one that is not to be used")
-    try:
-        array = mapped(file)
-    except (ValueError, EOFError, OSError):
-        raise UserError(f"{file} is not a whole array of spectrograms: delete it and run {MAKERS['specs']}") from None
+    array = mapped_array(file, f"delete it and run {MAKERS['specs']}")
     if array.ndim != 4 or array.shape[1] != 1 or array.dtype != np.uint8:
         raise UserError(f"{file} holds {array.dtype} {array.shape}, uint8 (frames, 1, bands, columns) was expected: "
                         f"delete it and run {MAKERS['specs']}")
@@ -59,13 +60,27 @@ def spec_array(names, folder):
 
 def read_image(path, kind):
     """A crop (3, S, S) RGB or a spectrogram (1, M, F), uint8. Raises UserError if it is damaged."""
-    encoded = Path(path).read_bytes()
-    whole = encoded and encoded.endswith(ENDINGS.get(Path(path).suffix.lower(), b""))  # cv2 pads half a JPEG with grey
-    colours = cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE
-    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), colours) if whole else None
-    if picture is None:
-        raise UserError(f"{path} is not a readable image: delete {path.parent}/ and run {MAKERS[kind]}")
+    flags = cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE
+    picture = read_picture(path, flags, f"delete {Path(path).parent}/ and run {MAKERS[kind]}")
     return picture.transpose(2, 0, 1) if kind == "frames" else picture[None]
+
+
+def read_picture(path, flags, again):
+    """What cv2.imdecode makes of a file with these flags. Raises UserError if it is damaged, cut short or larger than
+    PIXELS, whatever `again` says to do; OSError if it is missing."""
+    encoded, picture = read_bytes(path), None
+    if encoded and encoded.endswith(ENDINGS.get(Path(path).suffix.lower(), b"")):  # cv2 pads half a JPEG with grey
+        try:
+            with Image.open(io.BytesIO(encoded)) as header:  # cv2 would take memory for whatever size the header says
+                width, height = header.size
+            if width * height > PIXELS:
+                raise UserError(f"{path} would be {width} x {height} pixels large: {again}")
+            picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, cv2.error):
+            pass
+    if picture is None:
+        raise UserError(f"{path} is not a readable image: {again}")
+    return picture
 
 
 def packed(paths, stem, kind, bar):
@@ -92,15 +107,16 @@ def kept_array(path, length, pieces):
     since a full disk would kill the process.
     """
     try:
-        return mapped(path)
-    except (OSError, ValueError, EOFError):
+        return mapped_array(path, "")
+    except (OSError, UserError):
+        regular(path)
         with whole_file(path) as part, open(part, "wb") as file:
             for number, piece in enumerate(pieces()):
                 if number == 0:
                     header = {"descr": piece.dtype.str, "fortran_order": False, "shape": (length, *piece.shape[1:])}
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(piece.tobytes())
-    return mapped(path)
+    return mapped_array(path, "delete it")
 
 
 def _images(paths, kind, bar):

@@ -15,6 +15,7 @@ from data import prefetch, stream
 from losses import ccc
 from models_kd import forward
 from runs import AGAIN
+from support import columns
 from support.errors import UserError
 from support.files import whole_folder
 from support.recordings import SUMMARIES, TARGETS, find_recordings
@@ -147,13 +148,15 @@ def read_tables(folder, frame_rate, again):
 def read_table(path, frame_rate, again):
     """The predictions of one recording. Raises UserError if they are not complete: `again` says what to do."""
     try:
-        table = pd.read_csv(path, dtype=float)
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): {again}") from None
+        table = columns.read_table(path, again, ["time_s"])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {again}") from None
     targets = targets_of(table)
-    needed = {"time_s", *(f"{target}_gold" for target in targets)}
-    if not targets or not len(table) or not needed <= set(table):
+    if not targets or not {f"{target}_gold" for target in targets} <= set(table):
         raise UserError(f"{path} has no rows of time_s,{TARGETS[0]}_gold,{TARGETS[0]}_pred: {again}")
+    for name in (f"{target}_{kind}" for target in targets for kind in ("gold", "pred")):
+        table[name] = columns.to_numbers(table[name], path, again)
+    table = table.reset_index(drop=True)
     preds = table[[f"{target}_pred" for target in targets]].to_numpy()
     for k in np.flatnonzero(~np.isfinite(preds).all(1)):
         raise UserError(f"{path} line {k + 2}: a prediction is missing or not finite: {again}")

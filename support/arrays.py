@@ -4,6 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from support.errors import UserError
+from support.files import named, regular
+from support.reading import clipped
+
 
 def mapped(path):
     """The array in an .npy file, read in place and only, as np.load(path, mmap_mode="r") gives it. No file stays open.
@@ -30,3 +34,16 @@ def mapped(path):
     array = stored[start:].view(dtype).reshape(shape)
     array.flags.writeable = False
     return array
+
+
+def mapped_array(path, again):
+    """The array in an .npy file, read in place. Raises UserError if it is damaged, or holds Python objects; OSError if
+    it is missing."""
+    regular(path)
+    try:
+        with named(path):
+            return mapped(path)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy reads the header as Python: whatever its parser raises
+        raise UserError(f"{path} is damaged, not a whole array ({clipped(error)}): {again}") from None

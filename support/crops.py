@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from support.errors import UserError
-from support.files import whole_file
+from support.files import regular, whole_file
 from support.opencv import cv2
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -116,7 +116,7 @@ def no_face(crops):
     like = crops.folder / crops.names[min(crops.names)]
     path = crops.folder / f"{NO_FACE}{like.suffix}"
     if not path.exists():
-        image = cv2.imread(str(like))
+        image = cv2.imread(str(regular(like)))
         if image is None:
             raise UserError(f"{like} is not a readable image: delete it, and the frame counts as one without a face")
         with whole_file(path) as part:

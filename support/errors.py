@@ -1,10 +1,14 @@
 """Errors that a user can fix: one line and an exit code in place of a traceback; and the check of --device."""
+import errno
 import os
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from support.machine import cores
+
+FEWER = ("run the same command again with fewer --workers (mmpkd.py: a smaller --batch-size), or when other programs "
+         "have ended")
 
 
 class UserError(Exception):
@@ -34,9 +38,11 @@ def run_script(main, script):
     except KeyboardInterrupt:
         message, code = "interrupted; run the same command again to resume (mmpkd.py: add --resume)", 130
     except BrokenProcessPool:
-        message, code = "a worker was killed (out of memory?): run the same command again with fewer --workers", 1
-    except OSError as error:  # a full disk, a missing permission
-        message, code = f"{error.strerror or error}: {error.filename or 'while writing'}", 1
+        message, code = f"a worker was killed (out of memory?): {FEWER}", 1
+    except (OSError, MemoryError, RuntimeError) as error:  # a full disk, a missing permission
+        if not (isinstance(error, OSError) or is_of_memory(error)):
+            raise
+        message, code = reason_of(error), 1
     print(f"{Path(script).name}: error: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
 
@@ -49,6 +55,23 @@ def use_utf8():
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def is_of_memory(error):
+    """Whether an error says that there was too little memory: Python's, torch's of a CPU or a GPU, or OpenCV's."""
+    words = ("not enough memory", "out of memory", "can't allocate memory", "can't start new thread",
+             "Insufficient memory")
+    own = isinstance(error, RuntimeError) or type(error).__module__ in ("torch", "cv2")
+    return isinstance(error, MemoryError) or own and any(one in str(error) for one in words)
+
+
+def reason_of(error, name=""):
+    """Why something failed, of an OSError or an error of is_of_memory(). name: of what, where no file is known."""
+    if not isinstance(error, OSError):
+        return f"too little memory: {FEWER}"
+    advice = " (too many files are open at once: raise the limit, such as with ulimit -n 4096)"
+    return (f"{error.strerror or error}: {error.filename or name or 'while reading or writing'}"
+            + advice * (error.errno in (errno.EMFILE, errno.ENFILE)))
 
 
 def torch_device(name):

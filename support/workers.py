@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 
 from tqdm import tqdm
 
-from support.errors import UserError
+from support.errors import FEWER, UserError, is_of_memory
 from support.machine import cores
 from support.recordings import natural_key
 
@@ -49,7 +49,8 @@ def for_each(recordings, work, sizes=None, workers=1, unit="frames", worth=WORTH
             else:
                 line, results[name] = outcome
                 tqdm.write(line)
-    if unexpected := [error for error in failed.values() if not isinstance(error, UserError | OSError)]:
+    if unexpected := [error for error in failed.values() if not (isinstance(error, UserError | OSError)
+                                                                 or is_of_memory(error))]:
         raise unexpected[0]
     if failed:
         names = ", ".join(sorted(failed, key=natural_key))
@@ -76,7 +77,7 @@ def _in_turn(names, work, bar, _):
         try:
             outcome = work(name, bar.update)
         except Exception as error:
-            outcome = _TooLittleMemory() if _lacks_memory(error) else error
+            outcome = _TooLittleMemory() if is_of_memory(error) else error
         yield name, outcome
 
 
@@ -98,15 +99,8 @@ def _in_processes(names, work, bar, workers):
 class _TooLittleMemory(UserError):
     """What becomes of a recording whose process was killed, which is mostly for its memory, or got none."""
 
-    def __init__(self, text="there is too little memory for it"):
+    def __init__(self, text=f"too little memory: {FEWER}"):
         super().__init__(text)
-
-
-def _lacks_memory(error):
-    """Whether an exception says that there is too little memory; PyTorch and OpenCV have kinds of their own for it."""
-    return isinstance(error, MemoryError) or (
-        type(error).__module__ in ("builtins", "torch", "cv2") and isinstance(error, Exception) and
-        any(words in str(error) for words in ("can't allocate memory", "out of memory", "Insufficient memory")))
 
 
 def _side_by_side(names, work, bar, workers):
@@ -241,7 +235,7 @@ class _Report:
 
 def _sendable(error):
     """The exception as it can be sent, with its traceback as text."""
-    if _lacks_memory(error):
+    if is_of_memory(error):
         return _TooLittleMemory()
     error.add_note("".join(traceback.format_exception(error)).rstrip())
     try:

@@ -218,7 +218,7 @@ def test_a_video_without_sound_is_one_line_and_the_others_are_done(tmp_path, cal
     (lambda path: path.write_bytes(b""), "empty"),
     (lambda path: os.truncate(path, path.stat().st_size // 2), "cut short"),
     (lambda path: path.write_text("hello"), "cannot be read"),
-    (lambda path: (path.unlink(), path.mkdir()), "directory"),
+    (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
 ], ids=["empty", "truncated", "text", "folder"])
 def test_a_damaged_video_is_one_line_and_the_others_are_done(damage, reason, tmp_path, call):
     give_video(sounding(tmp_path, train_2=noise(1)), "train_1", 10, np.zeros(6400, np.float32))

@@ -132,6 +132,9 @@ def test_crops_of_another_origin_are_called_unknown_and_retention_is_noticed(mad
         value = {"face_size": 64} if case == "another size" else {"face_score": "high"}
         note.write_text(json.dumps(json.loads(note.read_text()) | value))
     code, _, err = call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--epochs", 1)
+    if case == "another value":
+        assert f"{note} is damaged (face_score is high)" in one_line(code, err)
+        return
     card = load_checkpoint(run_of(made, "visual", "arousal") / "best.pt")["card"]
     assert code == 0, err
     if case == "retained":
@@ -280,7 +283,7 @@ def on_a_full_disk(path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("module", ["checkpoints", "training", "data"])
+@pytest.mark.parametrize("module", ["checkpoints", "training", "packing"])
 def test_a_full_disk_is_one_line_from_checkpoint_and_cache_alike(made, call, monkeypatch, module):
     """With the device that is always full: what torch and NumPy really raise there."""
     monkeypatch.setattr(f"{module}.whole_file", on_a_full_disk)

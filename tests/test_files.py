@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from conftest import one_line
@@ -14,7 +15,7 @@ from conftest import one_line
 import config
 from support import files
 from support.errors import UserError, run_script
-from support.files import claimed, claimed_part, whole_file, whole_folder, write_bytes
+from support.files import claimed, claimed_part, named, whole_file, whole_folder, write_bytes
 
 ROOT = Path(config.__file__).parent
 
@@ -221,3 +222,23 @@ def test_bytes_that_a_disk_has_no_room_for_name_their_file(tmp_path, monkeypatch
     with pytest.raises(OSError, match="No space") as error:
         write_bytes(str(tmp_path / "b"), b"0123456789")
     assert error.value.filename == str(tmp_path / "b")
+
+
+# ---- which file it was ----------------------------------------------------------------------------------------------
+
+def test_an_error_of_the_system_that_names_no_file_gets_the_name_of_the_one_at_work(tmp_path):
+    with pytest.raises(OSError, match=f"{tmp_path}/a") as error, named(tmp_path / "a"):
+        raise full()
+    assert error.value.filename == str(tmp_path / "a") and error.value.errno == errno.ENOSPC
+    with pytest.raises(PermissionError, match="other"), named(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "Permission denied", "other")
+    with pytest.raises(OSError, match="^no file of gzip$"), named(tmp_path / "a"):
+        raise OSError("no file of gzip")
+
+
+def test_an_error_of_pyav_gets_the_name_too(tmp_path, capsys):
+    def main(argv):
+        with whole_file(tmp_path / "a.mp4"):
+            raise av.error.OSError(errno.ENOSPC, "No space left on device")
+    code = run_script(main, "step.py")
+    assert f"No space left on device: {tmp_path / 'a.mp4'}" in one_line(code, capsys.readouterr().err)
