@@ -11,6 +11,7 @@ import importlib.metadata
 import io
 import math
 import platform
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -23,7 +24,7 @@ from models_kd import MODELS, build_model
 from runs import PSEUDO, run_folder, settings_of, teacher_runs
 from support.errors import UserError
 from support.files import whole_file
-from support.recordings import SUMMARIES, TARGETS, UNLABELLED, made_with
+from support.recordings import SUMMARIES, TARGETS, UNLABELLED, faces_table, made_with
 from support.settings import KINDS, field_notes
 
 PACKAGES = ["torch", "torchvision", "numpy", "opencv-python", "opencv-python-headless", "facenet-pytorch", "av"]
@@ -35,11 +36,21 @@ EXPECTED = ("a best.pt (or last.pt) of mmpkd.py was expected. If a run wrote it,
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 def save_checkpoint(path, state):
-    """Writes tensors and plain Python, whole or not at all."""
+    """Writes tensors and plain Python, whole or not at all: the same bytes for the same values."""
     buffer = io.BytesIO()  # on a full disk, torch.save itself fails with a RuntimeError that says nothing
-    torch.save(state, buffer)
+    torch.save(_by_value(state), buffer)
     with whole_file(path) as part:
         part.write_bytes(buffer.getbuffer())
+
+
+def _by_value(value):
+    """The same, equal texts as one object. Pickle writes a text that it has met before, the same object, as a
+    reference to it: with those of a resumed run the file would differ, though no value does."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_by_value(key): _by_value(each) for key, each in value.items()}
+    return type(value)(map(_by_value, value)) if type(value) in (list, tuple) else value
 
 
 def describe_model(cfg, shapes, sets):
@@ -132,7 +143,7 @@ def _faces(cfg, shape, recordings):
     tables = [cfg.crops_dir / one.name / "faces.csv" for one in recordings]
     if not made or shape[1:] != (made["face_size"],) * 2 or not all(table.exists() for table in tables):
         return None
-    return made | {"retained": any(b",retained," in table.read_bytes() for table in tables)}
+    return made | {"retained": any(b",retained," in faces_table(table) for table in tables)}
 
 
 def _sound(cfg, shape):

@@ -3,6 +3,7 @@
 Reads   videos/<id>.*                           any container, any frame rate, constant or variable
 Writes  Cropped_Aligned/<id>/000000.jpg ...     frame k: what the video shows at k / frame_rate seconds; RGB, upright
         Cropped_Aligned/<id>/faces.csv          per frame: time_s, found, box in pixels of the video, score
+        Cropped_Aligned/<id>/checksums.sfv      of all of these, so that damage is noticed
         Cropped_Aligned/<id>.jpg                contact sheet: crops from end to end of the recording, to check by eye
 
     python face_detector.py --data-dir data
@@ -13,6 +14,7 @@ replaces what the other put into the frames without a face, and neither detects 
 import functools
 import gc
 import glob
+import io
 import itertools
 import math
 from array import array
@@ -25,8 +27,9 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from faces import Face, FaceFinder, Tracker, crop_face, one_thread
+from support.checksums import LIST, checked, list_all, read_checked, read_list
 from support.errors import UserError, run_script, torch_device
-from support.files import claimed, whole_file, whole_folder, write_bytes
+from support.files import changed_folder, claimed, whole_again, whole_file, whole_folder, write_bytes
 from support.media import Picture, about_frames, frame_count, picture_clock, read_frames
 from support.recordings import find_recordings, if_newer, keep_settings, shard_of
 from support.settings import parse_config
@@ -34,6 +37,7 @@ from support.workers import for_each
 
 SETTINGS = "face_size frame_rate min_face_size face_score look_every jpeg_quality"  # that crops depend on
 BOX = ["x1", "y1", "x2", "y2"]
+AGAIN = "delete {}/ and run this again"
 FACE = ["detected", "tracked"]  # `found` of frames with a face; the others are "missing" (black) or "retained"
 
 
@@ -155,6 +159,7 @@ def detect(video, folder, find, cfg, retain, report):
             raise UserError(f"{video}: no face in any of its {len(table)} frames: check the video, or lower "
                             f"--min-face-size ({cfg.min_face_size} pixels)")
         fill_gaps(part, table, cfg.face_size, retain)
+        list_all(part)
     return remarks
 
 
@@ -165,22 +170,36 @@ def write_crop(folder, shot, points, size, quality):
         write_bytes(f"{folder}/{k:06d}.jpg", jpeg)
 
 
-def fill_gaps(folder, table, size, retain):
+def fill_gaps(folder, table, size, retain, sums=()):
     """faces.csv of a recording, as a table, after every frame without a face got a black image (or the last face).
 
-    retain: the last face, or the first one before there was any; size: of the crops. Meanwhile these frames are
-    "unfilled" in faces.csv, so that the next run fills them if this one is killed.
+    retain: the last face, or the first one before there was any; size: of the crops; sums: the checksums of its files,
+    if there are any.
     """
     gaps = ~table["found"].isin(FACE)
-    _save_table(folder, table.assign(found=table["found"].mask(gaps, "unfilled")))
     faces = np.flatnonzero(~gaps)
     black = _jpeg(np.zeros((size, size, 3), np.uint8), 95)
     for k in np.flatnonzero(gaps):
-        last = faces[max(0, np.searchsorted(faces, k) - 1)]
+        last = folder / f"{faces[max(0, np.searchsorted(faces, k) - 1)]:06d}.jpg"
         with whole_file(folder / f"{k:06d}.jpg") as part:
-            part.write_bytes((folder / f"{last:06d}.jpg").read_bytes() if retain else black)
+            part.write_bytes(checked(last, last.read_bytes(), sums, AGAIN.format(folder)) if retain else black)
     table = table.assign(found=table["found"].mask(gaps, _filled(retain)))
-    _save_table(folder, table)
+    with whole_file(folder / "faces.csv") as part:
+        table.to_csv(part, index=False, lineterminator="\n")
+    return table
+
+
+def refill(folder, table, sheet, size, retain):
+    """The same for a recording whose frames without a face were filled otherwise before: all of it is exchanged at
+    once, and its contact sheet is removed."""
+    sums = read_list(folder)
+    kept = {f"{k:06d}.jpg" for k in np.flatnonzero(table["found"].isin(FACE))}
+    with changed_folder(folder) as part:
+        table = fill_gaps(part, table, size, retain, sums)
+        if sums:  # else it stays without
+            (part / LIST).unlink()  # it is a file of the other folder, too
+            list_all(part, {name: crc for name, crc in sums.items() if name in kept})
+        sheet.unlink(missing_ok=True)
     return table
 
 
@@ -193,14 +212,9 @@ def _jpeg(bgr, quality):
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def _save_table(folder, table):
-    with whole_file(folder / "faces.csv") as part:
-        table.to_csv(part, index=False, lineterminator="\n")
-
-
 def _read_table(folder):
     try:
-        table = pd.read_csv(folder / "faces.csv")
+        table = pd.read_csv(io.BytesIO(read_checked(folder / "faces.csv", AGAIN.format(folder))))
         table["found"]
         return table
     except (OSError, ValueError, KeyError):
@@ -273,6 +287,7 @@ def finder(min_face_size, face_score, device):
 def make(name, report, videos, cfg, retain):
     """Crops of one recording, unless they are there: a line to print; (its faces.csv, whether anything was done)."""
     folder, sheet = cfg.crops_dir / name, cfg.crops_dir / f"{name}.jpg"
+    whole_again(folder)
     new, remarks = finished_table(folder, videos[name], cfg.frame_rate) is None, []
     if new:
         sheet.unlink(missing_ok=True)  # of a folder that was deleted
@@ -282,8 +297,7 @@ def make(name, report, videos, cfg, retain):
     with claimed(folder, "finished", wait=True):  # face_detector.py and face_detector_frameRetention.py may run at once
         table = _read_table(folder)
         if not table["found"].isin([*FACE, _filled(retain)]).all():
-            sheet.unlink(missing_ok=True)  # it shows what is about to change
-            table, new = fill_gaps(folder, table, cfg.face_size, retain), True
+            table, new = refill(folder, table, sheet, cfg.face_size, retain), True
         if not sheet.exists():
             for left in (*folder.glob(".*"), *cfg.crops_dir.glob(f".{glob.escape(sheet.name)}.*")):
                 left.unlink()  # a temporary file of a run that was killed

@@ -1,7 +1,7 @@
 """The images of a recording as one array on disk: packed on first use, or as audio_melspec.py wrote them.
 
 Arrays of packed images lie in cache/ of the data folder and are read in place. The folders of images remain the truth:
-an array that no longer fits them is made again, and deleting it loses nothing.
+an array that no longer fits them, or is damaged, is made again, and deleting it loses nothing.
 
 Shapes: N frames, S side of a crop in pixels, M mel bands, F spectrogram columns, C channels.
 """
@@ -12,7 +12,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
+from corpora.ratings import SLACK
+from support.checksums import checked, list_text, noted, open_array, read_list, write_array
 from support.errors import UserError
 from support.files import whole_file
 
@@ -34,9 +37,10 @@ def spec_array(names, folder):
     if Path(folder, recording).is_dir():
         raise UserError(f"{file} and {folder / recording}/ both exist: delete the one that is not to be used")
     try:
-        array = np.load(file, mmap_mode="r")
-    except (ValueError, EOFError, OSError):
-        raise UserError(f"{file} is not a whole array of spectrograms: delete it and run {MAKERS['specs']}") from None
+        array, _ = open_array(file)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is not a whole array of spectrograms ({error}): delete it and run {MAKERS['specs']}"
+                        ) from None
     if array.ndim != 4 or array.shape[1] != 1 or array.dtype != np.uint8:
         raise UserError(f"{file} holds {array.dtype} {array.shape}, uint8 (frames, 1, bands, columns) was expected: "
                         f"delete it and run {MAKERS['specs']}")
@@ -47,6 +51,7 @@ def spec_array(names, folder):
     if len(names) - len(array) > (len(names) > 1):
         raise UserError(f"{file} holds {len(array)} spectrograms, {len(names)} were expected: delete it and run "
                         f"{MAKERS['specs']}")
+    refuse_cut(len(array) - len(names), len(array), recording, file)
     if len(array) > len(names):
         print(f"{recording}: {len(array) - len(names)} spectrograms have no rating and are left out")
     if len(array) < len(names):
@@ -54,11 +59,29 @@ def spec_array(names, folder):
     return array[:len(names)]
 
 
+def refuse_cut(beyond, images, recording, place):
+    """Raises UserError if more of a recording's images come after its last rating than annotations.py leaves there."""
+    if beyond > max(1, SLACK * images):
+        raise UserError(f"{place} holds {images} images of {recording}, the last {beyond} of them without a row in its "
+                        "annotation file: was it cut? Run annotations.py, or to leave these frames out, give them rows "
+                        "with the rating nan")
+
+
+def unchecked(recording, paths, cfg):
+    """Whether a recording has images whose damage would not be noticed. paths: of those that are single files."""
+    array = cfg.specs_dir / f"{recording}.npy"
+    folders = {folder for name in paths for folder in folders_of(paths[name])}
+    return not all(map(list_text, folders)) or "specs" not in paths and array.is_file() and noted(array) is None
+
+
 # ---- images ---------------------------------------------------------------------------------------------------------
 
-def read_image(path, kind):
-    """A crop (3, S, S) RGB or a spectrogram (1, M, F), uint8. Raises UserError if it is damaged."""
-    encoded = Path(path).read_bytes()
+def read_image(path, kind, sums=()):
+    """A crop (3, S, S) RGB or a spectrogram (1, M, F), uint8. Raises UserError if it is damaged.
+
+    sums: the checksums of its folder, if it has any.
+    """
+    encoded = checked(path, Path(path).read_bytes(), sums, f"delete {path.parent}/ and run {MAKERS[kind]}")
     whole = encoded and encoded.endswith(ENDINGS.get(Path(path).suffix.lower(), b""))  # cv2 pads half a JPEG with grey
     colours = cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE
     picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), colours) if whole else None
@@ -69,8 +92,10 @@ def read_image(path, kind):
 
 def packed(paths, stem, kind, bar):
     """All images as one array on disk, opened for reading: (N, C, H, W) uint8. Made if there is none of them."""
-    states = "".join(f"{path} {state.st_size} {state.st_mtime_ns}\n" for path in paths for state in [path.stat()])
-    cache = stem.with_name(f"{stem.name}.{digest(states)}.npy")
+    states = "".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}\n"  # ctime: nobody can set it back
+                     for path in paths for state in [path.stat()])
+    lists = b"".join(list_text(folder) for folder in folders_of(paths))
+    cache = stem.with_name(f"{stem.name}.{digest(states.encode() + lists)}.npy")
     array = kept_array(cache, len(paths), lambda: _images(paths, kind, bar))
     for old in stem.parent.glob(f"{glob.escape(stem.name)}.*.npy"):
         if old != cache:
@@ -78,35 +103,40 @@ def packed(paths, stem, kind, bar):
     return array
 
 
-def digest(text):
-    """A short name that follows from a text."""
-    return hashlib.sha1(text.encode()).hexdigest()[:16]
+def folders_of(paths):
+    """The folders that some files are in, as they first occur."""
+    return dict.fromkeys(path.parent for path in paths)
+
+
+def digest(content):
+    """A short name that follows from some bytes."""
+    return hashlib.sha1(content).hexdigest()[:16]
 
 
 def kept_array(path, length, pieces):
-    """The array at `path`, read in place. If it is missing or incomplete, it is made of `pieces()`, which yields arrays
+    """The array at `path`, read in place. If it is missing or damaged, it is made of `pieces()`, which yields arrays
     (n, ...).
 
-    Two processes may make it at once: the file is there whole or not at all. It is not written through a memory map,
-    since a full disk would kill the process.
+    Two processes may make it at once: the file is there whole or not at all.
     """
     try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        with whole_file(path) as part, open(part, "wb") as file:
-            for number, piece in enumerate(pieces()):
-                if number == 0:
-                    header = {"descr": piece.dtype.str, "fortran_order": False, "shape": (length, *piece.shape[1:])}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(piece.tobytes())
+        array, has_sum = open_array(path)
+        if has_sum and len(array) == length:
+            return array
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        tqdm.write(f"{path} is damaged and is made again: {error}")
+    with whole_file(path) as part:
+        write_array(part, length, pieces())
     return np.load(path, mmap_mode="r")
 
 
 def _images(paths, kind, bar):
     """Yields all images, each (1, C, H, W). Raises UserError if one is damaged or of another size than the first."""
-    shape = None
+    shape, sums = None, {folder: read_list(folder) for folder in folders_of(paths)}
     for path in paths:
-        picture = read_image(path, kind)
+        picture = read_image(path, kind, sums[path.parent])
         shape = shape or picture.shape
         if picture.shape != shape:
             raise UserError(f"{path} is of size {picture.shape[1:]}, {paths[0]} of {shape[1:]}: delete {path.parent}/ "

@@ -11,6 +11,7 @@ labels/<id>.csv (time_s,arousal,valence of every recording, rated ones out of fo
 Shapes: N frames, K targets, G teachers.
 """
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -19,11 +20,13 @@ from scipy.optimize import nnls
 from scipy.stats import sem
 
 from scores import predict, write_table
+from support.checksums import checked, list_all, read_checked, read_list
 from support.errors import UserError
 from support.files import whole_folder
 
 SIGMAS = 3  # standard errors above 0 that the audio teachers must reach: by chance, once in 740 times
 OTHERS = 10  # subjects that each subject is compared with in that test
+AGAIN = "delete {}/ and run again"
 CONSTANT = 1e-5  # predictions with a smaller standard deviation are constant: they are not scaled
 
 
@@ -171,30 +174,32 @@ def write_labels(folder, labels, report, targets, frame_rate):
             table.insert(0, "time_s", np.round(np.arange(len(series)) / frame_rate, 4))
             write_table(table, part / f"{name}.csv", digits=9)  # float32, exactly
         (part / "teachers.json").write_text(json.dumps(report, indent=1) + "\n")
+        list_all(part)
 
 
 def read_report(folder):
     """The report in labels/teachers.json of a run. Raises UserError if it cannot be read."""
     path = folder / "labels" / "teachers.json"
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(read_checked(path, AGAIN.format(folder / "labels"))))
     except (OSError, ValueError, TypeError, RecursionError):
-        raise UserError(f"{path} is missing or cannot be read: delete {folder / 'labels'}/ and run again") from None
+        raise UserError(f"{path} is missing or cannot be read: {AGAIN.format(folder / 'labels')}") from None
 
 
 def read_labels(folder, recordings, targets):
     """Labels of some recordings, {id: (N, K) float32}. Raises UserError naming a file that is missing or does not
     fit."""
-    labels = {}
+    labels, again = {}, AGAIN.format(folder / "labels")
+    sums = read_list(folder / "labels")
     for recording in recordings:
         path = folder / "labels" / f"{recording.name}.csv"
         try:
-            labels[recording.name] = pd.read_csv(path)[targets].to_numpy(np.float32)
+            content = checked(path, path.read_bytes(), sums, again)
+            labels[recording.name] = pd.read_csv(io.BytesIO(content))[targets].to_numpy(np.float32)
         except (OSError, ValueError, KeyError):
-            raise UserError(f"{path} is missing or cannot be read: delete {folder / 'labels'}/ and run again") from None
+            raise UserError(f"{path} is missing or cannot be read: {again}") from None
         if len(labels[recording.name]) != len(recording):
-            raise UserError(f"{path} has {len(labels[recording.name])} rows for {len(recording)} frames: delete "
-                            f"{folder / 'labels'}/ and run again")
+            raise UserError(f"{path} has {len(labels[recording.name])} rows for {len(recording)} frames: {again}")
     return labels
 
 

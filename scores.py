@@ -3,6 +3,7 @@
 Shapes: N frames of a recording, K targets.
 """
 import contextlib
+import io
 import math
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from data import prefetch, stream
 from losses import ccc
 from models_kd import forward
 from runs import AGAIN
+from support.checksums import list_all, read_checked
 from support.errors import UserError
 from support.files import whole_folder
 from support.recordings import SUMMARIES, TARGETS, find_recordings
@@ -125,6 +127,7 @@ def written_predictions(folder, tables):
             (part / name).mkdir()
             for recording, table in tables[name].items():
                 write_table(table, part / name / f"{recording}.csv")
+            list_all(part / name)
         yield part
 
 
@@ -147,7 +150,7 @@ def read_tables(folder, frame_rate, again):
 def read_table(path, frame_rate, again):
     """The predictions of one recording. Raises UserError if they are not complete: `again` says what to do."""
     try:
-        table = pd.read_csv(path, dtype=float)
+        table = pd.read_csv(io.BytesIO(read_checked(path, again)), dtype=float)
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): {again}") from None
     targets = targets_of(table)

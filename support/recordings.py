@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from support.checksums import checked, read_list
 from support.errors import UserError
 from support.files import is_claimed, whole_file
 from support.media import frame_count, open_media, picture_clock
@@ -171,12 +172,26 @@ def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
     """(number of frames of a recording, file that it is known from: faces.csv, video, annotations), or (None, None)."""
     faces = Path(crops_dir, name, "faces.csv")
     if faces.exists():
-        return _lines(faces) - 1, faces
+        return faces_table(faces).count(b"\n") - 1, faces
     if video := media_file(name, videos_dir):
         return frame_count(picture_clock(video).end_s, frame_rate), video
     for table in Path(annotations_dir).glob(f"*/{glob.escape(name)}.csv") if annotations_dir else []:
         return _lines(table) - 1, table
     return None, None
+
+
+def faces_table(path):
+    """The bytes of a faces.csv. Raises UserError if they are not those that face_detector.py wrote.
+
+    Without a checksum of an older version its rows are counted: one for every crop.
+    """
+    folder, again = path.parent, f"delete {path.parent}/ and run face_detector.py"
+    sums = read_list(folder)
+    content = checked(path, path.read_bytes(), sums, again)
+    rows, crops = content.count(b"\n") - 1, 0 if sums else len(list(folder.glob("[!.]*.jpg")))
+    if not sums and rows != crops:
+        raise UserError(f"{path} has {rows} rows for {crops} crops: {again}")
+    return content
 
 
 def media_file(name, folder):

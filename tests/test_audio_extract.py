@@ -48,7 +48,7 @@ def give_video(folder, name, frames, sound=None):
 
 def segments(folder, name):
     """(K, N) int16 of a recording's segments; fails where files are missing or not mono 16 bit at RATE."""
-    paths = sorted((folder / "audio_segments" / name).iterdir())
+    paths = sorted((folder / "audio_segments" / name).glob("*.wav"))
     assert [path.name for path in paths] == [f"{k:06d}.wav" for k in range(len(paths))]
     for path in paths:
         about = soundfile.info(path)

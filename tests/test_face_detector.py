@@ -142,7 +142,7 @@ def test_workers_and_shards_write_the_same_bytes_as_one_run(tmp_path, call):
         for words in runs:
             assert call("face_detector", "--data-dir", tmp_path / name, *words, *SMALL)[0] == 0
     one = tree(tmp_path / "one")
-    assert len(one) == 3 * (24 + 2) + 1 and tree(tmp_path / "two") == one and tree(tmp_path / "shards") == one
+    assert len(one) == 3 * (24 + 3) + 1 and tree(tmp_path / "two") == one and tree(tmp_path / "shards") == one
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
