@@ -27,7 +27,7 @@ import numpy as np
 import soundfile
 
 from audio_extract import wav_header
-from support.checksums import checked, listed, open_array, read_list, write_array
+from support.checksums import checked, listed, open_array, read_list, write_checked_array
 from support.errors import UserError, run_script
 from support.files import claimed_part, whole_folder, write_bytes
 from support.recordings import find_recordings, if_newer, keep_settings, shard_of
@@ -217,14 +217,14 @@ def write_pictures(blocks, folder, report):
             report(1)
 
 
-def write_one_array(blocks, frames, path, report):
-    """Writes the spectrograms of so many frames as one array (frames, 1, M, F): whole or not at all."""
+def write_array(blocks, shape, path, report):
+    """Writes the spectrograms as one array of that shape (frames, 1, M, F): whole or not at all."""
     def pieces():
         for block in blocks:
-            yield block[:, None]
+            yield block.reshape(-1, *shape[1:])
             report(len(block))
     with claimed_part(path) as part:
-        write_array(part / path.name, frames, pieces())
+        write_checked_array(part / path.name, shape[0], pieces())
         (part / path.name).rename(path)
 
 
@@ -261,7 +261,7 @@ def make(name, report, folders, cfg, mel_spec, frame_rate):
     if cfg.spec_files == "pictures":
         write_pictures(blocks, out, report)
     else:
-        write_one_array(blocks, len(paths), out, report)
+        write_array(blocks, (len(paths), 1, len(mel_spec.bands), mel_spec.columns), out, report)
     return line, (len(paths), False)
 
 

@@ -214,13 +214,12 @@ def present(paths, maker):
     """
     folders = {path.parent for path in paths}
     listed = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
-    missing = [path for path in paths if path.name not in listed[path.parent]]
+    missing, left_out = [path for path in paths if path.name not in listed[path.parent]], {}
     for folder, names in listed.items():
         named = {path.name for path in paths if path.parent == folder}
         unnamed = {name for name in names if name.endswith(paths[0].suffix)} - named
         if unnamed:
-            last = max(map(natural_key, named))
-            refuse_cut(sum(natural_key(name) > last for name in unnamed), len(named | unnamed), folder.name, folder)
+            left_out[folder] = unnamed
             print(f"{folder.name}: {len(unnamed)} images have no rating (first: {folder / min(unnamed)}): left out")
     if missing == paths[-1:] and len(paths) > 1 and paths[-1].name not in read_list(paths[-1].parent):
         print(f"{paths[-1].parent.name}: the last rating has no image ({paths[-1]}) and is left out")
@@ -230,6 +229,10 @@ def present(paths, maker):
         found = f"{len(paths) - len(missing)} of {len(paths)} are there"
         raise UserError(f"{missing[0]} is missing ({found}): run {maker} first"
                         + without * (maker == MAKERS["specs"] and len(missing) == len(paths)))
+    for folder, unnamed in left_out.items():
+        named = [natural_key(path.name) for path in paths if path.parent == folder]
+        beyond = sum(natural_key(name) > max(named) for name in unnamed)
+        refuse_cut(beyond, len(named) + len(unnamed), folder.name, folder)
     return len(paths)
 
 

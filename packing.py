@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from corpora.ratings import SLACK
-from support.checksums import checked, list_text, noted, open_array, read_list, write_array
+from support.checksums import checked, list_text, noted, open_array, read_list, write_checked_array
 from support.errors import UserError
 from support.files import whole_file
 
@@ -128,7 +128,7 @@ def kept_array(path, length, pieces):
     except (OSError, ValueError) as error:
         tqdm.write(f"{path} is damaged and is made again: {error}")
     with whole_file(path) as part:
-        write_array(part, length, pieces())
+        write_checked_array(part, length, pieces())
     return np.load(path, mmap_mode="r")
 
 

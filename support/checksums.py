@@ -89,7 +89,7 @@ def _last_line(crc):
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
 
-def write_array(path, length, pieces):
+def write_checked_array(path, length, pieces):
     """Writes arrays (n, ...) one after the other as one array (length, ...), followed by its checksum.
 
     Not through a memory map: with that, a full disk would kill the process.

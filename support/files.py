@@ -75,7 +75,7 @@ def changed_folder(path):
     path = Path(path)
     part, old = _beside(path)
     part.mkdir(exist_ok=True)
-    with claimed(part, "changed", path):
+    with claimed(part, "made", path):
         try:
             _empty(part)
             shutil.copytree(path, part, copy_function=_link, dirs_exist_ok=True)
@@ -93,11 +93,14 @@ def changed_folder(path):
 
 
 def whole_again(path):
-    """Puts a folder back that a killed changed_folder() has moved away, and removes what one has left."""
+    """Puts a folder back that a killed changed_folder() has moved away, and removes what killed ones have left.
+
+    Raises UserError if another process is making it.
+    """
     part, old = _beside(Path(path))
-    if old.exists():
+    if old.exists() or part.exists():
         part.mkdir(exist_ok=True)
-        with claimed(part, "changed", path):
+        with claimed(part, "made", path):
             if not Path(path).exists():
                 old.rename(path)
             shutil.rmtree(old, ignore_errors=True)

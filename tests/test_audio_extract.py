@@ -378,7 +378,7 @@ def test_workers_and_shards_write_the_same_bytes_as_one_run(tmp_path, call):
             assert code == 0 and err == ""
     assert "train_2" not in out and "2 recordings" in out  # the first shard, which came last
     one = files_of(tmp_path / "one")
-    assert len(one) == 3 + 1 + sum(len(segments(tmp_path / "one", name)) for name in sounds)
+    assert len(one) == 3 + 1 + 3 + sum(len(segments(tmp_path / "one", name)) for name in sounds)
     assert files_of(tmp_path / "two") == one and files_of(tmp_path / "shards") == one
 
 
