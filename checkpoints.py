@@ -22,6 +22,7 @@ from config import Config
 from model_card import FACES, HELD_OUT, SOUND, TRAIN, VAL, check_card
 from models_kd import MODELS, build_model
 from runs import PSEUDO, run_folder, settings_of, teacher_runs
+from support.checksums import read_list
 from support.errors import UserError
 from support.files import whole_file
 from support.recordings import SUMMARIES, TARGETS, UNLABELLED, faces_table, made_with
@@ -141,7 +142,9 @@ def _faces(cfg, shape, recordings):
     """How the crops of some recordings were made: settings and retention; None if they are of another origin."""
     made = _settings(made_with(cfg.crops_dir), FACES)
     tables = [cfg.crops_dir / one.name / "faces.csv" for one in recordings]
-    if not made or shape[1:] != (made["face_size"],) * 2 or not all(table.exists() for table in tables):
+    if any(table.exists() for table in tables) and not (cfg.crops_dir / "settings.json").exists():
+        print(f"{cfg.crops_dir}/ has no settings.json: how the crops were made is not known, and not in the model card")
+    if not made or shape[1:] != (made["face_size"],) * 2 or not all(table.exists() or "faces.csv" in read_list(table.parent) for table in tables):
         return None
     return made | {"retained": any(b",retained," in faces_table(table) for table in tables)}
 

@@ -318,5 +318,6 @@ def run_line(folder):
     state = ("running" if is_claimed(folder) else "finished" if (folder / "predictions").exists()
              else "stopped, --resume" if (folder / "last.pt").exists() else "nothing saved yet")
     values = [float(np.mean([val["mean"] for val in entry["val"].values()])) for entry in entries]
-    best = f"{max(values):9.3f} {1 + int(np.argmax(values)):9}" if values else ""
-    return f"{folder.name:40} {state:24} {f'{len(entries)}/{epochs}':>9} {best}"
+    best = f"{max(values):9.3f} {entries[int(np.argmax(values))]['epoch']:9}" if values else ""
+    done = entries[-1]["epoch"] if entries else 0
+    return f"{folder.name:40} {state:24} {f'{done}/{epochs}':>9} {best}"

@@ -16,7 +16,7 @@ from data import prefetch, stream
 from losses import ccc
 from models_kd import forward
 from runs import AGAIN
-from support.checksums import list_all, read_checked
+from support.checksums import checked, list_all, read_list
 from support.errors import UserError
 from support.files import whole_folder
 from support.recordings import SUMMARIES, TARGETS, find_recordings
@@ -150,7 +150,7 @@ def read_tables(folder, frame_rate, again):
 def read_table(path, frame_rate, again):
     """The predictions of one recording. Raises UserError if they are not complete: `again` says what to do."""
     try:
-        table = pd.read_csv(io.BytesIO(read_checked(path, again)), dtype=float)
+        table = pd.read_csv(io.BytesIO(content := path.read_bytes()), dtype=float)
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): {again}") from None
     targets = targets_of(table)
@@ -167,6 +167,7 @@ def read_table(path, frame_rate, again):
     for k in np.flatnonzero(~(np.abs(table["time_s"] - times) < ROUNDING_S)):
         raise UserError(f"{path} line {k + 2}: time_s is {table['time_s'][k]:g}, not {times[k]:g} as with frame_rate "
                         f"{frame_rate:g}: give the --frame-rate of the run, or if lines are missing, {again}")
+    checked(path, content, read_list(path.parent), again)  # at last: all else is said more exactly above
     return table
 
 

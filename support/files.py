@@ -101,7 +101,7 @@ def whole_again(path):
     if old.exists() or part.exists():
         part.mkdir(exist_ok=True)
         with claimed(part, "made", path):
-            if not Path(path).exists():
+            if old.exists() and not Path(path).exists():
                 old.rename(path)
             shutil.rmtree(old, ignore_errors=True)
             shutil.rmtree(part, ignore_errors=True)

@@ -136,6 +136,9 @@ def keep_settings(folder, cfg, names, made_of=None):
     made = any(path.is_dir() or path.suffix in (".npy", ".csv") for path in Path(folder).glob("[!.]*"))
     if made or any(is_claimed(path) for path in Path(folder).glob(".*.part")):  # by another process, now
         _agree(folder, made_with(folder) or settings, settings)
+        if made and not made_with(folder):
+            print(f"{folder}/ has no settings.json: what is in it is taken for made with the settings of today "
+                  f"({', '.join(f'{name} {settings[name]}' for name in names.split())})")
     if made_with(folder) != settings:  # nothing has been made yet
         with whole_file(Path(folder, "settings.json")) as part:
             part.write_text(json.dumps(settings, indent=1) + "\n")
@@ -187,6 +190,8 @@ def faces_table(path):
     """
     folder, again = path.parent, f"delete {path.parent}/ and run face_detector.py"
     sums = read_list(folder)
+    if not path.exists():
+        raise UserError(f"{path} is missing: {again}")
     content = checked(path, path.read_bytes(), sums, again)
     rows, crops = content.count(b"\n") - 1, 0 if sums else len(list(folder.glob("[!.]*.jpg")))
     if crops and rows != crops:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import FRAMES, STEPS, flip, own, table_of
+from conftest import FRAMES, flip, own, table_of
 from test_data import BOTH, config_of, rewrite
 
 import audio_melspec
