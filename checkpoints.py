@@ -142,9 +142,10 @@ def _faces(cfg, shape, recordings):
     """How the crops of some recordings were made: settings and retention; None if they are of another origin."""
     made = _settings(made_with(cfg.crops_dir), FACES)
     tables = [cfg.crops_dir / one.name / "faces.csv" for one in recordings]
-    if any(table.exists() for table in tables) and not (cfg.crops_dir / "settings.json").exists():
+    ours = [table.exists() or table.name in read_list(table.parent) for table in tables]
+    if any(ours) and not made_with(cfg.crops_dir):
         print(f"{cfg.crops_dir}/ has no settings.json: how the crops were made is not known, and not in the model card")
-    if not made or shape[1:] != (made["face_size"],) * 2 or not all(table.exists() or "faces.csv" in read_list(table.parent) for table in tables):
+    if not made or shape[1:] != (made["face_size"],) * 2 or not all(ours):
         return None
     return made | {"retained": any(b",retained," in faces_table(table) for table in tables)}
 

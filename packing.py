@@ -92,8 +92,8 @@ def read_image(path, kind, sums=()):
 
 def packed(paths, stem, kind, bar):
     """All images as one array on disk, opened for reading: (N, C, H, W) uint8. Made if there is none of them."""
-    states = "".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}\n"  # ctime: nobody can set it back
-                     for path in paths for state in [path.stat()])
+    states = "".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}\n"
+                     for path in paths for state in [path.stat()])  # ctime: no program can set it back
     lists = b"".join(list_text(folder) for folder in folders_of(paths))
     cache = stem.with_name(f"{stem.name}.{digest(states.encode() + lists)}.npy")
     array = kept_array(cache, len(paths), lambda: _images(paths, kind, bar))

@@ -91,7 +91,7 @@ def log_until(folder, epoch):
     epochs = [entry["epoch"] for entry in entries]
     expected = range(epochs[0] if epochs else 1, 1 + max(epoch, *epochs[-1:], 0))
     if log.exists() and epochs != [*expected]:
-        lost = min({*expected} - {*epochs}, default=epochs[-1])
+        lost = min({*expected} - {*epochs}, default=epoch)
         raise UserError(f"{log} has no line of epoch {lost}, but last.pt is of epoch {epoch}: put the line back, or "
                         "delete the file (curves and tables alone are made of it)")
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []

@@ -17,7 +17,7 @@ from support.errors import UserError
 
 LIST = "checksums.sfv"
 MARK = b"crc32 "  # and eight digits: what follows an array in its file
-BLOCK = 2**24  # bytes that are read at once
+BLOCK = 2**20  # bytes that are read at once: they stay in the cache of the processor
 
 
 # ---- folders --------------------------------------------------------------------------------------------------------
