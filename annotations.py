@@ -22,8 +22,9 @@ from corpora.copies import copies, spelt_alike
 from corpora.ratings import moved_earlier, on_frames, to_scale
 from corpora.readers import describe, find_ratings
 from support.errors import UserError, run_script
-from support.files import whole_file
+from support.files import there, whole_file
 from support.media import picture_clock
+from support.reading import read_bytes
 from support.recordings import (
     PARTITIONS,
     TARGETS,
@@ -73,7 +74,7 @@ def frames_of(name, cfg):
     """
     frames, source = known_frames(name, cfg.frame_rate, cfg.crops_dir, cfg.videos_dir)
     shared, video = media_file(video_of(name), cfg.videos_dir), media_file(name, cfg.videos_dir)
-    if shared and not video and not (cfg.crops_dir / name).exists():
+    if shared and not video and not there(cfg.crops_dir / name):
         raise UserError(f"one of the subjects of {shared}: their faces are not told apart yet; put the crops of this "
                         f"one into {cfg.crops_dir / name}/, or a video of this one into {cfg.videos_dir}/")
     if not video:
@@ -141,7 +142,7 @@ def refuse_moved(partitions, cfg):
     for folder in (TRAIN, VAL, UNLABELLED):
         for name, now in partitions.items():
             old = cfg.annotations_dir / folder / f"{name}.csv"
-            if now != folder and not fault_of_id(name) and old.exists():
+            if now != folder and not fault_of_id(name) and there(old):
                 why = "has ratings now" if folder == UNLABELLED else f"is now in {now or 'neither partition'}"
                 raise UserError(f"{old} is from an earlier run, but {name} {why}: "
                                 f"delete that file, or all of {cfg.annotations_dir}/")
@@ -243,7 +244,7 @@ def annotate_unlabelled(name, rated, cfg):
     out = cfg.annotations_dir / UNLABELLED / f"{name}.csv"
     frames, lack = unlabelled_frames(name, cfg) if not rated else (
         0, f"no ratings, but its subjects are rated in {', '.join(rated)}: left out")
-    if lack and out.exists():
+    if lack and there(out):
         raise UserError(f"{lack}; but {out} is there from an earlier run: delete that file")
     if lack:
         return f"{name}: {lack}", None
@@ -254,7 +255,7 @@ def annotate_unlabelled(name, rated, cfg):
 def unlabelled_frames(name, cfg):
     """(number of frames of a recording without ratings, ""), or (0, why it does not belong into Unlabelled_Set)."""
     for table in (cfg.annotations_dir / partition / f"{name}.csv" for partition in (TRAIN, VAL)):
-        if table.exists():  # the user's own, or made before the ratings were removed
+        if there(table):  # the user's own, or made before the ratings were removed
             gold = cfg.ratings_dir / f"{name}.csv"
             return 0, f"no {gold}, but {table}: kept as it is (if the recording has no ratings, delete that file)"
     if why := held_out(name, cfg.val_ids, cfg.unlabelled_ids):
@@ -270,7 +271,7 @@ def unlabelled_frames(name, cfg):
 
 def write_table(out, table):
     """Writes an annotation CSV unless the same is there already. Returns whether it was written."""
-    changed = not out.exists() or out.read_bytes() != table.encode()
+    changed = not there(out) or read_bytes(out) != table.encode()
     if changed:
         with whole_file(out) as part:
             part.write_bytes(table.encode())
@@ -303,7 +304,7 @@ def main(argv=None):
     def work(name, report):
         if name in reasons:
             old = cfg.annotations_dir / UNLABELLED / f"{name}.csv"
-            also = f"; delete {old}, too" if not fault_of_id(name) and old.exists() else ""
+            also = f"; delete {old}, too" if not fault_of_id(name) and there(old) else ""
             raise UserError(reasons[name] + also)
         if name in sources:
             return annotate(name, sources[name], partitions[name], cfg)

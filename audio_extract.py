@@ -15,7 +15,7 @@ import soundfile
 
 from support.checksums import listed
 from support.errors import UserError, run_script
-from support.files import whole_folder, write_bytes
+from support.files import there, whole_folder, write_bytes
 from support.media import about_frames, picture_clock
 from support.recordings import find_recordings, if_newer, keep_settings, known_frames, shard_of
 from support.settings import parse_config
@@ -125,11 +125,11 @@ def make(name, report, sounds, cfg):
     """Makes the segments of a recording, unless they exist: (line to print, (segments, whether they existed))."""
     frames, folder = frames_of(name, sounds[name], cfg), cfg.segments_dir / name
     line = f"{name}: {frames} segments from {sounds[name]}"
-    if not folder.exists():
+    if not there(folder):
         remarks = extract(sounds[name], frames, folder, cfg, report)
         return "; ".join([line, *remarks]), (frames, False)
-    if (there := len(list(folder.glob("*.wav")))) != frames:
-        raise UserError(f"{folder}/ holds {there} segments, {frames} were expected: delete that folder and run this "
+    if (count := len(list(folder.glob("*.wav")))) != frames:
+        raise UserError(f"{folder}/ holds {count} segments, {frames} were expected: delete that folder and run this "
                         "again")
     return f"{line} (done before{if_newer(sounds[name], folder)})", (frames, True)
 
@@ -143,7 +143,7 @@ def main(argv=None):
     if not shard:
         print(f"shard {cfg.shard} has none of the {len(sounds)} recordings: nothing to do")
         return {}
-    todo = [name for name in shard if not (cfg.segments_dir / name).exists()]
+    todo = [name for name in shard if not there(cfg.segments_dir / name)]
     sizes = {name: about_frames(shard[name], cfg.frame_rate) for name in todo}
     results = for_each(shard, partial(make, sounds=shard, cfg=cfg), sizes, cfg.workers, "segments", WORTH_A_WORKER)
     made = sum(not done for _, done in results.values())

@@ -12,8 +12,6 @@ import io
 import math
 import platform
 import sys
-import warnings
-import zipfile
 from pathlib import Path
 
 import torch
@@ -24,9 +22,10 @@ from models_kd import MODELS, build_model
 from runs import PSEUDO, run_folder, settings_of, teacher_runs
 from support.checksums import read_list
 from support.errors import UserError
-from support.files import whole_file
+from support.files import there, whole_file
 from support.recordings import SUMMARIES, TARGETS, UNLABELLED, faces_table, made_with
 from support.settings import KINDS, field_notes
+from support.tensors import load_tensors
 
 PACKAGES = ["torch", "torchvision", "numpy", "opencv-python", "opencv-python-headless", "facenet-pytorch", "av"]
 NEEDED = ("stage", "config", "targets", "shapes", "model")  # entries of every checkpoint
@@ -142,7 +141,7 @@ def _faces(cfg, shape, recordings):
     """How the crops of some recordings were made: settings and retention; None if they are of another origin."""
     made = _settings(made_with(cfg.crops_dir), FACES)
     tables = [cfg.crops_dir / one.name / "faces.csv" for one in recordings]
-    ours = [table.exists() or table.name in read_list(table.parent) for table in tables]
+    ours = [there(table) or table.name in read_list(table.parent) for table in tables]
     if any(ours) and not made_with(cfg.crops_dir):
         print(f"{cfg.crops_dir}/ has no settings.json: how the crops were made is not known, and not in the model card")
     if not made or shape[1:] != (made["face_size"],) * 2 or not all(ours):
@@ -169,7 +168,7 @@ def _taught(cfg):
     taught = {"taught_by": [run_folder(one).name for runs in teacher_runs(cfg).values() for one in runs]}
     if cfg.distill == PSEUDO:
         from pseudo_labels import read_report  # here: what only uses a network does not need SciPy
-        report = read_report(run_folder(cfg))
+        report = read_report(run_folder(cfg), cfg.targets)
         taught["teacher_weights"] = {target: dict(report[target]["weights"]) for target in cfg.targets}
     return taught
 
@@ -204,15 +203,15 @@ def load_checkpoint(path):
 def _unpickled(path):
     """The content of a checkpoint, of any type."""
     try:
-        with zipfile.ZipFile(path) as file:  # a few bytes can pretend to be terabytes: torch never compresses
-            if sum(one.file_size for one in file.infolist()) > Path(path).stat().st_size or file.testzip():
-                raise ValueError  # torch does not look at the checksums
-        with warnings.catch_warnings(action="ignore"):  # torch's, of what is in the file
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError):
+        return load_tensors(path)
+    except UserError:
+        raise
+    except FileNotFoundError:
         raise UserError(f"{path} is missing: a checkpoint of mmpkd.py was expected") from None
     except PermissionError:
         raise UserError(f"{path} may not be read: give yourself the permission") from None
+    except (MemoryError, OSError):
+        raise
     except Exception:  # the unpickler raises many kinds, with advice to read the file unsafely
         raise UserError(f"{path} is not a whole checkpoint of mmpkd.py: {EXPECTED}") from None
 
@@ -278,9 +277,14 @@ def load_model(path):
     except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
         reason = str(error).strip().splitlines()[-1].strip()[:200]
         raise UserError(f"{path} was written by another version of the networks ({reason}): train again") from None
-    for name, one in state["model"].items():
-        if one.dtype != kinds[name]:
+    check_values(state["model"], kinds, path)
+    return model.eval(), state
+
+
+def check_values(weights, kinds, path):
+    """Raises UserError if a weight is not of its dtype in `kinds`, {name: dtype}, or has values that are not finite."""
+    for name, one in weights.items():
+        if one.dtype != kinds.get(name, one.dtype):
             raise UserError(f"{path}: {name} is of {one.dtype}, {kinds[name]} was expected: {EXPECTED}")
         if not one.isfinite().all():
             raise UserError(f"{path}: {name} has values that are not finite: {EXPECTED}")
-    return model.eval(), state

@@ -13,18 +13,20 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 
 from packing import MAKERS, packed, refuse_cut, spec_array, unchecked
 from support.checksums import read_list
+from support.columns import read_table, to_numbers
 from support.errors import SettingsError, UserError
+from support.reading import clipped
 from support.recordings import (
     PARTITIONS,
     UNLABELLED,
     audible,
     find_recordings,
+    is_inside,
     natural_key,
     refuse_summary,
     subjects_of,
@@ -170,23 +172,18 @@ def read_recording(path, targets, folders, rated=True):
     NaN).
     """
     refuse_summary(path.stem, path)
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not an annotation file ({error}): run annotations.py") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes extra columns for an index
-        raise UserError(f"{path} has more columns in its rows than in its header {','.join(table.columns)}")
-    for column in ["image path", *targets * rated]:
-        if column not in table or not len(table):
-            raise UserError(f"{path} has no column {column!r} or no rows: 'image path,spec path,arousal,valence' "
-                            "was expected")
+    table = read_table(path, "an annotation file was expected: run annotations.py", (),
+                       ["image path", *targets * rated], whole=False)
     unrated = np.full((len(table), len(targets)), np.nan, np.float32)
     gold = read_labels(table[targets], path) if rated else unrated
     images = table["image path"]
     specs = table["spec path"] if "spec path" in table else [os.path.splitext(image)[0] + ".png" for image in images]
     relative = {"frames": images, "specs": specs}
-    for line in (line for name in folders for line, file in enumerate(relative[name], 2) if not file):
-        raise UserError(f"{path} line {line} is cut short: it names no image; run annotations.py")
+    for name in folders:
+        for line, file in zip(table.index, relative[name]):
+            if not is_inside(file):
+                raise UserError(f"{path} line {line}: {clipped(file)!r} is no path below {folders[name]}/: run "
+                                "annotations.py")
     array = spec_array(list(specs), folders["specs"]) if "specs" in folders else None
     arrays = {} if array is None else {"specs": array}
     paths = {name: [folder / file for file in relative[name]] for name, folder in folders.items() if name not in arrays}
@@ -198,11 +195,8 @@ def read_recording(path, targets, folders, rated=True):
 
 def read_labels(columns, path):
     """(N, K) float32 of a table of rating texts; NaN where one is empty, `nan` or outside [-1, 1]."""
-    labels = columns.apply(pd.to_numeric, errors="coerce")
-    text = columns.apply(lambda column: column.str.strip().str.lower())
-    for line, column in zip(*np.nonzero((labels.isna() & ~text.isin(["", "nan"])).to_numpy())):
-        raise UserError(f"{path} line {line + 2}: {columns.iat[line, column]!r} is not a number")
-    labels = labels.to_numpy(np.float32)
+    again = "a rating was expected"
+    labels = np.stack([to_numbers(columns[name], path, again) for name in columns], 1).astype(np.float32)
     return np.where(valid_labels(labels), labels, np.float32("nan"))
 
 

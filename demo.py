@@ -39,6 +39,7 @@ from drawn import FRAME_RATE
 from drawn.people import Recording, write_recording
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import run_script
+from support.files import there
 from support.recordings import SUMMARIES, keep_settings
 from support.workers import cores, for_each
 
@@ -76,7 +77,7 @@ def draw(name, report, numbers, data_dir, seed, frames):
 def draw_corpus(cfg, names):
     """The corpus as it ships, drawn on all cores; what is there is left."""
     frames = math.ceil(cfg.minutes * 60 * FRAME_RATE / STEP) * STEP
-    missing = [name for name in names if not last_file(cfg, name).exists()]
+    missing = [name for name in names if not there(last_file(cfg, name))]
     numbers = {name: number for number, name in enumerate(names)}
     work = partial(draw, numbers=numbers, data_dir=cfg.data_dir, seed=cfg.seed, frames=frames)
     for_each(missing, work, dict.fromkeys(missing, frames // STEP), workers=0, worth=500)  # some 3 seconds

@@ -14,7 +14,6 @@ replaces what the other put into the frames without a face, and neither detects 
 import functools
 import gc
 import glob
-import io
 import itertools
 import math
 from array import array
@@ -27,10 +26,13 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from faces import Face, FaceFinder, Tracker, crop_face, one_thread
-from support.checksums import LIST, checked, list_all, read_checked, read_list
+from packing import read_picture
+from support.checksums import LIST, checked, list_all, read_list, verify
+from support.columns import read_table
 from support.errors import UserError, run_script, torch_device
-from support.files import changed_folder, claimed, whole_again, whole_file, whole_folder, write_bytes
+from support.files import changed_folder, claimed, there, whole_again, whole_file, whole_folder, write_bytes
 from support.media import Picture, about_frames, frame_count, picture_clock, read_frames
+from support.reading import clipped, read_bytes
 from support.recordings import find_recordings, if_newer, keep_settings, shard_of
 from support.settings import parse_config
 from support.workers import for_each
@@ -182,7 +184,7 @@ def fill_gaps(folder, table, size, retain, sums=()):
     for k in np.flatnonzero(gaps):
         last = folder / f"{faces[max(0, np.searchsorted(faces, k) - 1)]:06d}.jpg"
         with whole_file(folder / f"{k:06d}.jpg") as part:
-            part.write_bytes(checked(last, last.read_bytes(), sums, AGAIN.format(folder)) if retain else black)
+            part.write_bytes(checked(last, read_bytes(last), sums, AGAIN.format(folder)) if retain else black)
     table = table.assign(found=table["found"].mask(gaps, _filled(retain)))
     with whole_file(folder / "faces.csv") as part:
         table.to_csv(part, index=False, lineterminator="\n")
@@ -213,17 +215,23 @@ def _jpeg(bgr, quality):
 
 
 def _read_table(folder):
-    try:
-        table = pd.read_csv(io.BytesIO(read_checked(folder / "faces.csv", AGAIN.format(folder))))
-        table["found"]
-        return table
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{folder}/ has no readable faces.csv: delete that folder and run this again") from None
+    """faces.csv of a recording. Raises UserError, naming the line, if it is not as it is written here."""
+    path, again = folder / "faces.csv", AGAIN.format(folder)
+    if not there(path):
+        raise UserError(f"{folder}/ has no faces.csv: {again}")
+    table = read_table(path, again, ["time_s", *BOX, "score"], ["found"])
+    for row in np.flatnonzero(~table["found"].isin([*FACE, "missing", "retained", "unfilled"])):
+        word = clipped(table["found"].iloc[row])
+        raise UserError(f"{path} line {row + 2}: {word!r} is not how a face is found: {again}")
+    for row in np.flatnonzero(~(np.diff(table["time_s"], prepend=-1) > 0)):
+        raise UserError(f"{path} line {row + 2}: its time is not after that of the line before: {again}")
+    verify(path, again)
+    return table.reset_index(drop=True)
 
 
 def finished_table(folder, video, frame_rate):
     """faces.csv of a recording made before, or None. Raises UserError if it does not match the crops and the video."""
-    if not folder.exists():
+    if not there(folder):
         return None
     table = _read_table(folder)
     crops, frames = len(list(folder.glob("[!.]*.jpg"))), frame_count(picture_clock(video).end_s, frame_rate)
@@ -247,9 +255,7 @@ def contact_sheet(folder, table, size):
     sheet = np.full((SHEET[1] * (side + 16), SHEET[0] * (side + 4), 3), 32, np.uint8)
     for cell, k in enumerate(np.linspace(0, len(table) - 1, count).round().astype(int)):
         y, x = cell // SHEET[0] * (side + 16), cell % SHEET[0] * (side + 4)
-        crop = cv2.imread(str(folder / f"{k:06d}.jpg"))
-        if crop is None:
-            raise UserError(f"{folder / f'{k:06d}.jpg'} is not a readable image: delete {folder}/ and run this again")
+        crop = read_picture(folder / f"{k:06d}.jpg", cv2.IMREAD_COLOR, f"delete {folder}/ and run this again")
         sheet[y + 14:y + 14 + side, x + 2:x + 2 + side] = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
         if colour := BORDER.get(table["found"][k]):
             cv2.rectangle(sheet, (x, y + 12), (x + side + 3, y + side + 15), colour, 2)
@@ -298,7 +304,7 @@ def make(name, report, videos, cfg, retain):
         table = _read_table(folder)
         if not table["found"].isin([*FACE, _filled(retain)]).all():
             table, new = refill(folder, table, sheet, cfg.face_size, retain), True
-        if not sheet.exists():
+        if not there(sheet):
             for left in (*folder.glob(".*"), *cfg.crops_dir.glob(f".{glob.escape(sheet.name)}.*")):
                 left.unlink()  # a temporary file of a run that was killed
             with whole_file(sheet) as part:
@@ -317,7 +323,7 @@ def main(argv=None, script=__file__, doc=__doc__, retain=False):
     if not shard:
         print(f"shard {cfg.shard} holds none of the {len(videos)} recordings: nothing to do")
         return Counter()
-    sizes = {name: about_frames(shard[name], cfg.frame_rate) for name in shard if not (cfg.crops_dir / name).exists()}
+    sizes = {name: about_frames(shard[name], cfg.frame_rate) for name in shard if not there(cfg.crops_dir / name)}
     results = for_each(shard, functools.partial(make, videos=shard, cfg=cfg, retain=retain), sizes, cfg.workers)
     total = sum((Counter(table["found"]) for table, _ in results.values()), Counter())
     print(summary({name: table for name, (table, _) in results.items()}, cfg.frame_rate))

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
+from packing import read_picture
 from runs import read_log
-from support.errors import UserError
-from support.files import whole_file
+from support.files import there, whole_file
 from support.recordings import SUMMARIES, TARGETS
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish
@@ -120,13 +120,10 @@ def face_strip(folder, frames):
     Raises UserError if one cannot be read.
     """
     paths = [Path(folder, f"{int((part + 0.5) / FACES * frames):06d}.jpg") for part in range(FACES)]
-    if not all(path.exists() for path in paths):
+    if not all(map(there, paths)):
         return None
-    crops = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in paths]
-    for path, crop in zip(paths, crops):
-        if crop is None:
-            raise UserError(f"{path} is not a readable image: delete {folder}/ and run face_detector.py again")
-    return strip_of(crops)
+    again = f"delete {folder}/ and run face_detector.py again"
+    return strip_of([read_picture(path, cv2.IMREAD_COLOR_RGB, again) for path in paths])
 
 
 def draw_traces(axes, before, after, target, colour):

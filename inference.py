@@ -24,6 +24,7 @@ from face_detector import BOX, FACE, FaceRows, Steadying, finder, shots
 from faces import Tracker, crop_face, one_thread
 from postprocessing import PostProcessing, postprocess
 from support.errors import SettingsError, UserError, torch_device
+from support.files import there
 from support.media import frame_count, ignored, open_media, picture_clock, read_frames
 from support.sound import read_sound
 
@@ -220,7 +221,7 @@ def spectrograms(video, frames, card, remarks):
     which is added, after the last one, what is not as it should be with the sound.
     """
     sound, beside = SimpleNamespace(**card["sound"], frame_rate=card["frame_rate"]), video.with_suffix(".wav")
-    path, start_s, [wanted] = beside if beside.exists() else video, None, frames
+    path, start_s, [wanted] = beside if there(beside) else video, None, frames
     if path == video and has_pictures(video):
         start_s = picture_clock(video, ignored).start_s
     with open_media(path) as container:

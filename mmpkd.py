@@ -36,6 +36,7 @@ from runs import (
     with_way,
 )
 from support.errors import UserError, run_script
+from support.files import there
 from support.settings import answer_first, parse_config
 
 answer_first(__name__, __file__, __doc__, answer_list)  # before torch is loaded, which takes seconds
@@ -164,7 +165,7 @@ def label(sets, shapes, cfg, device):
     """
     folder, recordings = run_folder(cfg), sets["train"] + sets["unlabelled"]
     with first_goes_first():
-        if not (folder / "labels").exists():
+        if not there(folder / "labels"):
             teachers = {stage: [load_teacher(one, shapes, device) for one in runs]
                         for stage, runs in teacher_runs(cfg).items()}
             baseline = load_teacher(one, shapes, device) if (one := baseline_run(cfg)) else None
@@ -243,7 +244,7 @@ def training_call(cfg, device, teach):
         sets = data.load_sets(cfg, read_in_training(cfg), INPUTS[cfg.stage], cfg.stage == "student")
     shapes = data.image_shapes([recording for recordings in sets.values() for recording in recordings])
     with claimed_run(folder, world()[0] == 0):
-        if (folder / "last.pt").exists() != (state == "stopped"):
+        if there(folder / "last.pt") != (state == "stopped"):
             raise UserError(f"{folder}/ has just been trained by another process: run the same again")
         if state == "new" and world()[0] == 0:
             shutil.rmtree(folder / "labels", ignore_errors=True)  # of a run that never began

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from support.errors import SettingsError, UserError
+from support.tensors import load_tensors
 
 HINT = 128  # size of the feature layer that is distilled (the "hint")
 
@@ -123,7 +124,9 @@ def audio_backbone(cfg, shape, weights):
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # mean and std of the images torchvision's weights expect
 UNSCALED = [0.0], [1.0]  # the FER2013 checkpoint expects images in [0, 1]
 EXPECTED = "a file of torch.save(net.state_dict(), file) was expected"
-NESTS = {"state_dict": IMAGENET, "model": IMAGENET, "net": UNSCALED}  # entries of a file that can hold the weights
+# Entries of a file that can hold the weights, and what training tools put in front of their names
+NESTS = {"state_dict": IMAGENET, "model_state_dict": IMAGENET, "model": IMAGENET, "net": UNSCALED}
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
 
 
 def check_weights(name, weights):
@@ -168,6 +171,8 @@ def _fitting(own, state, name, weights):
         raise UserError(f"{weights} does not fit {name}: {len(fits)} of the {len(own)} tensors of {name} are in it, at "
                         f"least half were expected (found: {_some(fits)}; missing or of another shape: {missing}; not "
                         f"in {name}: {unused}). Use another file or another backbone")
+    if wrong := next((key for key, value in fits.items() if not value.isfinite().all()), ""):
+        raise UserError(f"{weights}: {wrong} has values that are not finite: use another file")
     return fits
 
 
@@ -181,21 +186,33 @@ def _downloaded(name):
 
 
 def _read_weights(path):
-    """({name: tensor}, (mean, std) of the images they expect) of a weight file, without the prefix "module."."""
+    """({name: tensor}, (mean, std) of the images they expect) of a weight file, its names without PREFIXES.
+
+    The weights may be nested (NESTS), and have numbers, texts and NOTES beside them. No code in the file is run.
+    """
     try:
-        state, scale = torch.load(path, map_location="cpu", weights_only=True), IMAGENET
-    except OSError:
-        raise UserError(f"{path} is missing or unreadable: {EXPECTED}") from None
-    except Exception:  # torch's own messages advise to load without weights_only, which can run code from the file
-        raise UserError(f"{path} is damaged, not torch's, or holds more than tensors: {EXPECTED}") from None
-    for nest in NESTS:
-        if isinstance(state, dict) and isinstance(state.get(nest), dict):
-            state, scale = state[nest], NESTS[nest]
+        state, scale = load_tensors(path, skip=True), IMAGENET
+    except (UserError, MemoryError):
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {EXPECTED}") from None
+    except Exception as error:  # torch's own messages advise to load without weights_only: that can run code in it
+        reason = f" ({error})" if isinstance(error, ValueError) and str(error).startswith("it") else ""
+        raise UserError(f"{path} is damaged, not torch's, or holds more than tensors{reason}: {EXPECTED}") from None
+    while isinstance(state, dict) and (nest := next((one for one in NESTS if isinstance(state.get(one), dict)), None)):
+        state, scale = state[nest], NESTS[nest]
     items = state.items() if isinstance(state, dict) else ()
-    tensors = {str(key).removeprefix("module."): value for key, value in items if torch.is_tensor(value)}
+    tensors = {_own_name(str(key)): value for key, value in items if torch.is_tensor(value)}
     if not tensors:
         raise UserError(f"{path} holds no named tensors: {EXPECTED}")
     return tensors, scale
+
+
+def _own_name(name):
+    """The name of a tensor in the network alone, without what training tools put in front of it."""
+    while prefix := next((one for one in PREFIXES if name.startswith(one)), ""):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _some(names):

@@ -4,19 +4,19 @@ Inputs of the file: `frames` (batch, time, 3, S, S) uint8, RGB face crops, and `
 before the first frame. Outputs: `predictions` (batch, time, K) float32, and `next_state`, the `state` of the frames
 that follow. The metadata property `mmpkd` is the network's card (model_card.py) as JSON.
 """
-import json
 import os
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from model_card import check_card
 from support.errors import UserError
+from support.reading import parse_json, read_bytes
 
 CARD = "mmpkd"  # the metadata property that holds the card
 INPUTS, OUTPUTS = ["frames", "state"], ["predictions", "next_state"]
 LARGEST = 2**20  # numbers in a GRU's state
+LONGEST = 2**31  # bytes of a file: an ONNX file cannot be larger
 EXPECTED = "a file of export.py was expected"
 NOWHERE = os.path.join(os.devnull, "nowhere")  # a folder that cannot exist
 
@@ -62,7 +62,9 @@ def open_session(path):
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
     try:
-        return onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(read_bytes(path, LONGEST), options, providers=["CPUExecutionProvider"])
+    except UserError as error:
+        raise UserError(f"{error}; {EXPECTED}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {EXPECTED}") from None
     except Exception as error:  # onnxruntime's own have no common kind
@@ -82,8 +84,8 @@ def _card(session, path):
     if text is None:
         raise UserError(f"{path} is an ONNX file of another origin (it has no metadata {CARD!r}): {EXPECTED}")
     try:
-        card = json.loads(text)
-    except (ValueError, RecursionError):
+        card = parse_json(text)
+    except ValueError:
         raise UserError(f"{path}: its metadata {CARD!r} is not JSON: {EXPECTED}") from None
     return check_card(card, path)
 

@@ -7,20 +7,24 @@ Shapes: N frames, S side of a crop in pixels, M mel bands, F spectrogram columns
 """
 import glob
 import hashlib
+import io
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from corpora.ratings import SLACK
 from support.checksums import checked, list_text, noted, open_array, read_list, write_checked_array
 from support.errors import UserError
-from support.files import whole_file
+from support.files import regular, there, whole_file
+from support.reading import read_bytes
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
 ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # of complete images
+PIXELS = 2**24  # of an image, at most, whatever its header says: 16 million
 
 
 # ---- spectrograms that are one array --------------------------------------------------------------------------------
@@ -32,15 +36,11 @@ def spec_array(names, folder):
     """
     recording = os.path.dirname(names[0])
     file = Path(folder, f"{recording}.npy")
-    if not file.is_file():
+    if not there(file):
         return None
     if Path(folder, recording).is_dir():
         raise UserError(f"{file} and {folder / recording}/ both exist: delete the one that is not to be used")
-    try:
-        array, _ = open_array(file)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} is not a whole array of spectrograms ({error}): delete it and run {MAKERS['specs']}"
-                        ) from None
+    array, _ = open_array(file, f"delete it and run {MAKERS['specs']}")
     if array.ndim != 4 or array.shape[1] != 1 or array.dtype != np.uint8:
         raise UserError(f"{file} holds {array.dtype} {array.shape}, uint8 (frames, 1, bands, columns) was expected: "
                         f"delete it and run {MAKERS['specs']}")
@@ -81,13 +81,27 @@ def read_image(path, kind, sums=()):
 
     sums: the checksums of its folder, if it has any.
     """
-    encoded = checked(path, Path(path).read_bytes(), sums, f"delete {path.parent}/ and run {MAKERS[kind]}")
-    whole = encoded and encoded.endswith(ENDINGS.get(Path(path).suffix.lower(), b""))  # cv2 pads half a JPEG with grey
-    colours = cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE
-    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), colours) if whole else None
-    if picture is None:
-        raise UserError(f"{path} is not a readable image: delete {path.parent}/ and run {MAKERS[kind]}")
+    flags = cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE
+    picture = read_picture(path, flags, f"delete {Path(path).parent}/ and run {MAKERS[kind]}", sums)
     return picture.transpose(2, 0, 1) if kind == "frames" else picture[None]
+
+
+def read_picture(path, flags, again, sums=()):
+    """What cv2.imdecode makes of a file with these flags. Raises UserError if it is damaged, cut short or larger than
+    PIXELS, or if `sums`, the checksums of its folder, differ, whatever `again` says to do; OSError if it is missing."""
+    encoded, picture = checked(path, read_bytes(path), sums, again), None
+    if encoded and encoded.endswith(ENDINGS.get(Path(path).suffix.lower(), b"")):  # cv2 pads half a JPEG with grey
+        try:
+            with Image.open(io.BytesIO(encoded)) as header:  # cv2 would take memory for whatever size the header says
+                width, height = header.size
+            if width * height > PIXELS:
+                raise UserError(f"{path} would be {width} x {height} pixels large: {again}")
+            picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, cv2.error):
+            pass
+    if picture is None:
+        raise UserError(f"{path} is not a readable image: {again}")
+    return picture
 
 
 def packed(paths, stem, kind, bar):
@@ -120,16 +134,17 @@ def kept_array(path, length, pieces):
     Two processes may make it at once: the file is there whole or not at all.
     """
     try:
-        array, has_sum = open_array(path)
+        array, has_sum = open_array(path, "it is made again")
         if has_sum and len(array) == length:
             return array
     except FileNotFoundError:
         pass
-    except (OSError, ValueError) as error:
-        tqdm.write(f"{path} is damaged and is made again: {error}")
+    except UserError as error:
+        regular(path)
+        tqdm.write(str(error))
     with whole_file(path) as part:
         write_checked_array(part, length, pieces())
-    return np.load(path, mmap_mode="r")
+    return open_array(path, "delete it")[0]
 
 
 def _images(paths, kind, bar):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support.errors import SettingsError, UserError, run_script
-from support.files import whole_file
+from support.files import there, whole_file
 from support.settings import answer_first, check_settings, parse_config, read_settings
 
 answer_first(__name__, __file__, __doc__)
@@ -90,7 +90,7 @@ def read_runs(root, frame_rate):
     folds = [name for name in names if FOLD.search(name)]
     names, folds = (others, folds) if (others := [name for name in names if name not in folds]) else (names, [])
     names.sort(key=lambda name: ([*STAGES, stage_of(name)].index(stage_of(name)), name))
-    finished = [name for name in names if Path(root, name, "predictions").exists()]
+    finished = [name for name in names if there(Path(root, name, "predictions"))]
     if not names:
         raise UserError(f"{root}/ holds no run: run mmpkd.py first, or name another folder with --runs-dir")
     if not finished:

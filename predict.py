@@ -34,12 +34,14 @@ OPTIONS = "network people postprocess precision"  # that results depend on
 
 answer_first(__name__, __file__, __doc__, words=WORDS)
 
-import pandas as pd
+import numpy as np
 
 from face_detector import FACE
 from inference import check_use, describe, open_model, predictions
-from support.files import whole_file
+from support import columns
+from support.files import named, regular, there, whole_file
 from support.media import about_frames
+from support.reading import read_json
 from support.recordings import if_newer, keep_settings, made_with, natural_key, shard_of
 from support.workers import for_each
 
@@ -52,7 +54,7 @@ WORTH_A_WORKER = 10000  # frames: a process that loads torch takes seconds to st
 
 def opened(path, device, precision):
     """The Network in a file, kept for the next video."""
-    state = Path(path).stat() if Path(path).exists() else None
+    state = Path(path).stat() if there(path) else None
     return _opened(path, device, precision, Path(path).resolve(), state and (state.st_size, state.st_mtime_ns))
 
 
@@ -81,7 +83,8 @@ def find_videos(words):
     paths = []
     for path in map(Path, words):
         if path.is_dir():
-            inside = sorted((one for one in path.glob("[!.]*") if one.is_file()), key=lambda one: natural_key(one.name))
+            inside = [one for one in path.glob("[!.]*") if not one.is_dir()]
+            inside.sort(key=lambda one: natural_key(one.name))
             videos = [one for one in inside if one.suffix.lower() in VIDEOS]
             others = [one.name for one in inside if one not in videos and one.suffix.lower() != ".wav"]
             others += [f"{one.name}/" for one in sorted(path.glob("[!.]*")) if one.is_dir()]
@@ -91,7 +94,7 @@ def find_videos(words):
             if not videos:
                 raise UserError(f"{path}/ holds no videos")
             paths += videos
-        elif path.exists():
+        elif there(path):
             paths.append(path)
         else:
             raise UserError(f"{path} is missing: a video or a folder of videos was expected")
@@ -114,7 +117,7 @@ def prepare(cfg, network, videos):
         out.mkdir(parents=True, exist_ok=True)
         if any(out.glob("[!.]*")) and set(made_with(out)) != set(OPTIONS.split()):
             raise UserError(f"{out}/ holds other files and no results of predict.py: empty it")
-        with open(cfg.network, "rb") as file:
+        with open(regular(cfg.network), "rb") as file, named(cfg.network):
             digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
         options = SimpleNamespace(network=f"{network.card['stage']} {digest}", people=cfg.people,
                                   postprocess=cfg.postprocess, precision=cfg.precision)
@@ -123,7 +126,7 @@ def prepare(cfg, network, videos):
             if (out / f"{name}_overlay.mp4").resolve() in [path.resolve() for path in videos.values()]:
                 raise UserError(f"{out / name}_overlay.mp4 would be written over a video that is to be predicted")
         for name, path in videos.items():
-            if (out / f"{name}.csv").exists():
+            if there(out / f"{name}.csv"):
                 check_note(out, name, path)
     except UserError as error:
         raise UserError(f"{error}, {hint}") from None
@@ -133,7 +136,7 @@ def prepare(cfg, network, videos):
 
 def note_of(video):
     """What tells a video from another of its name: path, size, and a hash of its first and last megabyte."""
-    with open(video, "rb") as file:
+    with open(regular(video), "rb") as file, named(video):
         size, ends = os.path.getsize(video), file.read(2**20)
         file.seek(max(0, size - 2**20))
         ends += file.read()
@@ -143,12 +146,14 @@ def note_of(video):
 def read_note(path):
     """The note beside a table, with `remarks`. Raises UserError if it is missing or damaged."""
     note = path.with_suffix(".json")
-    try:
-        known = dict(json.loads(note.read_text()))
-        return known | {"remarks": list(map(str, known["remarks"])), "video": str(known["video"])}
-    except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{note} is missing or damaged, so it is not known which video {path} is of: delete "
-                        "both") from None
+    again = f"it is not known which video {path} is of: delete both"
+    if not there(note):
+        raise UserError(f"{note} is missing: {again}")
+    known = read_json(note, again)
+    remarks = known.get("remarks")
+    if type(known.get("video")) is not str or type(remarks) is not list or not all(type(one) is str for one in remarks):
+        raise UserError(f"{note} is damaged (it names no video, or no remarks): {again}")
+    return known
 
 
 def check_note(out, name, video):
@@ -159,14 +164,16 @@ def check_note(out, name, video):
         raise UserError(f"{path} was made of {known['video']}, not of {video} as it is now: delete it")
 
 
-def read_table(path):
-    """A table that was written before. Raises UserError if it is damaged."""
-    try:
-        table = pd.read_csv(path)
-        table["time_s"], table["face"]
-        return table
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{path} is damaged: delete it") from None
+def read_table(path, targets=()):
+    """A table that was written before. Raises UserError if it is missing or damaged, or lacks one of `targets`."""
+    if not there(path):
+        raise UserError(f"{path} is missing: run the same command again")
+    table = columns.read_table(path, "delete it", ["time_s", *targets], ["face"])
+    others = [name for name in table if name not in ("time_s", "face", *targets)]
+    table = table.assign(**{name: columns.to_numbers(table[name], path, "delete it") for name in others})
+    for row in np.flatnonzero(~(np.diff(table["time_s"], prepend=0) >= 0)):
+        raise UserError(f"{path} line {row + 2}: its time is before that of the line before: delete it")
+    return table.reset_index(drop=True)
 
 
 def write_table(table, path):
@@ -178,7 +185,7 @@ def write_table(table, path):
 
 def is_done(out, name):
     """Whether there are the table and the figure of a video."""
-    return all(Path(out, f"{name}.{kind}").exists() for kind in ("csv", "png"))
+    return all(there(Path(out, f"{name}.{kind}")) for kind in ("csv", "png"))
 
 
 def make(name, report, videos, cfg):
@@ -197,14 +204,15 @@ def make(name, report, videos, cfg):
             part.write_text(json.dumps(note_of(video) | {"remarks": remarks}, indent=1) + "\n")
         write_table(table, path)
     else:
-        table, remarks = read_table(path), [f"done before{if_newer(video, path)}", *read_note(path)["remarks"]]
-    if cfg.overlay and not overlay.exists():
+        table = read_table(path, network.targets)
+        remarks = [f"done before{if_newer(video, path)}", *read_note(path)["remarks"]]
+    if cfg.overlay and not there(overlay):
         from overlay import write_overlay
         write_overlay(video, table, network.targets, overlay, report)
     frames, faces = frames_in(table, network.card["frame_rate"])
     line = f"{name}: {frames} frames" + f", {faces} with a face" * ("frames" in network.inputs)
     beside = video.with_suffix(".wav")
-    line += f", with the sound of {beside}" * ("specs" in network.inputs and beside != video and beside.exists())
+    line += f", with the sound of {beside}" * ("specs" in network.inputs and beside != video and there(beside))
     line += f", persons: {table['person'].nunique()}" if "person" in table else ""
     return line + f" ({'; '.join(remarks)})" * bool(remarks), None
 
@@ -222,12 +230,12 @@ def summary(videos, out, targets, frame_rate):
     for name in videos:
         path = Path(out, f"{name}.csv")
         try:
-            table = read_table(path)
+            table = read_table(path, targets)
         except UserError:
             lines.append(f"{name:{wide}}{'failed, for the reason given above':>35}")
             continue
         frames, faces = frames_in(table, frame_rate)
-        share = f"{faces / frames:.0%}" if table["face"].notna().any() else "-"
+        share = f"{faces / frames:.0%}" if table["face"].ne("").any() else "-"
         lines.append(f"{name:{wide}}{frames:8}{share:>13}"
                      + "".join(f"{table[one].mean():14.3f}" for one in targets) + f"  {path}")
     return "\n".join(lines)

@@ -11,7 +11,6 @@ labels/<id>.csv (time_s,arousal,valence of every recording, rated ones out of fo
 Shapes: N frames, K targets, G teachers.
 """
 import dataclasses
-import io
 import json
 
 import numpy as np
@@ -20,13 +19,14 @@ from scipy.optimize import nnls
 from scipy.stats import sem
 
 from scores import predict, write_table
-from support.checksums import checked, list_all, read_checked, read_list
+from support.checksums import list_all, verify
+from support.columns import read_table
 from support.errors import UserError
 from support.files import whole_folder
+from support.reading import clipped, is_number, read_json
 
 SIGMAS = 3  # standard errors above 0 that the audio teachers must reach: by chance, once in 740 times
 OTHERS = 10  # subjects that each subject is compared with in that test
-AGAIN = "delete {}/ and run again"
 CONSTANT = 1e-5  # predictions with a smaller standard deviation are constant: they are not scaled
 
 
@@ -177,29 +177,44 @@ def write_labels(folder, labels, report, targets, frame_rate):
         list_all(part)
 
 
-def read_report(folder):
-    """The report in labels/teachers.json of a run. Raises UserError if it cannot be read."""
-    path = folder / "labels" / "teachers.json"
+def read_report(folder, targets=()):
+    """The report in labels/teachers.json of a run. Raises UserError if it cannot be read, or lacks one of `targets`."""
+    path, again = folder / "labels" / "teachers.json", f"delete {folder / 'labels'}/ and run again"
     try:
-        return dict(json.loads(read_checked(path, AGAIN.format(folder / "labels"))))
-    except (OSError, ValueError, TypeError, RecursionError):
-        raise UserError(f"{path} is missing or cannot be read: {AGAIN.format(folder / 'labels')}") from None
+        report = read_json(path, again)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {again}") from None
+    if wrong := next((name for name in (*report, *targets) if not _is_report(report.get(name))), None):
+        raise UserError(f"{path} is damaged ({clipped(wrong)}): {again}")
+    verify(path, again)
+    return report
+
+
+def _is_report(about):
+    """Whether an entry of a report is as pseudo_labels() gives it."""
+    weights, test = (about.get("weights"), about.get("audio", {})) if type(about) is dict else (None, None)
+    numbers = ("excess", "error", "recordings")
+    return (type(weights) is dict and bool(weights) and all(map(is_number, weights.values())) and type(test) is dict
+            and (not test or type(test.get("passed")) is bool and all(
+                 type(test.get(name)) in (int, float) for name in numbers)))
 
 
 def read_labels(folder, recordings, targets):
     """Labels of some recordings, {id: (N, K) float32}. Raises UserError naming a file that is missing or does not
     fit."""
-    labels, again = {}, AGAIN.format(folder / "labels")
-    sums = read_list(folder / "labels")
+    labels, again = {}, f"delete {folder / 'labels'}/ and run again"
     for recording in recordings:
         path = folder / "labels" / f"{recording.name}.csv"
         try:
-            content = checked(path, path.read_bytes(), sums, again)
-            labels[recording.name] = pd.read_csv(io.BytesIO(content))[targets].to_numpy(np.float32)
-        except (OSError, ValueError, KeyError):
-            raise UserError(f"{path} is missing or cannot be read: {again}") from None
-        if len(labels[recording.name]) != len(recording):
-            raise UserError(f"{path} has {len(labels[recording.name])} rows for {len(recording)} frames: {again}")
+            table = read_table(path, again, ["time_s", *targets])
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): {again}") from None
+        if len(table) != len(recording):
+            raise UserError(f"{path} has {len(table)} rows for {len(recording)} frames: {again}")
+        labels[recording.name] = table[targets].to_numpy(np.float32)
+        for row in np.flatnonzero(~np.isfinite(labels[recording.name]).all(1)):
+            raise UserError(f"{path} line {row + 2}: a label is missing or not finite: {again}")
+        verify(path, again)
     return labels
 
 

@@ -12,13 +12,13 @@ there are many recordings, those between the worst, the median and the best are 
     python report.py --data-dir data
 """
 import functools
-import json
 import math
 from datetime import UTC, datetime
 from pathlib import Path
 
 from support.errors import UserError, run_script
-from support.files import whole_file
+from support.files import there, whole_file
+from support.reading import read_json
 from support.settings import answer_first, parse_config
 
 answer_first(__name__, __file__, __doc__)
@@ -95,12 +95,8 @@ def teachers(root, runs):
     """A table for each student of pseudo-labels."""
     found = []
     for run in runs:
-        if run.stage == "student" and (root / run.name / "labels").exists():
-            try:
-                found.append(tables.teachers_table(run.name, read_report(root / run.name)))
-            except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-                raise UserError(f"{root / run.name}/labels/teachers.json is not what mmpkd.py writes: delete "
-                                f"{root / run.name / 'labels'}/ and run again") from None
+        if run.stage == "student" and there(root / run.name / "labels"):
+            found.append(tables.teachers_table(run.name, read_report(root / run.name)))
     return found
 
 
@@ -143,12 +139,11 @@ def card_of(folder):
 def note_of(path):
     """A settings.json or subjects.json as a dict; {} if it is missing, None if it cannot be read."""
     try:
-        note = json.loads(path.read_text())
+        return read_json(path, "")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError):
+    except (OSError, UserError):
         return None
-    return note if isinstance(note, dict) else None
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
@@ -161,7 +156,7 @@ def made_on(root, runs):
 def finished_on(folder):
     """The day on which a run wrote its predictions, 2026-11-26; "-" if it is not finished."""
     path = folder / "predictions"
-    return f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d}" if path.exists() else "-"
+    return f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d}" if there(path) else "-"
 
 
 @functools.cache

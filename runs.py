@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 import os
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import numpy as np
 
 from support.checksums import identity
 from support.errors import SettingsError, UserError
-from support.files import claimed, is_claimed
+from support.files import claimed, is_claimed, there
+from support.reading import clipped, parse_json, read_bytes, read_json
 from support.recordings import PARTITIONS, UNLABELLED, unlabelled_files
 from support.settings import field_notes, fields_of, read_settings
 
@@ -64,12 +64,12 @@ def state_of_run(cfg):
     folder = run_folder(cfg)
     if is_claimed(folder):
         raise UserError(f"{folder}/ is being trained by another process: wait for it, or stop it")
-    if not (folder / "last.pt").exists():
+    if not there(folder / "last.pt"):
         return "new"
     before = read_settings(folder / "config.json")
     check_same(folder, before, settings_of(cfg))
     check_origin(cfg)
-    finished, epochs = (folder / "predictions").exists(), before.get("epochs", 0)
+    finished, epochs = there(folder / "predictions"), before.get("epochs", 0)
     if finished and cfg.epochs < epochs:
         raise UserError(f"{folder}/ holds a run of {epochs} epochs, {cfg.epochs} are wanted now: {KEEP_BOTH}")
     if finished and cfg.epochs == epochs:
@@ -88,7 +88,7 @@ def needed_run(cfg, **changes):
     """
     own = dataclasses.replace(cfg, **changes)
     plain = dataclasses.replace(own, variant="")
-    if cfg.variant and not run_folder(own).exists():
+    if cfg.variant and not there(run_folder(own)):
         with contextlib.suppress(UserError):
             check_trained([plain])
             check_same(run_folder(plain), *settings_then_and_now(plain))
@@ -152,15 +152,20 @@ def check_origin(cfg):
     """Raises UserError if a run is of other subjects (the folds are drawn over all of them), of other ratings or
     images, or of other teachers."""
     folder, now = run_folder(cfg), origin_of(cfg)
+    note, again = folder / "subjects.json", AGAIN.format(folder)
     try:
-        before = dict(json.loads((folder / "subjects.json").read_text()))
-        (teachers, made, labels) = ([origin.pop(name, empty) for origin in (before, now)]
-                                    for name, empty in (("taught_by", ""), ("made_of", {}), ("labels", "")))
-        differ = {name: set(ids) ^ set(before[name]) for name, ids in now.items()}
-        exchanged = [(one, what) for one in made[0].keys() & made[1].keys() for what, crc in made[1][one].items()
-                     if crc and made[0][one].get(what, crc) not in ("", crc)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{folder / 'subjects.json'} cannot be read: {AGAIN.format(folder)}") from None
+        before = read_json(note, again)
+    except OSError as error:
+        raise UserError(f"{note} cannot be read ({error.strerror}): {again}") from None
+    teachers, made, labels = ([origin.pop(name, empty) for origin in (before, now)]
+                              for name, empty in (("taught_by", ""), ("made_of", {}), ("labels", "")))
+    wrong = next((name for name in now if not _are_ids(before.get(name))), None)
+    if wrong or not _are_checksums(made[0]):
+        wrong = wrong or "made_of"
+        raise UserError(f"{note} is damaged ({wrong} is {clipped(before.get(wrong, made[0]))}): {again}")
+    differ = {name: set(ids) ^ set(before[name]) for name, ids in now.items()}
+    exchanged = [(one, what) for one in made[0].keys() & made[1].keys() for what, crc in made[1][one].items()
+                 if crc and made[0][one].get(what, crc) not in ("", crc)]
     if all(teachers) and teachers[0] != teachers[1]:
         raise UserError(f"{folder}/ holds a student whose teachers (or visual baseline) have been trained again since: "
                         "delete the folder")
@@ -182,6 +187,15 @@ def check_origin(cfg):
 def say_once(text):
     """Prints a text if it has not been printed before."""
     print(text)
+
+
+def _are_ids(value):
+    return type(value) is list and all(type(one) is str for one in value)
+
+
+def _are_checksums(value):
+    return type(value) is dict and all(type(one) is dict and all(type(crc) is str for crc in one.values())
+                                       for one in value.values())
 
 
 @contextlib.contextmanager
@@ -222,18 +236,18 @@ def needed_by(cfg):
 def fingerprint(runs):
     """A hash of the networks of some runs, which differs when one of them is trained again; "" if one is missing."""
     paths = [run_folder(one) / "best.pt" for one in runs]
-    if not all(path.exists() for path in paths):
+    if not all(map(there, paths)):
         return ""
-    return hashlib.sha1(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+    return hashlib.sha1(b"".join(map(read_bytes, paths))).hexdigest()[:16]
 
 
 def check_trained(runs):
     """Raises SettingsError if one of these runs is not finished, UserError if it is of other subjects."""
     for one in runs:
         folder = run_folder(one)
-        if not (folder / "predictions").exists():
+        if not there(folder / "predictions"):
             flags = f"--stage {one.stage}" + f" --fold {one.fold}" * bool(one.fold)
-            what = "is not finished" if (folder / "last.pt").exists() else "is missing"
+            what = "is not finished" if there(folder / "last.pt") else "is missing"
             raise SettingsError(f"the student needs {folder}/, which {what}: run {flags} first (--stage all does)")
         check_origin(one)
 
@@ -262,15 +276,15 @@ def read_log(folder):
     Raises UserError, naming the line, if another one is not as training.py writes it.
     """
     log, entries = Path(folder, "log.jsonl"), []
-    lines = log.read_bytes().splitlines() if log.exists() else []
+    lines = read_bytes(log).splitlines() if there(log) else []
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
+            entry = parse_json(line)
+        except ValueError:
             if number == len(lines):
                 break
             entry = None
-        if not _is_epoch(entry) or entries and entry["val"].keys() != entries[0]["val"].keys():
+        if not _is_epoch(entry) or entries and not _follows(entry, entries[-1]):
             raise UserError(f"{log} line {number} is not what mmpkd.py writes after an epoch: correct that line, or "
                             "delete the file (curves and tables alone are made of it)")
         entries.append(entry)
@@ -278,16 +292,18 @@ def read_log(folder):
 
 
 def _is_epoch(entry):
-    """Whether a line of log.jsonl has what its readers use: epoch, CCCs of validation, and numbers beside them."""
-    def is_number(value):
-        return isinstance(value, float) or isinstance(value, int) and abs(value) < 2**53
-
+    """Whether a line of log.jsonl is that of an epoch, with what its readers use: CCCs of validation, and numbers."""
     def is_ccc(value):
-        return isinstance(value, dict) and is_number(value.get("mean"))
-    if not isinstance(entry, dict) or not is_number(entry.get("epoch")) or not isinstance(entry.get("val"), dict):
+        return type(value) is dict and type(value.get("mean")) in (int, float)
+    if type(entry) is not dict or type(entry.get("epoch")) is not int or type(entry.get("val")) is not dict:
         return False
-    return (isinstance(entry["epoch"], int) and bool(entry["val"]) and all(map(is_ccc, entry["val"].values()))
-            and all(is_number(value) for name, value in entry.items() if name != "val"))
+    return (bool(entry["val"]) and all(map(is_ccc, entry["val"].values()))
+            and all(type(value) in (int, float, bool) for name, value in entry.items() if name != "val"))
+
+
+def _follows(entry, before):
+    """Whether an epoch is the next one of the same run."""
+    return entry["val"].keys() == before["val"].keys() and entry["epoch"] == before["epoch"] + 1
 
 
 def answer_list(cfg):
@@ -315,8 +331,8 @@ def run_line(folder):
         return f"{folder.name:40} of another version"
     except UserError as error:
         return f"{folder.name:40} {error}"
-    state = ("running" if is_claimed(folder) else "finished" if (folder / "predictions").exists()
-             else "stopped, --resume" if (folder / "last.pt").exists() else "nothing saved yet")
+    state = ("running" if is_claimed(folder) else "finished" if there(folder / "predictions")
+             else "stopped, --resume" if there(folder / "last.pt") else "nothing saved yet")
     values = [float(np.mean([val["mean"] for val in entry["val"].values()])) for entry in entries]
     best = f"{max(values):9.3f} {entries[int(np.argmax(values))]['epoch']:9}" if values else ""
     done = entries[-1]["epoch"] if entries else 0

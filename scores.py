@@ -3,7 +3,6 @@
 Shapes: N frames of a recording, K targets.
 """
 import contextlib
-import io
 import math
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from data import prefetch, stream
 from losses import ccc
 from models_kd import forward
 from runs import AGAIN
-from support.checksums import checked, list_all, read_list
+from support import columns
+from support.checksums import list_all, verify
 from support.errors import UserError
 from support.files import whole_folder
 from support.recordings import SUMMARIES, TARGETS, find_recordings
@@ -150,13 +150,15 @@ def read_tables(folder, frame_rate, again):
 def read_table(path, frame_rate, again):
     """The predictions of one recording. Raises UserError if they are not complete: `again` says what to do."""
     try:
-        table = pd.read_csv(io.BytesIO(content := path.read_bytes()), dtype=float)
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): {again}") from None
+        table = columns.read_table(path, again, ["time_s"])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {again}") from None
     targets = targets_of(table)
-    needed = {"time_s", *(f"{target}_gold" for target in targets)}
-    if not targets or not len(table) or not needed <= set(table):
+    if not targets or not {f"{target}_gold" for target in targets} <= set(table):
         raise UserError(f"{path} has no rows of time_s,{TARGETS[0]}_gold,{TARGETS[0]}_pred: {again}")
+    for name in (f"{target}_{kind}" for target in targets for kind in ("gold", "pred")):
+        table[name] = columns.to_numbers(table[name], path, again)
+    table = table.reset_index(drop=True)
     preds = table[[f"{target}_pred" for target in targets]].to_numpy()
     for k in np.flatnonzero(~np.isfinite(preds).all(1)):
         raise UserError(f"{path} line {k + 2}: a prediction is missing or not finite: {again}")
@@ -167,7 +169,7 @@ def read_table(path, frame_rate, again):
     for k in np.flatnonzero(~(np.abs(table["time_s"] - times) < ROUNDING_S)):
         raise UserError(f"{path} line {k + 2}: time_s is {table['time_s'][k]:g}, not {times[k]:g} as with frame_rate "
                         f"{frame_rate:g}: give the --frame-rate of the run, or if lines are missing, {again}")
-    checked(path, content, read_list(path.parent), again)  # at last: all else is said more exactly above
+    verify(path, again)  # at last: all else is said more exactly above
     return table
 
 

@@ -16,19 +16,21 @@ from torch import nn
 from tqdm import tqdm
 
 from augmentation import draw_augmentation, on_device
-from checkpoints import load_checkpoint, save_checkpoint, to_resume, to_use
+from checkpoints import check_values, load_checkpoint, save_checkpoint, to_resume, to_use
 from data import Batch, prefetch, seed_of
 from models_kd import build_model
 from runs import check_same, origin_of, read_log, run_folder, settings_of
 from support.devices import from_first, share_statistics, world
 from support.errors import UserError
-from support.files import whole_file
+from support.files import named, regular, there, whole_file
 from support.graphs import Replay
+from support.reading import HUGE, is_number, read_bytes
 from support.recordings import SUMMARIES
 from support.settings import save_settings
 from support.stopping import Stopped, listening
 
 CHECK_EVERY = 20  # steps after which a GPU is asked whether its losses were finite: asking makes it wait
+PLATEAU = "best", "num_bad_epochs", "last_epoch"  # what changes in a learning rate scheduler
 DRAW_EVERY_S = 15  # seconds between two drawings of curves.png
 
 
@@ -59,11 +61,44 @@ def resume(training, folder, shapes, cfg):
     """Continues from last.pt. Raises UserError if it is damaged, or of other settings or image sizes."""
     state = load_checkpoint(folder / "last.pt")
     check_same(folder, state["config"] | state["shapes"], settings_of(cfg) | shapes)
+    check_values(state["model"], {name: one.dtype for name, one in training.model.state_dict().items()},
+                 folder / "last.pt")
     try:
-        training.load(state)
-    except (KeyError, RuntimeError, ValueError):
-        raise UserError(f"{folder / 'last.pt'} is not a checkpoint to resume from, or of another version: delete "
-                        f"{folder}/ and train again") from None
+        fault = _fault_of_progress(state) or training.load(state) or _fault_of_optimizer(training.optimizer)
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+        fault = "its parts do not fit"
+    if fault:
+        raise UserError(f"{folder / 'last.pt'} is not a checkpoint to resume from, or of another version ({fault}): "
+                        f"delete {folder}/ and train again")
+
+
+def _fault_of_progress(state):
+    """What is wrong with the counters of a last.pt, in words; "" if nothing is."""
+    counters = [state[name] for name in ("epoch", "step", "stale")]
+    plateau, sums = state["plateau"], state["sums"]
+    if not all(type(one) is int and 0 <= one < HUGE for one in counters):
+        return "its epoch, step or stale is no number of them"
+    if state["precision"] not in ("float32", "bfloat16"):
+        return "its precision is unknown"
+    if type(state["best"]) is not float or type(sums) is not dict or not all(map(is_number, sums.values())):
+        return "its CCC or losses are no numbers"
+    if type(plateau) is not dict or {*plateau} != {*PLATEAU} or not all(
+            type(one) in (int, float) for one in plateau.values()):
+        return "its plateau has no numbers"
+    return ""
+
+
+def _fault_of_optimizer(optimizer):
+    """What is wrong with an optimizer whose state was read from a file, in words; "" if nothing is."""
+    for group in optimizer.param_groups:
+        if not (is_number(group["lr"]) and is_number(group["first_lr"]) and 0 <= group["lr"] <= group["first_lr"]):
+            return "its learning rates are no numbers"
+        for parameter in group["params"]:
+            for one in optimizer.state.get(parameter, {}).values():
+                if one is not None and not (torch.is_tensor(one) and one.shape in ((), parameter.shape)
+                                            and one.isfinite().all()):
+                    return "its optimizer is of other weights"
+    return ""
 
 
 def prepare_folder(folder, epoch, cfg):
@@ -74,9 +109,10 @@ def prepare_folder(folder, epoch, cfg):
         if leftover.is_file():
             leftover.unlink()
     shutil.rmtree(folder / "predictions", ignore_errors=True)  # of a run that is trained for more epochs
-    for name, text in (("log.jsonl", log), ("subjects.json", json.dumps(origin_of(cfg), indent=1) + "\n")):
+    origin = json.dumps(origin_of(cfg), indent=1) + "\n"
+    for name, content in (("log.jsonl", log), ("subjects.json", origin.encode())):
         with whole_file(folder / name) as part:
-            part.write_text(text)
+            part.write_bytes(content)
     save_settings(cfg, folder / "config.json")
 
 
@@ -86,16 +122,16 @@ def log_until(folder, epoch):
     A log that was deleted is not missed: it begins with the next epoch, which is printed.
     """
     log, entries = folder / "log.jsonl", read_log(folder)
-    if epoch and not log.exists():
+    if epoch and not there(log):
         print(f"{log} is missing: it begins again with epoch {epoch + 1}")
     epochs = [entry["epoch"] for entry in entries]
     expected = range(epochs[0] if epochs else 1, 1 + max(epoch, *epochs[-1:], 0))
-    if log.exists() and epochs != [*expected]:
+    if there(log) and epochs != [*expected]:
         lost = min({*expected} - {*epochs}, default=epoch)
         raise UserError(f"{log} has no line of epoch {lost}, but last.pt is of epoch {epoch}: put the line back, or "
                         "delete the file (curves and tables alone are made of it)")
-    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-    return "".join(line for line, entry in zip(lines, entries) if entry["epoch"] <= epoch)
+    lines = read_bytes(log).splitlines(keepends=True) if there(log) else []
+    return b"".join(line for line, entry in zip(lines, entries) if entry["epoch"] <= epoch)
 
 
 def choose_precision(wanted, device):
@@ -172,8 +208,7 @@ class Training:
     def state(self):
         """Everything but the model, as tensors and plain Python."""
         self.check()
-        plateau = {key: value for key, value in self.plateau.state_dict().items()
-                   if key in ("best", "num_bad_epochs", "last_epoch")}
+        plateau = {key: value for key, value in self.plateau.state_dict().items() if key in PLATEAU}
         return {"optimizer": self.optimizer.state_dict(), "adapters": self.adapters.state_dict(),
                 "plateau": plateau, "precision": self.precision,
                 "epoch": self.epoch, "step": self.step, "best": self.best, "stale": self.stale,
@@ -183,7 +218,11 @@ class Training:
         """Continues from what state() gave, model included."""
         self.model.load_state_dict(state["model"])
         self.adapters.load_state_dict(state["adapters"])
+        own = [{key: value for key, value in group.items() if key not in ("params", "lr")}
+               for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self.optimizer.param_groups, own):  # which follow from cfg, whatever the file says
+            group.update(settings)
         self.plateau.load_state_dict(state["plateau"])
         self.precision, self.sums = state["precision"], dict(state["sums"])
         self.epoch, self.step, self.best, self.stale = (state[name] for name in ("epoch", "step", "best", "stale"))
@@ -247,6 +286,10 @@ def augmentation_of(training, batch):
 
 def train_epoch(training, objective, clips, after_step=lambda: None):
     """Trains the rest of an epoch from its current step on: {name: mean of that part of the loss}."""
+    if training.step > clips.steps:
+        folder = run_folder(training.cfg)
+        raise UserError(f"{folder / 'last.pt'} is of step {training.step} of an epoch, an epoch has {clips.steps}: "
+                        f"delete {folder}/ and train again")
     training.model.train()
     training.model.in_bfloat16 = training.precision == "bfloat16"
     for batch in prefetch(clips.batches(training.epoch, training.step, world()), training.device.type == "cuda"):
@@ -331,7 +374,7 @@ class RunFiles:
             save_checkpoint(self.folder / "best.pt", to_use(self.about, training.model, training.epoch, scores))
         val = {target: {key: scores[target][key] for key in SUMMARIES} for target in self.about["targets"]}
         entry = {"epoch": training.epoch, "seconds": round(seconds, 2), **parts, "val": val, "best": improved}
-        with open(self.folder / "log.jsonl", "a") as log:
+        with named(self.folder / "log.jsonl"), open(regular(self.folder / "log.jsonl"), "a") as log:
             log.write(json.dumps(entry) + "\n")
         self.save_last()
         shown = " ".join(f"{name} {value:.3f}" for name, value in parts.items())

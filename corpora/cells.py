@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from support.errors import UserError
+from support.files import named, regular
 
 LIMIT = 2**28  # bytes of text that are read: 256 MiB, some 5 million rows
 MARKS = [(b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xef\xbb\xbf", "utf-8-sig"),
@@ -76,10 +77,9 @@ def text_lines(path):
 
     Encodings are told by the byte order mark; without one it must be UTF-8.
     """
-    if not path.is_file():  # a FIFO would be waited for
-        raise UserError(f"{path} is not a file: a file of ratings was expected")
+    regular(path)
     try:
-        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
+        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file, named(path):
             held = file.read(LIMIT + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise UserError(f"{path} is damaged: it cannot be uncompressed") from None
@@ -196,8 +196,7 @@ def _read_arff(path):
 def _read_parquet(path):
     import pyarrow  # here: takes a second, and few need it
     import pyarrow.parquet
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: a file of ratings was expected")
+    regular(path)
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             if file.metadata.num_rows * max(1, file.metadata.num_columns) > LIMIT // 8:

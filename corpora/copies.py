@@ -4,6 +4,8 @@ import itertools
 import unicodedata
 from collections import defaultdict
 
+from support.files import named
+
 
 def copies(files):
     """[[id, id ...] ...] of the recordings whose files have the same bytes. files: {id: path}.
@@ -16,7 +18,7 @@ def copies(files):
             by_size[path.stat().st_size].append(name)
     for size, names in by_size.items():
         for name in names if len(names) > 1 and size else []:
-            with open(files[name], "rb") as file:
+            with open(files[name], "rb") as file, named(files[name]):
                 by_bytes[size, hashlib.file_digest(file, "sha256").hexdigest()].append(name)
     return [names for names in by_bytes.values() if len(names) > 1]
 

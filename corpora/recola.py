@@ -136,7 +136,10 @@ def read_dimension(path, target, raters="mean"):
     values = numbers(cells, own[:1] if own[0] in (target, *GOLD) else own)
     if values.shape[1] == 1:
         return Ratings(values[:, 0], times, notes)
-    values, note = combined(values, raters)
+    try:
+        values, note = combined(values, raters)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return Ratings(values, times, (*notes, f"{target}: {note}"))
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 
 from figures import shown_times, thinned
-from support.errors import UserError
+from packing import read_picture
+from support.files import there
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name, which nothing fetches
 COLOURS = {stage: f"var(--{stage})" for stage in ("visual", "teacher", "student", "audio")}
@@ -169,11 +170,9 @@ def faces(folder, frames, frame_rate):
     for number in range(min(FACES, frames)):
         k = int((number + 0.5) / min(FACES, frames) * frames)
         path = Path(folder, f"{k:06d}.jpg")
-        if not path.exists():
+        if not there(path):
             continue
-        crop = cv2.imread(str(path))
-        if crop is None:
-            raise UserError(f"{path} is not a readable image: delete {folder}/ and run face_detector.py again")
+        crop = read_picture(path, cv2.IMREAD_COLOR, f"delete {folder}/ and run face_detector.py again")
         small = cv2.resize(crop, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_AREA)
         jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].tobytes()
         url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from support.columns import mapped_array
 from support.errors import UserError
+from support.files import there
+from support.reading import read_bytes
 
 LIST = "checksums.sfv"
 MARK = b"crc32 "  # and eight digits: what follows an array in its file
@@ -43,16 +46,15 @@ def list_all(folder, known=()):
     names = sorted(name for name in os.listdir(folder) if name != LIST)
     with listed(folder) as note:
         for name in names:
-            note(name, known[name] if name in known else zlib.crc32(Path(folder, name).read_bytes()))
+            note(name, known[name] if name in known else zlib.crc32(read_bytes(Path(folder, name))))
 
 
 def list_text(folder):
     """The bytes of a folder's list, b"" if it has none. Raises UserError if it is damaged."""
     path = Path(folder, LIST)
-    try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    if not there(path):
         return b""
+    text = read_bytes(path)
     end = len(text) - len(_last_line(0))
     if end < 0 or text[end:] != _last_line(zlib.crc32(text[:end])):
         raise UserError(f"{path} is damaged: delete {path.parent}/ and make it again (or, if you know that its other "
@@ -78,9 +80,9 @@ def checked(path, content, sums, again):
     return content
 
 
-def read_checked(path, again):
-    """The content of a file, as `checked`. Raises OSError if it cannot be read."""
-    return checked(path, Path(path).read_bytes(), read_list(Path(path).parent), again)
+def verify(path, again):
+    """Raises UserError as `checked` does, if a file has another checksum than the list of its folder says."""
+    checked(path, read_bytes(path), read_list(os.path.dirname(path)), again)
 
 
 def _last_line(crc):
@@ -104,21 +106,18 @@ def write_checked_array(path, length, pieces):
         file.write(_mark(crc))
 
 
-def open_array(path):
+def open_array(path, again):
     """(the array in a file, read in place; whether it has a checksum). It is compared once for as long as the file is
     the same.
 
-    Raises FileNotFoundError, or ValueError if the file is no whole array or its checksum is another.
+    Raises FileNotFoundError, or UserError if the file is no whole array or its checksum is another; `again` says what
+    to do.
     """
-    try:
-        array = np.load(path, mmap_mode="r")
-        size = array.offset + array.nbytes
-    except (EOFError, TypeError, AttributeError, SyntaxError, MemoryError, ArithmeticError) as error:
-        raise ValueError(f"not an array ({error})") from None
-    state = os.stat(path)
+    array, state = mapped_array(path, again), os.stat(path)
+    size = array.offset + array.nbytes
     rest = state.st_size - size
     if rest and (rest != len(_mark(0)) or noted(path) != _crc(path, size, state.st_mtime_ns, state.st_ctime_ns)):
-        raise ValueError("its checksum is not that of its content")
+        raise UserError(f"{path} is damaged (its checksum is not that of its content): {again}")
     return array, rest > 0
 
 

@@ -12,6 +12,7 @@ from av.stream import Disposition
 from support.errors import UserError
 
 AHEAD = 8, 2  # pictures in a group that a thread decodes in advance, and groups that are decoded in advance
+PIXELS = 2**26  # of a picture: twice those of 8K; more would take gigabytes
 AHEAD_PIXELS = 2**24  # of a group: fewer pictures where they are large, as one of 8K takes 50 MB
 DECODERS, LARGE = 3, 1e6  # threads inside FFmpeg for pictures above LARGE pixels; with smaller ones they only wait
 HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers for transfer functions of ITU-R BT.2100
@@ -33,7 +34,11 @@ def video_track(container, path):
         raise UserError(f"{path} has {cover}no video track: replace it by a video")
     usable = [track for track in tracks if track.codec_context is not None and track.width] or tracks
     usable = [track for track in usable if track.frames != 1] or usable  # a cover that is not marked as one
-    return max(usable, key=lambda track: bool(track.disposition & Disposition.default))  # the first of equals
+    track = max(usable, key=lambda track: bool(track.disposition & Disposition.default))  # the first of equals
+    if track.codec_context is not None and track.width * track.height > PIXELS:
+        raise UserError(f"{path}: its pictures would be {track.width} x {track.height} pixels, at most {PIXELS:,} "
+                        "in all were expected: replace it, or make them smaller")
+    return track
 
 
 def _tracks(container):
@@ -89,6 +94,7 @@ class Decoding:
         """A thread decodes the next ones meanwhile; not in worker processes: they use all cores."""
         stream = self.stream
         alone, pixels = multiprocessing.parent_process() is None, max(1, stream.width * stream.height)
+        stream.codec_context.options = {"max_pixels": str(PIXELS)}  # the header may say less than comes
         if stream.codec_context.name == "hevc":  # or all that follow a bad one are left out; others show them anyway
             stream.codec_context.flags |= Flags.output_corrupt
         by_packet = self.stamps is not None and stream.codec_context.name == "mpeg4"  # what comes of each is counted

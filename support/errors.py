@@ -1,4 +1,5 @@
 """Errors that a user can fix: one line and an exit code in place of a traceback; and the check of --device."""
+import errno
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -30,11 +31,32 @@ def run_script(main, script):
     except KeyboardInterrupt:
         message, code = "interrupted; run the same command again to resume (mmpkd.py: add --resume)", 130
     except BrokenProcessPool:
-        message, code = "a worker was killed (out of memory?): run the same command again with fewer --workers", 1
-    except OSError as error:  # a full disk, a missing permission
-        message, code = f"{error.strerror or error}: {error.filename or 'while writing'}", 1
+        message, code = f"a worker was killed (out of memory?): {FEWER}", 1
+    except (OSError, MemoryError, RuntimeError) as error:  # a full disk, a missing permission
+        if not (isinstance(error, OSError) or is_of_memory(error)):
+            raise
+        message, code = reason_of(error), 1
     print(f"{Path(script).name}: error: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
+
+
+FEWER = "run the same command again with fewer --workers, or when other programs have ended"
+
+
+def is_of_memory(error):
+    """Whether an error says that there was too little memory: Python's, or torch's of a CPU or a GPU."""
+    words = "not enough memory", "out of memory", "can't allocate memory", "can't start new thread"
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(one in str(error) for one in words)
+
+
+def reason_of(error, name=""):
+    """Why something failed, of an OSError or an error of is_of_memory(): with the file, or else `name`, the recording.
+    """
+    if not isinstance(error, OSError):
+        return f"{name}: too little memory: {FEWER}".removeprefix(": ")
+    advice = " (too many files are open at once: raise the limit, such as with ulimit -n 4096)"
+    return (f"{error.strerror or error}: {error.filename or name or 'while reading or writing'}"
+            + advice * (error.errno in (errno.EMFILE, errno.ENFILE)))
 
 
 def torch_device(name):

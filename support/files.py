@@ -1,7 +1,12 @@
-"""Files and folders that are written whole or not at all, and folders that one process holds against others."""
+"""Files and folders that are written whole or not at all, and folders that one process holds against others.
+
+Before anything is read, `regular` looks at what is there: a pipe would be waited for. Before anything is made because
+it is not there, `there` looks: a link to nothing is a fault, not a file that is missing.
+"""
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -13,6 +18,46 @@ except ImportError:  # Windows has other locks
     fcntl = None
 
 
+KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe (FIFO)", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device",
+         stat.S_ISBLK: "a device"}
+
+
+def regular(path):
+    """`path`, for whoever opens it to read. Raises UserError if a folder, a pipe, a device, a socket or a link to
+    nothing is there. If nothing is there at all, opening it will say so."""
+    if not there(path):
+        return path
+    mode = os.stat(path).st_mode
+    for is_kind, words in KINDS.items():
+        if is_kind(mode):
+            raise UserError(f"{path} is {words}, a file was expected: delete it, or put the file there again")
+    return path
+
+
+def there(path):
+    """Whether there is something at `path`. Raises UserError if it, or a folder above it, is a link to nothing."""
+    if os.path.exists(path):
+        return True
+    for one in (Path(path), *Path(path).parents):
+        if os.path.islink(one) and not os.path.exists(one):
+            raise UserError(f"{one} is a link to {os.readlink(one)}, which does not exist: delete the link, or put "
+                            "there what it links to")
+        if os.path.lexists(one):
+            break
+    return False
+
+
+@contextlib.contextmanager
+def named(path):
+    """In this block, an OSError that names no file (of a full disk, a broken one) gets the name of this one."""
+    try:
+        yield path
+    except OSError as error:
+        if error.filename is not None or error.errno is None:  # or it is not the system's
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """Path of a temporary file that becomes `path` when the block ends well, and vanishes when it does not."""
@@ -22,12 +67,12 @@ def whole_file(path):
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     try:
-        yield Path(name)
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-        os.replace(name, path)
-    except BaseException as error:
+        with named(path):
+            yield Path(name)
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            os.replace(name, path)
+    except BaseException:
         Path(name).unlink(missing_ok=True)
-        _name_file(error, path)
         raise
 
 
@@ -53,13 +98,11 @@ def claimed_part(path):
     part.mkdir(parents=True, exist_ok=True)
     with claimed(part, "made", path):
         try:
-            if path.exists():  # it was not when the caller looked
+            if there(path):  # it was not when the caller looked
                 raise _made_meanwhile(path)
             _empty(part)
-            yield part
-        except BaseException as error:
-            _name_file(error, path)
-            raise
+            with named(path):
+                yield part
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -79,12 +122,10 @@ def changed_folder(path):
         try:
             _empty(part)
             shutil.copytree(path, part, copy_function=_link, dirs_exist_ok=True)
-            yield part
-            path.rename(old)
-            part.rename(path)
-        except BaseException as error:
-            _name_file(error, path)
-            raise
+            with named(path):
+                yield part
+                path.rename(old)
+                part.rename(path)
         finally:
             if old.exists() and not path.exists():  # between the renames
                 old.rename(path)
@@ -131,12 +172,10 @@ def write_bytes(path, *parts):
     """
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        done = os.writev(file, parts) if hasattr(os, "writev") else 0
-        while done < sum(memoryview(part).nbytes for part in parts):  # a nearly full disk takes the beginning
-            done += os.write(file, b"".join(parts)[done:])  # and raises an error on the rest
-    except OSError as error:
-        error.filename = path
-        raise
+        with named(path):
+            done = os.writev(file, parts) if hasattr(os, "writev") else 0
+            while done < sum(memoryview(part).nbytes for part in parts):  # a nearly full disk takes the beginning
+                done += os.write(file, b"".join(parts)[done:])  # and raises an error on the rest
     finally:
         os.close(file)
 
@@ -197,13 +236,6 @@ def _is_at(descriptor, path):
 
 def _made_meanwhile(path):
     return UserError(f"another process was making {path} until now: run the same command again")
-
-
-def _name_file(error, path):
-    """Adds `path` to an OSError that names no file, such as that of a write to a full disk."""
-    if isinstance(error, OSError) and error.filename is None:
-        with contextlib.suppress(AttributeError):  # PyAV's errors do not let it be set
-            error.filename = str(path)
 
 
 def _umask():

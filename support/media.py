@@ -17,11 +17,13 @@ import numpy as np
 
 from support.decoding import Decoding, packets_of, track_remarks, video_track
 from support.errors import UserError
+from support.files import regular
 
 CLOCK_S = 0.002  # time stamps this close are the same: containers round to a millisecond, also the stamp of the start
 BACK = 1.0, 20  # seconds and usual gaps by which a time stamp lies before the ones before only if the clock runs back
 AHEAD = 10.0, 20  # the same for a gap in which time passed only if another track goes on meanwhile
 PAUSE = 1.0, 10  # the same for a gap that is worth a remark
+LONGEST_S = 86400  # of video or sound: a day; time stamps that reach further are damaged
 WIDEST = 8  # pixels, by their height; anamorphic video has up to 2
 APPENDED = {"mp4": b"ftyp", "flv": b"FLV\x01"}  # what files of these forms begin with
 BT601 = (2, 5, 6)  # FFmpeg's numbers for colours of BT.601: unspecified (treated as such), BT.470BG, SMPTE 170M
@@ -32,7 +34,7 @@ FULL_RANGE = 2  # FFmpeg's number for: black is 0 (not 16) and white 255 (not 23
 def open_media(path):
     """PyAV container of a video or sound file. Raises UserError for everything in it that FFmpeg cannot read."""
     try:
-        whole = os.path.abspath(path)  # FFmpeg takes what stands before a colon for a protocol: "concat:a.mp4"
+        whole = os.path.abspath(regular(path))  # FFmpeg takes what stands before a colon for a protocol: "concat:a.mp4"
         with av.open(whole, metadata_errors="replace") as container:  # titles in Latin-1, say
             yield container
     except av.error.FFmpegError as error:
@@ -92,6 +94,9 @@ def picture_clock(video, cut_short=refuse):
         whole, (shown, jump) = len(shown), _before_jump(shown, base, gap, others, form)
         times = shown[:, 0] * base
         end = times[-1] + (shown[-1][1] * base or gap)
+        if not end - times[0] < LONGEST_S:
+            raise UserError(f"{video} is damaged: by its time stamps it would be {end - times[0]:.3g} s long: replace "
+                            "it")
         promised_s, present_s = _lengths(container, stream, len(stamps), gap, others.end_s)
         in_order = _in_order(container, stream, stamps[stamps[:, 2] == 0, 0])
         appended = _another_follows(container, others.end)
@@ -204,7 +209,7 @@ def about_frames(path, frame_rate):
     """Number of frames by the length that a file's header states, 0 if it states none: to estimate the time left."""
     try:
         with open_media(path) as container:
-            return round((container.duration or 0) / av.time_base * frame_rate)
+            return round(min((container.duration or 0) / av.time_base, LONGEST_S) * frame_rate)
     except (UserError, OSError):
         return 0  # the error is reported when the file is read
 

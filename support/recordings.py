@@ -1,5 +1,4 @@
 """The recordings of a corpus on disk: ids, frames, sound, and the settings that a folder was made with."""
-import csv
 import glob
 import json
 import math
@@ -11,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from support.checksums import checked, read_list
+from support.columns import read_table
 from support.errors import UserError
-from support.files import is_claimed, whole_file
+from support.files import is_claimed, there, whole_file
 from support.media import frame_count, open_media, picture_clock
-from support.settings import part_of
+from support.reading import clipped, read_bytes, read_json
+from support.settings import fits, part_of
 
 TARGETS = ["arousal", "valence"]
 PARTITIONS = {"train": "Train_Set", "val": "Val_Set"}
@@ -83,6 +84,13 @@ def fault_of_id(name):
     return f"{name!r} is a row of the score tables and cannot be an id: rename it" if name in SUMMARIES else ""
 
 
+def is_inside(path):
+    """Whether a relative path, as text, is one, and stays inside the folder that it is relative to."""
+    parts = path.replace("\\", "/").split("/")
+    possible = path.isprintable() and all(len(os.fsencode(part)) < 256 for part in parts) and len(parts) < 9
+    return possible and ".." not in parts and parts[0] != "" and ":" not in parts[0][1:2]
+
+
 def refuse_summary(name, path):
     """Raises UserError if the id of a recording is that of a summary row in score tables."""
     if name in SUMMARIES:
@@ -105,19 +113,17 @@ def subjects_of(data_dir, names):
 
     Raises UserError, naming the line, if that file is not as expected.
     """
-    path, subjects = Path(data_dir, "subjects.csv"), {}
-    if not path.exists():
+    path, subjects, again = Path(data_dir, "subjects.csv"), {}, "a table of recording,subject was expected"
+    if not there(path):
         return {name: name for name in names}
-    try:
-        with open(path if path.is_file() else os.devnull, newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a table of recording,subject ({error})") from None
-    if not rows or [cell.lower() for cell in rows[0]] != ["recording", "subject"]:
+    table = read_table(path, again, whole=False)
+    if [name.strip().lower() for name in table] != ["recording", "subject"]:
         raise UserError(f"{path} line 1: the header recording,subject was expected")
-    for line, row in enumerate(rows[1:], 2):
-        if len(row) != 2 or not all(row) or subjects.setdefault(row[0], row[1]) != row[1]:
-            raise UserError(f"{path} line {line}: {','.join(row)[:40]!r}: a recording and its subject were expected")
+    for line, row in zip(table.index, table.to_numpy().tolist()):
+        recording, subject = (cell.strip() for cell in row)
+        if not recording or not subject or subjects.setdefault(recording, subject) != subject:
+            raise UserError(f"{path} line {line}: {clipped(','.join(row))!r}: a recording and its subject were "
+                            "expected")
     return {name: subjects.get(name, name) for name in names}
 
 
@@ -147,11 +153,13 @@ def keep_settings(folder, cfg, names, made_of=None):
 
 def made_with(folder):
     """The settings in `folder`/settings.json, as a dict; {} without one. Raises UserError if it is damaged."""
-    note = Path(folder, "settings.json")
-    try:
-        return dict(json.loads(note.read_text())) if note.exists() else {}
-    except (ValueError, TypeError):
-        raise UserError(f"{note} is damaged: delete {folder}/ and run the same command again") from None
+    note, again = Path(folder, "settings.json"), f"delete {folder}/ and run the same command again"
+    if not there(note):
+        return {}
+    settings = read_json(note, again)
+    if wrong := next((name for name, value in settings.items() if not fits(name, value)), None):
+        raise UserError(f"{note} is damaged ({clipped(wrong)} is {clipped(settings[wrong])}): {again}")
+    return settings
 
 
 def if_newer(source, made):
@@ -174,7 +182,7 @@ def _agree(folder, before, now):
 def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
     """(number of frames of a recording, file that it is known from: faces.csv, video, annotations), or (None, None)."""
     faces = Path(crops_dir, name, "faces.csv")
-    if faces.exists():
+    if there(faces):
         return faces_table(faces).count(b"\n") - 1, faces
     if video := media_file(name, videos_dir):
         return frame_count(picture_clock(video).end_s, frame_rate), video
@@ -190,9 +198,9 @@ def faces_table(path):
     """
     folder, again = path.parent, f"delete {path.parent}/ and run face_detector.py"
     sums = read_list(folder)
-    if not path.exists():
+    if not there(path):
         raise UserError(f"{path} is missing: {again}")
-    content = checked(path, path.read_bytes(), sums, again)
+    content = checked(path, read_bytes(path), sums, again)
     rows, crops = content.count(b"\n") - 1, 0 if sums else len(list(folder.glob("[!.]*.jpg")))
     if crops and rows != crops:
         raise UserError(f"{path} has {rows} rows for {crops} crops: {again}")
@@ -210,7 +218,7 @@ def has_sound(name, audio_dir, videos_dir, *made_dirs):
 
     Raises UserError if that file cannot be read.
     """
-    if any(Path(folder, made).exists() for folder in made_dirs for made in (name, f"{name}.npy")):
+    if any(there(Path(folder, made)) for folder in made_dirs for made in (name, f"{name}.npy")):
         return True
     for path in (path for folder in (audio_dir, videos_dir) for path in Path(folder).glob(f"{glob.escape(name)}.*")):
         if path.stem == name and is_media(path):  # only the first: audio_extract.py reads no other
@@ -228,7 +236,7 @@ def audible(tables, inputs, cfg):
         return tables
     kept = []
     for table in tables:
-        made = any(Path(cfg.specs_dir, name).exists() for name in (table.stem, f"{table.stem}.npy"))
+        made = any(there(Path(cfg.specs_dir, name)) for name in (table.stem, f"{table.stem}.npy"))
         source = made or media_file(table.stem, cfg.audio_dir) or media_file(table.stem, cfg.videos_dir)
         if made or not source or has_sound(table.stem, cfg.audio_dir, cfg.videos_dir):
             kept.append(table)
@@ -238,8 +246,7 @@ def audible(tables, inputs, cfg):
 
 
 def _lines(path):
-    with open(path) as file:
-        return sum(1 for _ in file)
+    return len(read_bytes(path).splitlines())
 
 
 def valid_labels(labels):

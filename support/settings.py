@@ -13,14 +13,16 @@ import io
 import json
 import math
 import re
+import reprlib
 import sys
 import tokenize
 import typing
 from pathlib import Path
 
 from config import Config
-from support.errors import SettingsError, run_script
+from support.errors import SettingsError, UserError, run_script
 from support.files import whole_file
+from support.reading import clipped, read_json
 
 EVERY = "every script"  # what a heading says in place of names
 
@@ -66,16 +68,21 @@ def answer_first(name, script, doc, early=lambda cfg: False, **defaults):
 
 def read_settings(path):
     """The settings in a run's config.json, as a dict. Raises SettingsError if it is not one."""
+    again = "a config.json was expected, as a run writes it into its folder"
     try:
-        settings = json.loads(Path(path).read_text())
-    except (OSError, ValueError, RecursionError):  # also text that is neither JSON nor UTF-8
-        settings = None
-    if not isinstance(settings, dict):
-        raise SettingsError(f"{path} cannot be read: a config.json was expected, as a run writes it into its folder")
+        settings = read_json(path, again)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}): {again}") from None
+    except UserError as error:
+        raise SettingsError(str(error)) from None
     for name in settings:
         if name not in KINDS:
-            raise SettingsError(f"{path}: unknown setting {name!r}{_did_you_mean(name, KINDS)}")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+            raise SettingsError(f"{path}: unknown setting {clipped(name)!r}{_did_you_mean(name[:60], KINDS)}")
+        try:
+            settings[name] = _checked(name, settings[name])
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from None
+    return settings
 
 
 def save_settings(cfg, path):
@@ -133,8 +140,19 @@ def _checked(name, value):
     if kind.base is tuple and isinstance(value, list | tuple):
         value = tuple(float(item) if kind.items is float and type(item) is int else item for item in value)
     if not kind.allows(value):
-        raise SettingsError(f"{name}: {value!r} is not {kind}")
+        raise SettingsError(f"{name}: {reprlib.repr(value)} is not {kind}")
     return value
+
+
+def fits(name, value):
+    """Whether `value`, as read from JSON, can be that of a setting; of one that is unknown here, if it is plain."""
+    if name not in KINDS:
+        return type(value) in (str, int, float, bool)
+    try:
+        _checked(name, value)
+        return True
+    except SettingsError:
+        return False
 
 
 # ---- what config.py says of its fields ------------------------------------------------------------------------------

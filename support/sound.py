@@ -11,11 +11,12 @@ import soundfile
 
 from support.decoding import packets_of
 from support.errors import UserError
-from support.media import check_codec, open_media
+from support.media import LONGEST_S, check_codec, open_media
 
 PIECE = 65536  # samples of a WAV read at a time
 JUMP_S = 0.05  # time stamps of sound that are off by less are rounding; by more, sound is missing or repeated
 LATE_S = 0.2  # sound that begins later than the pictures by more is said to; containers are off by a packet or two
+RATES = 1000, 2**20  # samples per second that a sound can have; fewer would be blown up without limit
 LOST = 0.5  # largest share of a sound that may be unreadable
 AGAIN = 100  # errors between packets after which a file is given up
 JUNK = b"TAG", b"APETAGEX", b"ID3", b"LYRICS", b"\xff\xff\xff\xff"  # tags, and what recorders fill up files with
@@ -69,6 +70,10 @@ def sound_track(container, path):
     default = [track for track in known if track.disposition & av.stream.Disposition.default]
     track = (default or known or tracks)[0]
     check_codec(track, path)
+    rate = track.codec_context.sample_rate
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UserError(f"{path} is damaged: its sound would have {rate} samples per second, {RATES[0]} to {RATES[1]} "
+                        "were expected: replace it")
     return track
 
 
@@ -161,6 +166,9 @@ def _timed_sound(path, mix, lost, timeline, told):
                 raise UserError(f"{path} is damaged: its sound has no time stamp: replace it")
             if timeline.start_s is None:
                 timeline.start_s = min(frame.time or 0.0, lost.from_s)
+            if not abs((frame.time or 0) - timeline.start_s) < LONGEST_S:
+                raise UserError(f"{path} is damaged: by its time stamps its sound would be "
+                                f"{abs(frame.time - timeline.start_s):.3g} s long: replace it")
             yield from timeline.place(frame.to_ndarray()[0], frame.time)
         if timeline.done and lost.packets:  # the last packets
             end = min(lost.to_s - timeline.start_s, timeline.done / timeline.rate + lost.seconds)

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
-from support.errors import UserError
+from support.errors import FEWER, UserError, is_of_memory, reason_of
 from support.recordings import natural_key
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -42,7 +42,8 @@ def for_each(recordings, work, sizes=None, workers=1, unit="frames", worth=WORTH
             else:
                 line, results[name] = outcome
                 tqdm.write(line)
-    if unexpected := [error for error in failed.values() if not isinstance(error, UserError | OSError)]:
+    if unexpected := [error for error in failed.values() if not (isinstance(error, UserError | OSError)
+                                                                 or is_of_memory(error))]:
         raise unexpected[0]
     if failed:
         names = ", ".join(sorted(failed, key=natural_key))
@@ -55,8 +56,8 @@ def _reason(name, error):
     """Why a recording failed, for the line that reports it. Raises `error` if it concerns the other recordings too."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno not in FULL_DISK:  # a missing permission, say
-        return f"{error.strerror or error}: {error.filename or name}"
+    if isinstance(error, OSError) and error.errno not in FULL_DISK or is_of_memory(error):  # a missing permission, say
+        return reason_of(error, name)
     if isinstance(error, OSError | BrokenProcessPool) or not isinstance(error, Exception):
         raise error
     return f"unexpected {type(error).__name__}: {error} (details at the end)"
@@ -81,8 +82,8 @@ def _in_turn(names, work, bar, _):
 def _in_processes(names, work, bar, workers):
     """Yields the same as _in_turn from several processes, in the order in which they end."""
     context = multiprocessing.get_context("spawn")  # a fork of a process in which torch has threads can hang
-    done, stop = context.RawArray("q", len(names)), context.RawValue("b", 0)
-    pool = ProcessPoolExecutor(workers, context, _begin_worker, (done, stop))
+    done, begun, stop = context.RawArray("q", len(names)), context.RawArray("b", len(names)), context.RawValue("b", 0)
+    pool = ProcessPoolExecutor(workers, context, _begin_worker, (done, begun, stop))
     try:
         with _no_interrupts():
             waiting = {pool.submit(_work_of, work, name, number): name for number, name in enumerate(names)}
@@ -91,6 +92,9 @@ def _in_processes(names, work, bar, workers):
         while waiting:
             ended, _ = wait(waiting, 0.2, FIRST_COMPLETED)
             bar.update(sum(done) - bar.n)
+            if any(isinstance(job.exception(), BrokenProcessPool) for job in ended):
+                at = ", ".join(name for number, name in enumerate(names) if begun[number] and name in waiting.values())
+                raise UserError(f"a worker was killed (out of memory?) while it was at {at or 'the first'}: {FEWER}")
             for job in ended:
                 yield waiting.pop(job), job.exception() or job.result()
     finally:  # also after an error or Ctrl-C: the workers stop at their next frame
@@ -141,9 +145,9 @@ def die_with_parent():
     os._exit(1)  # at once: the next run may be at work on the same recording
 
 
-def _begin_worker(done, stop):
-    global _DONE, _STOP  # shared with the parent: frames done of every recording, and whether to stop
-    _DONE, _STOP = done, stop
+def _begin_worker(done, begun, stop):
+    global _DONE, _BEGUN, _STOP  # shared with the parent: frames done of every recording, which begun, whether to stop
+    _DONE, _BEGUN, _STOP = done, begun, stop
     begin_worker()
 
 
@@ -152,5 +156,6 @@ def _work_of(work, name, number):
         _DONE[number] += frames
         if _STOP.value:
             raise KeyboardInterrupt
+    _BEGUN[number] = 1
     report(0)  # the pool hands out one job ahead, which can't be taken back: it stops here
     return work(name, report)

@@ -9,6 +9,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,6 +36,8 @@ SHAPES = {"frames": (3, 16, 16), "specs": (1, 8, 16)}
 STAGES = ["visual", "teacher", "student", "audio"]
 CPU = torch.device("cpu")
 DEADLINE_S = 600  # of everything that a test waits for
+
+hypothesis.settings.register_profile("long", max_examples=1000)  # pytest --hypothesis-profile=long
 
 torch.set_num_threads(1)  # several gain nothing with networks so small, and wait for each other on a busy machine
 

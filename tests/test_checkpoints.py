@@ -135,6 +135,9 @@ def test_crops_of_another_origin_are_called_unknown_and_retention_is_noticed(mad
         value = {"face_size": 64} if case == "another size" else {"face_score": "high"}
         note.write_text(json.dumps(json.loads(note.read_text()) | value))
     code, out, err = call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--epochs", 1)
+    if case == "another value":
+        assert f"{note} is damaged (face_score is high)" in one_line(code, err)
+        return
     card = load_checkpoint(run_of(made, "visual", "arousal") / "best.pt")["card"]
     assert code == 0 and ("has no settings.json" in out) == (case == "no settings"), err
     if case == "retained":

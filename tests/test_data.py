@@ -111,15 +111,15 @@ def test_text_for_a_rating_names_file_and_line(made, rating):
 
 def test_labels_are_single_precision_with_nan_for_invalid():
     import pandas as pd
-    labels = read_labels(pd.DataFrame({"arousal": ["0.5", "-5"], "valence": ["", "1e-3"]}), "x.csv")
+    labels = read_labels(pd.DataFrame({"arousal": ["0.5", "-5"], "valence": ["", "1e-3"]}, [2, 3]), "x.csv")
     assert labels.dtype == np.float32
     np.testing.assert_array_equal(labels, np.array([[0.5, np.nan], [np.nan, 1e-3]], np.float32))
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda lines: [], "annotation file"),
+    (lambda lines: [], "annotation file was"),
     (lambda lines: lines[:1], "rows"),
-    (lambda lines: ["image path,spec path,valence", *lines[1:]], "header"),
+    (lambda lines: ["image path,spec path,valence", *lines[1:]], "line 2: 4 cells, 3"),
     (lambda lines: [line.replace("arousal", "joy") for line in lines], "'arousal'"),
     (lambda lines: [line.split(",", 1)[1] for line in lines], "'image path'"),
     (lambda lines: [*lines[:5], lines[5] + ",7,7,7", *lines[6:]], "annotation file"),

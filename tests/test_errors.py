@@ -36,7 +36,21 @@ def test_a_missing_permission_names_the_file(capsys):
     assert "Annotations/x.csv" in one_line(*end_of(error, capsys))
 
 
+def test_too_many_open_files_name_the_last_one_and_say_what_to_do(capsys):
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "specs/a.npy")
+    assert "specs/a.npy (too many files are open at once: raise the limit" in one_line(*end_of(error, capsys))
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1"),
+    RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError("can't start new thread")], ids=str)
+def test_too_little_memory_is_one_line(error, capsys):
+    assert "too little memory: run the same command again with fewer" in one_line(*end_of(error, capsys))
+
+
 def test_a_bug_is_not_hidden():
+    with pytest.raises(RuntimeError):
+        run_script(lambda argv: exec("raise RuntimeError('shapes differ')"), "step.py")
     with pytest.raises(ZeroDivisionError):
         run_script(lambda argv: 1 / 0, "step.py")
 

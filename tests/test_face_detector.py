@@ -223,7 +223,9 @@ def test_bad_videos_are_reported_each_and_the_good_one_is_done(data, call):
     (lambda folder: (folder / "000003.jpg").unlink(), "17 crops"),
     (lambda folder: (folder / "faces.csv").unlink(), "faces.csv"),
     (lambda folder: (folder / "faces.csv").write_bytes(b"\xff\xfe\x00,\n"), "faces.csv"),
-    (lambda folder: (folder / "faces.csv").write_text((folder / "faces.csv").read_text()[:200]), "faces.csv"),
+    (lambda folder: (folder / "faces.csv").write_text((folder / "faces.csv").read_text()[:200]), "line 8"),
+    (lambda folder: (folder / "faces.csv").write_text("".join((folder / "faces.csv").open().readlines()[:9])),
+     "faces.csv is damaged"),
     (lambda folder: [(folder / name).unlink() for name in ("000003.jpg", LIST)], "17 crops")])
 def test_a_folder_that_was_spoilt_is_not_taken_for_done(spoil, word, done, call):
     spoil(done / "Cropped_Aligned" / "train_1")

@@ -1,4 +1,5 @@
 """checkpoints.py: files that are damaged or of strangers run no code, take no memory, and end in one line."""
+import copy
 import pickle
 import shutil
 import zipfile
@@ -6,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import one_line, run_of
+from conftest import TINY, copied, one_line, run_of, stop_at
 
 import checkpoints
+import mmpkd
 from checkpoints import load_checkpoint, load_model
 from support.errors import UserError
 
@@ -164,3 +166,71 @@ def test_a_few_bytes_that_pretend_to_be_terabytes_are_refused(trained_corpus, tm
 def test_about_a_damaged_file_is_one_line(damage, call, trained_corpus, tmp_path):
     (tmp_path / "a.pt").write_bytes(damage((run_of(trained_corpus, "student") / "best.pt").read_bytes()))
     assert "a.pt is not a whole checkpoint" in one_line(*call("predict", tmp_path / "a.pt", "--about")[::2])
+
+
+# ---- a last.pt to resume from ---------------------------------------------------------------------------------------
+
+def of_optimizer(change):
+    """A change of the optimizer's state of its first weight."""
+    def changed(state):
+        optimizer = copy.deepcopy(state["optimizer"])
+        first = next(iter(optimizer["state"].values()))
+        change(optimizer, first)
+        return state | {"optimizer": optimizer}
+    return changed
+
+
+def of_groups(**values):
+    return of_optimizer(lambda optimizer, first: optimizer["param_groups"][0].update(values))
+
+
+RESUMED = {
+    **{f"{name} {value!r}": lambda state, name=name, value=value: state | {name: value}
+       for name in ("epoch", "step", "stale") for value in (-1, 2**70, 0.5, "1", None, [1])},
+    "a step after the last": lambda state: state | {"step": 1000},
+    **{f"{name} {value!r}": lambda state, name=name, value=value: state | {name: value} for name, values in {
+        "precision": ["float64", 3, None], "best": ["high", None, torch.zeros(2)], "sums": [[], {"loss": "x"}, None],
+        "plateau": [{}, [], {"best": 0.0, "num_bad_epochs": 0, "last_epoch": 0, "step": 3}], "adapters": [[], {"a": 1}],
+        "optimizer": [{}, [], {"state": {}, "param_groups": []}, {"state": [], "param_groups": 3}]}.items()
+        for value in values},
+    **{f"no {name}": lambda state, name=name: {key: state[key] for key in state if key != name}
+       for name in ("epoch", "step", "best", "stale", "sums", "optimizer", "plateau", "adapters", "precision")},
+    "momentum of another shape": of_optimizer(lambda optimizer, first: first.update(exp_avg=torch.zeros(3, 3))),
+    "momentum not finite": of_optimizer(lambda optimizer, first: first["exp_avg"].fill_(float("nan"))),
+    "momentum text": of_optimizer(lambda optimizer, first: first.update(exp_avg="x")),
+    "weights of nothing": of_groups(params=[]), "nan": first_weight(lambda one: torch.full_like(one, float("nan"))),
+    "float16": first_weight(lambda one: one.half()),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(made_corpus, tmp_path_factory):
+    """(data folder, words of a run that was stopped in it, its last.pt)."""
+    folder = copied(made_corpus, tmp_path_factory.mktemp("stopped") / "data")
+    words = ["--data-dir", str(folder), *TINY, "--stage", "visual", "--epochs", "4", "--optimizer", "adam"]
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(KeyboardInterrupt):
+        stop_at(monkeypatch, "step", 3)
+        mmpkd.main(words)
+    return folder, words, torch.load(run_of(folder, "visual", "arousal") / "last.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_last_pt_that_does_not_fit_is_refused_in_one_line(stopped, call, case):
+    folder, words, state = stopped
+    last = run_of(folder, "visual", "arousal") / "last.pt"
+    before = {path.name: path.read_bytes() for path in last.parent.iterdir() if path.is_file()}
+    torch.save(RESUMED[case](copy.deepcopy(state)), last)
+    code, _, err = call("mmpkd", *words, "--resume")
+    for path in last.parent.iterdir():
+        path.unlink()
+    for name, content in before.items():
+        last.with_name(name).write_bytes(content)
+    assert str(last) in one_line(code, err) and len(err) < 900
+
+
+def test_whatever_the_optimizers_group_says_the_settings_hold(stopped, call):
+    folder, words, state = stopped
+    last = run_of(folder, "visual", "arousal") / "last.pt"
+    change = of_groups(lr="x", first_lr=1e9, betas="x", eps=-1.0, weight_decay=float("nan"))
+    torch.save(change(copy.deepcopy(state)), last)
+    assert call("mmpkd", *words, "--resume")[0] == 0

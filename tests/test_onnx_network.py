@@ -115,7 +115,7 @@ def test_half_a_file_is_refused(exported, tmp_path):
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert "No such file" in refusal(tmp_path / "no.onnx")
-    assert "directory" in refusal(tmp_path)
+    assert "a folder" in refusal(tmp_path)
 
 
 def adder(path, card=None, **external):

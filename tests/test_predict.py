@@ -89,7 +89,7 @@ def test_damaged_results_are_named(run, clip, tmp_path, kind, content):
     assert run(clip)[0] == 0
     (tmp_path / "out" / f"clip_2.{kind}").write_text(content)
     code, out, err = run(clip)
-    assert code == 1 and f"clip_2.{kind} is" in out + err and "Traceback" not in err
+    assert code == 1 and f"clip_2.{kind} " in out + err and "Traceback" not in err
     assert "delete" in out + err
 
 

@@ -214,11 +214,11 @@ def test_labels_fill_gaps_and_leave_ratings_as_they_are():
 
 def test_labels_are_read_back_exactly(tmp_path):
     labels = {name: np.random.default_rng(0).normal(0, 1, (90, 2)) for name in ("a", "b")}
-    pseudo_labels.write_labels(tmp_path, labels, {"arousal": {}}, ["arousal", "valence"], 25)
+    pseudo_labels.write_labels(tmp_path, labels, {"arousal": {"weights": {"audio": 1.0}}}, ["arousal", "valence"], 25)
     recordings = [Recording(name, np.zeros((90, 2), np.float32), {}) for name in labels]
     back = pseudo_labels.read_labels(tmp_path, recordings, ["arousal", "valence"])
     assert all(np.array_equal(back[name], labels[name].astype(np.float32)) for name in labels)
-    assert pseudo_labels.read_report(tmp_path) == {"arousal": {}}
+    assert pseudo_labels.read_report(tmp_path) == {"arousal": {"weights": {"audio": 1.0}}}
     np.testing.assert_allclose(pd.read_csv(tmp_path / "labels" / "a.csv")["time_s"], np.arange(90) / 25)
 
 

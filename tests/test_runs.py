@@ -165,7 +165,8 @@ def test_pseudo_labels_that_were_changed_are_not_trained_on(pseudo, call, damage
         (path.parent / "checksums.sfv").unlink()
         list_all(path.parent)
     line = one_line(*call("mmpkd", *words, "--stage", "student", "--resume")[::2])
-    assert ("labels/ holds other pseudo-labels" if damage == "exchanged" else "labels/x_1.csv is damaged") in line
+    assert {"exchanged": "labels/ holds other pseudo-labels", "cut": "x_1.csv has 59 rows for 60 frames",
+            "flipped": "labels/x_1.csv is damaged"}[damage] in line
 
 
 # ---- state ----------------------------------------------------------------------------------------------------------

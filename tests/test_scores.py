@@ -146,15 +146,15 @@ def lines_of(path, change):
 
 
 @pytest.mark.parametrize("damage, keyword", [
-    (lambda path: path.write_text(""), "cannot be read"),
-    (lambda path: path.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
-    (lambda path: path.write_text("time_s,arousal_gold,arousal_pred\n0,0.1\n0,1,2,3,4\n"), "cannot be read"),
+    (lambda path: path.write_text(""), "line 1: no column"),
+    (lambda path: path.write_bytes(b"\xff\xfe\x00"), "line 1: not UTF-8"),
+    (lambda path: path.write_text("time_s,arousal_gold,arousal_pred\n0,0.1\n0,1,2,3,4\n"), "line 2: 2 cells, 3"),
     (lambda path: lines_of(path, lambda lines: lines[:1]), "no rows"),
     (lambda path: lines_of(path, lambda lines: [lines[0].replace("arousal_gold", "gold"), *lines[1:]]), "arousal_gold"),
     (lambda path: lines_of(path, lambda lines: [*lines[:7], blank(lines[7]), *lines[8:]]), "line 8"),
     (lambda path: lines_of(path, lambda lines: [*lines[:7], infinite(lines[7]), *lines[8:]]), "line 8.*rating"),
     (lambda path: lines_of(path, lambda lines: [*lines[:7], *lines[8:]]), "line 8"),
-    (lambda path: lines_of(path, lambda lines: [*lines[:7], "high" + lines[7], *lines[8:]]), "cannot be read"),
+    (lambda path: lines_of(path, lambda lines: [*lines[:7], "high" + lines[7], *lines[8:]]), "line 8.*not a number"),
 ], ids=["empty", "bytes", "columns", "no rows", "header", "nan", "inf", "missing line", "text"])
 def test_damaged_predictions_are_one_line_that_names_the_file(tmp_path, damage, keyword):
     write(tmp_path, {"val": {"dev_1": table_of()}})

@@ -35,6 +35,8 @@ def work(name, report, folder):
         raise PermissionError(errno.EACCES, "Permission denied", f"{name}.mp4")
     if kind == "full":
         raise OSError(errno.ENOSPC, "No space left on device", f"{name}.png")
+    if kind == "memory":
+        raise MemoryError
     if kind == "bug":
         1 / 0
     if kind == "killed":
@@ -155,6 +157,15 @@ def test_a_full_disk_stops_all_of_them_at_once(workers, tmp_path):
 def test_a_worker_that_was_killed_is_one_line(names, tmp_path):
     code, out, err = Job(tmp_path, 2, *names).ended()
     assert code == 1 and len(err) == 1 and "--workers" in err[0]
+    assert next(name for name in names if "killed" in name) in err[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_too_little_memory_for_a_recording_names_it_and_the_others_are_done(workers, tmp_path):
+    code, out, err = Job(tmp_path, workers, "good_1", "memory_2", "good_3").ended()
+    assert code == 1 and "1 of 3 recordings failed (memory_2)" in err[0] and len(err) == 1
+    assert any(line.startswith("memory_2: FAILED: memory_2: too little memory") for line in out)
+    assert {"good_1 done", "good_3 done"} <= set(out)
 
 
 # ---- stopped --------------------------------------------------------------------------------------------------------
