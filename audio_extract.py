@@ -3,15 +3,18 @@
 Reads   audio/<id>.*    or, if there is none, the sound track of videos/<id>.*
 Writes  audio_segments/<id>/000000.wav ...      mono, 16 bit: the sound around frame k or, if causal, up to frame k
         audio_segments/<id>.failed              why a recording has none: training leaves it out
+        audio_segments/<id>/checksums.sfv       of all of them, so that damage is noticed
 
     python audio_extract.py --data-dir data
 """
 import io
+import zlib
 from functools import partial
 
 import numpy as np
 import soundfile
 
+from support.checksums import listed
 from support.errors import UserError, run_script
 from support.failures import noted
 from support.files import there, whole_folder, write_bytes
@@ -102,11 +105,13 @@ def extract(path, frames, folder, cfg, report):
     rate, length = cfg.audio_rate, round(cfg.segment_s * cfg.audio_rate)
     start_s = picture_clock(path).start_s if path.parent == cfg.videos_dir else None
     header, samples, remarks = wav_header(length, rate), [0], []
-    with whole_folder(folder) as part:
+    with whole_folder(folder) as part, listed(part) as note:
         blocks = counted(read_sound(path, rate, start_s, cfg.audio_channel, remarks), samples)
         try:
             for k, segment in enumerate(segments(blocks, frames, cfg)):
-                write_bytes(f"{part}/{k:06d}.wav", header, np.asarray(segment, "<i2"))
+                segment = np.ascontiguousarray(segment, "<i2")
+                write_bytes(f"{part}/{k:06d}.wav", header, segment)
+                note(f"{k:06d}.wav", zlib.crc32(segment, zlib.crc32(header)))
                 report(1)
         except EOFError as error:
             raise UserError(f"{path}: {error}") from None

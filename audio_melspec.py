@@ -2,7 +2,9 @@
 
 Reads   audio_segments/<id>/000000.wav ...
 Writes  specs/<id>/000000.png ...   8-bit grey, n_mels rows (low frequencies first) x time; db_min black, db_max white
-        or, with --spec-files array, specs/<id>.npy: the same as one array of bytes (frames, 1, n_mels, columns)
+        specs/<id>/checksums.sfv    of all of them, so that damage is noticed
+        or, with --spec-files array, specs/<id>.npy: the same as one array of bytes (frames, 1, n_mels, columns), with
+        its checksum behind it
 
 Every column equals that of librosa.feature.melspectrogram(y=segment), whatever the settings. What makes it fast:
 segments overlap, and a column whose window lies inside its segment depends only on where in the recording it is. So
@@ -19,13 +21,14 @@ import struct
 import tempfile
 import zlib
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
 from audio_extract import wav_header
-from support.arrays import mapped_array
+from support.checksums import checked, listed, open_array, read_list, write_checked_array
 from support.errors import UserError, run_script
 from support.files import claimed_part, named, regular, there, whole_folder, write_bytes
 from support.recordings import find_recordings, if_newer, keep_settings, shard_of
@@ -156,29 +159,31 @@ def png(grey):
 def segment_paths(folder):
     """Paths of a recording's segments, frame 0 first. Raises UserError if one is missing."""
     found = {name for name in os.listdir(folder) if name.endswith(".wav")}
-    names = [f"{k:06d}.wav" for k in range(max(1, len(found)))]
+    names = [f"{k:06d}.wav" for k in range(max(1, len(found), len(read_list(folder))))]
     if missing := sorted(set(names) - found):
         raise UserError(f"{folder}/{missing[0]} is missing ({len(found)} segments are there): delete {folder}/ and run "
                         "audio_extract.py")
     return [f"{folder}/{name}" for name in names]
 
 
-def read_segment(path, rate, samples, header):
+def read_segment(path, rate, samples, header, sums=()):
     """(samples,) of a segment's file: int16 if it is as audio_extract.py writes it, with this header, else float32.
 
-    Raises UserError if it is damaged, or has another length or rate.
+    sums: the checksums of its folder, if it has any. Raises UserError if it is damaged, or has another length or rate.
     """
+    again = f"delete {os.path.dirname(path)}/ and run audio_extract.py"
     with open(regular(path), "rb", buffering=0) as file, named(path):  # a fifth of the time of soundfile.read
         data = file.read(len(header) + 2 * samples + 1)
     if len(data) == len(header) + 2 * samples and data.startswith(header):
-        return np.frombuffer(data, "<i2", offset=len(header))
+        return np.frombuffer(checked(path, data, sums, again), "<i2", offset=len(header))
     try:
         sound, its_rate = soundfile.read(path, samples + 1, dtype="float32")  # no more, whatever the header says
     except (soundfile.LibsndfileError, ValueError):
         sound, its_rate = np.empty(0), 0
     if sound.shape != (samples,) or its_rate != rate:
-        raise UserError(f"{path} is not a whole segment of {samples} samples at {rate} Hz: delete "
-                        f"{os.path.dirname(path)}/ and run audio_extract.py")
+        raise UserError(f"{path} is not a whole segment of {samples} samples at {rate} Hz: {again}")
+    if sums:
+        checked(path, Path(path).read_bytes(), sums, again)
     return sound
 
 
@@ -189,9 +194,9 @@ def steps_between(frames, step):
 
 def blocks_of(paths, steps, mel_spec):
     """Yields the spectrograms of segments' files block by block, (K, M, F) uint8. steps: as in join."""
-    header = wav_header(mel_spec.samples, mel_spec.rate)
-    yield from spec_blocks((read_segment(path, mel_spec.rate, mel_spec.samples, header) for path in paths), steps,
-                           mel_spec)
+    header, sums = wav_header(mel_spec.samples, mel_spec.rate), read_list(os.path.dirname(paths[0]))
+    segments = (read_segment(path, mel_spec.rate, mel_spec.samples, header, sums) for path in paths)
+    yield from spec_blocks(segments, steps, mel_spec)
 
 
 def spec_blocks(segments, steps, mel_spec):
@@ -210,20 +215,22 @@ def spec_blocks(segments, steps, mel_spec):
 
 def write_pictures(blocks, folder, report):
     """Writes a PNG file for every spectrogram: all of them or none."""
-    with whole_folder(folder) as part:
+    with whole_folder(folder) as part, listed(part) as note:
         for k, grey in enumerate(grey for block in blocks for grey in block):
-            write_bytes(f"{part}/{k:06d}.png", png(grey))
+            picture = png(grey)
+            write_bytes(f"{part}/{k:06d}.png", picture)
+            note(f"{k:06d}.png", zlib.crc32(picture))
             report(1)
 
 
 def write_array(blocks, shape, path, report):
-    """Writes the spectrograms as one array of that shape: whole or not at all."""
+    """Writes the spectrograms as one array of that shape (frames, 1, M, F): whole or not at all."""
+    def pieces():
+        for block in blocks:
+            yield block.reshape(-1, *shape[1:])
+            report(len(block))
     with claimed_part(path) as part:
-        with open(part / path.name, "wb") as file:  # not a memory map: with that, a full disk kills the process
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for block in blocks:
-                file.write(block.tobytes())
-                report(len(block))
+        write_checked_array(part / path.name, shape[0], pieces())
         (part / path.name).rename(path)
 
 
@@ -231,7 +238,7 @@ def count_spectrograms(out):
     """How many spectrograms a folder of PNG files or an array's file holds. Raises UserError if it is damaged."""
     if out.suffix != ".npy":
         return sum(name.endswith(".png") for name in os.listdir(out))
-    return len(np.atleast_1d(mapped_array(out, "delete that file and run this again")))
+    return len(np.atleast_1d(open_array(out, "delete that file and run this again")[0]))
 
 
 # ---- recordings -----------------------------------------------------------------------------------------------------
@@ -279,7 +286,7 @@ def main(argv=None):
         print(f"shard {cfg.shard} has none of the {len(folders)} recordings: nothing to do")
         return {}
     todo = [folder for name, folder in shard.items() if folder.is_dir() and not there(out_path(name, cfg))]
-    sizes = {folder.name: len(os.listdir(folder)) for folder in todo}
+    sizes = {folder.name: sum(name.endswith(".wav") for name in os.listdir(folder)) for folder in todo}
     mel_spec = mel_spec_of(cfg) if todo else None
     work = partial(make, folders=shard, cfg=cfg, mel_spec=mel_spec, frame_rate=settings.get("frame_rate"))
     results = for_each(shard, work, sizes, cfg.workers, "spectrograms", WORTH_A_WORKER)

@@ -11,6 +11,7 @@ import importlib.metadata
 import io
 import math
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -19,10 +20,10 @@ from config import Config
 from model_card import FACES, HELD_OUT, SOUND, TRAIN, VAL, check_card
 from models_kd import MODELS, build_model
 from runs import PSEUDO, run_folder, settings_of, teacher_runs
+from support.checksums import read_list
 from support.errors import UserError
 from support.files import there, whole_file
-from support.reading import read_bytes
-from support.recordings import MODALITIES, SUMMARIES, TARGETS, UNLABELLED, made_with
+from support.recordings import MODALITIES, SUMMARIES, TARGETS, UNLABELLED, faces_table, made_with
 from support.settings import KINDS, field_notes
 from support.tensors import load_tensors
 
@@ -35,11 +36,21 @@ EXPECTED = ("a best.pt (or last.pt) of mmpkd.py was expected. If a run wrote it,
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 def save_checkpoint(path, state):
-    """Writes tensors and plain Python, whole or not at all."""
+    """Writes tensors and plain Python, whole or not at all: the same bytes for the same values."""
     buffer = io.BytesIO()  # on a full disk, torch.save itself fails with a RuntimeError that says nothing
-    torch.save(state, buffer)
+    torch.save(_by_value(state), buffer)
     with whole_file(path) as part:
         part.write_bytes(buffer.getbuffer())
+
+
+def _by_value(value):
+    """The same, equal texts as one object. Pickle writes a text that it has met before, the same object, as a
+    reference to it: with those of a resumed run the file would differ, though no value does."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_by_value(key): _by_value(each) for key, each in value.items()}
+    return type(value)(map(_by_value, value)) if type(value) in (list, tuple) else value
 
 
 def describe_model(cfg, shapes, sets):
@@ -129,9 +140,12 @@ def _faces(cfg, shape, recordings):
     """How the crops of some recordings were made: settings and retention; None if they are of another origin."""
     made = _settings(made_with(cfg.crops_dir), FACES)
     tables = [cfg.crops_dir / one.name / "faces.csv" for one in recordings]
-    if not made or shape[1:] != (made["face_size"],) * 2 or not all(map(there, tables)):
+    ours = [there(table) or table.name in read_list(table.parent) for table in tables]
+    if any(ours) and not made_with(cfg.crops_dir):
+        print(f"{cfg.crops_dir}/ has no settings.json: how the crops were made is not known, and not in the model card")
+    if not made or shape[1:] != (made["face_size"],) * 2 or not all(ours):
         return None
-    return made | {"retained": any(b",retained," in read_bytes(table) for table in tables)}
+    return made | {"retained": any(b",retained," in faces_table(table) for table in tables)}
 
 
 def _sound(cfg, shape):

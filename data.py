@@ -19,7 +19,8 @@ import torch
 from tqdm import tqdm
 
 from corpora import features
-from packing import MAKERS, packed, spec_array
+from packing import MAKERS, packed, refuse_cut, spec_array, unchecked
+from support.checksums import read_list
 from support.columns import read_table, to_numbers
 from support.errors import SettingsError, UserError
 from support.failures import unlabelled_files, without_failed
@@ -31,6 +32,7 @@ from support.recordings import (
     audible,
     find_recordings,
     is_inside,
+    natural_key,
     refuse_summary,
     subjects_of,
     uses_features,
@@ -175,6 +177,9 @@ def load_recordings(cfg, partition, inputs):
             bar.set_description(f"packing {recording.name}")
             stem = cfg.cache_dir / f"{recording.name}.{name}"
             recording.arrays[name] = packed(recording.paths[name], stem, name, bar)
+    if without := [recording.name for recording in recordings if unchecked(recording.name, recording.paths, cfg)]:
+        print(f"{partition}: images without checksums (of other programs or older versions), used unchecked: "
+              f"{without[0]}" + f" and {len(without) - 1} more recordings" * (len(without) > 1))
     return recordings
 
 
@@ -216,17 +221,19 @@ def read_labels(columns, path):
 def present(paths, maker):
     """How many of the paths exist: all, or all but the last (a rating without a frame), which is printed.
 
-    Images that no path names are left out, which is printed, too. Raises UserError if others are missing.
+    Images that no path names are left out, which is printed, too. Raises UserError if others are missing, if the last
+    was there once (it is in the list of its folder), or if too many images come after the last rating.
     """
     folders = {path.parent for path in paths}
     listed = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
-    missing = [path for path in paths if path.name not in listed[path.parent]]
+    missing, left_out = [path for path in paths if path.name not in listed[path.parent]], {}
     for folder, names in listed.items():
         named = {path.name for path in paths if path.parent == folder}
         unnamed = {name for name in names if name.endswith(paths[0].suffix)} - named
         if unnamed:
+            left_out[folder] = unnamed
             print(f"{folder.name}: {len(unnamed)} images have no rating (first: {folder / min(unnamed)}): left out")
-    if missing == paths[-1:] and len(paths) > 1:
+    if missing == paths[-1:] and len(paths) > 1 and paths[-1].name not in read_list(paths[-1].parent):
         print(f"{paths[-1].parent.name}: the last rating has no image ({paths[-1]}) and is left out")
         return len(paths) - 1
     if missing:
@@ -234,6 +241,10 @@ def present(paths, maker):
         found = f"{len(paths) - len(missing)} of {len(paths)} are there"
         raise UserError(f"{missing[0]} is missing ({found}): run {maker} first"
                         + without * (maker == MAKERS["specs"] and len(missing) == len(paths)))
+    for folder, unnamed in left_out.items():
+        named = [natural_key(path.name) for path in paths if path.parent == folder]
+        beyond = sum(natural_key(name) > max(named) for name in unnamed)
+        refuse_cut(beyond, len(named) + len(unnamed), folder.name, folder)
     return len(paths)
 
 

@@ -4,6 +4,7 @@ Reads   videos/<id>.*                           any container, any frame rate, c
 Writes  Cropped_Aligned/<id>/000000.jpg ...     frame k: what the video shows at k / frame_rate seconds; RGB, upright
         Cropped_Aligned/<id>/faces.csv          per frame: time_s, found, box in pixels of the video, score
         Cropped_Aligned/<id>.failed             why a recording has none of these: training leaves it out
+        Cropped_Aligned/<id>/checksums.sfv      of all of these, so that damage is noticed
         Cropped_Aligned/<id>.jpg                contact sheet: crops from end to end of the recording, to check by eye
 
     python face_detector.py --data-dir data
@@ -29,11 +30,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from faces import Face, FaceFinder, Tracker, crop_face, one_thread
 from packing import read_picture
+from support.checksums import LIST, checked, list_all, read_list, verify
 from support.columns import read_table
 from support.crops import other_crops
 from support.errors import UserError, run_script, torch_device
 from support.failures import noted
-from support.files import claimed, there, whole_file, whole_folder, write_bytes
+from support.files import changed_folder, claimed, there, whole_again, whole_file, whole_folder, write_bytes
 from support.media import Picture, about_frames, frame_count, picture_clock, read_frames
 from support.opencv import cv2
 from support.reading import clipped, read_bytes
@@ -43,6 +45,7 @@ from support.workers import for_each
 
 SETTINGS = "face_size frame_rate min_face_size face_score look_every jpeg_quality"  # that crops depend on
 BOX = ["x1", "y1", "x2", "y2"]
+AGAIN = "delete {}/ and run this again"
 FACE = ["detected", "tracked"]  # `found` of frames with a face; the others are "missing" (black) or "retained"
 
 
@@ -168,6 +171,7 @@ def detect(video, folder, tracker, cfg, retain, report):
             raise UserError(f"{video}: no face in any of its {len(table)} frames: check the video, or lower "
                             f"--min-face-size ({cfg.min_face_size} pixels)")
         fill_gaps(part, table, cfg.face_size, retain)
+        list_all(part)
     return remarks
 
 
@@ -178,22 +182,36 @@ def write_crop(folder, shot, points, size, quality):
         write_bytes(f"{folder}/{k:06d}.jpg", jpeg)
 
 
-def fill_gaps(folder, table, size, retain):
+def fill_gaps(folder, table, size, retain, sums=()):
     """faces.csv of a recording, as a table, after every frame without a face got a black image (or the last face).
 
-    retain: the last face, or the first one before there was any; size: of the crops. Meanwhile these frames are
-    "unfilled" in faces.csv, so that the next run fills them if this one is killed.
+    retain: the last face, or the first one before there was any; size: of the crops; sums: the checksums of its files,
+    if there are any.
     """
     gaps = ~table["found"].isin(FACE)
-    _save_table(folder, table.assign(found=table["found"].mask(gaps, "unfilled")))
     faces = np.flatnonzero(~gaps)
     black = _jpeg(np.zeros((size, size, 3), np.uint8), 95)
     for k in np.flatnonzero(gaps):
-        last = faces[max(0, np.searchsorted(faces, k) - 1)]
+        last = folder / f"{faces[max(0, np.searchsorted(faces, k) - 1)]:06d}.jpg"
         with whole_file(folder / f"{k:06d}.jpg") as part:
-            part.write_bytes(read_bytes(folder / f"{last:06d}.jpg") if retain else black)
+            part.write_bytes(checked(last, read_bytes(last), sums, AGAIN.format(folder)) if retain else black)
     table = table.assign(found=table["found"].mask(gaps, _filled(retain)))
-    _save_table(folder, table)
+    with whole_file(folder / "faces.csv") as part:
+        table.to_csv(part, index=False, lineterminator="\n")
+    return table
+
+
+def refill(folder, table, sheet, size, retain):
+    """The same for a recording whose frames without a face were filled otherwise before: all of it is exchanged at
+    once, and its contact sheet is removed."""
+    sums = read_list(folder)
+    kept = {f"{k:06d}.jpg" for k in np.flatnonzero(table["found"].isin(FACE))}
+    with changed_folder(folder) as part:
+        table = fill_gaps(part, table, size, retain, sums)
+        if sums:  # else it stays without
+            (part / LIST).unlink()  # it is a file of the other folder, too
+            list_all(part, {name: crc for name, crc in sums.items() if name in kept})
+        sheet.unlink(missing_ok=True)
     return table
 
 
@@ -206,14 +224,9 @@ def _jpeg(bgr, quality):
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def _save_table(folder, table):
-    with whole_file(folder / "faces.csv") as part:
-        table.to_csv(part, index=False, lineterminator="\n")
-
-
 def _read_table(folder):
     """faces.csv of a recording. Raises UserError, naming the line, if it is not as it is written here."""
-    path, again = folder / "faces.csv", "delete that folder and run this again"
+    path, again = folder / "faces.csv", AGAIN.format(folder)
     if not there(path):
         raise UserError(f"{folder}/ has no faces.csv: {again}")
     table = read_table(path, again, ["time_s", *BOX, "score"], ["found"])
@@ -222,6 +235,7 @@ def _read_table(folder):
         raise UserError(f"{path} line {row + 2}: {word!r} is not how a face is found: {again}")
     for row in np.flatnonzero(~(np.diff(table["time_s"], prepend=-1) > 0)):
         raise UserError(f"{path} line {row + 2}: its time is not after that of the line before: {again}")
+    verify(path, again)
     return table.reset_index(drop=True)
 
 
@@ -289,6 +303,7 @@ def finder(min_face_size, face_score, device):
 def make(name, report, videos, cfg, retain):
     """Crops of one recording, unless they are there: a line to print; (its faces.csv, whether anything was done)."""
     folder, sheet = cfg.crops_dir / name, cfg.crops_dir / f"{name}.jpg"
+    whole_again(folder)
     if crops := other_crops(folder, lambda: frame_count(picture_clock(videos[name]).end_s, cfg.frame_rate)):
         return f"{name}: {len(crops.names)} crops of another program are there: left as they are", (None, False)
     side = side_of(name, videos[name], cfg.annotations_dir)
@@ -301,8 +316,7 @@ def make(name, report, videos, cfg, retain):
     with claimed(folder, "finished", wait=True):  # face_detector.py and face_detector_frameRetention.py may run at once
         table = _read_table(folder)
         if not table["found"].isin([*FACE, _filled(retain)]).all():
-            sheet.unlink(missing_ok=True)  # it shows what is about to change
-            table, new = fill_gaps(folder, table, cfg.face_size, retain), True
+            table, new = refill(folder, table, sheet, cfg.face_size, retain), True
         if not there(sheet):
             for left in (*folder.glob(".*"), *cfg.crops_dir.glob(f".{glob.escape(sheet.name)}.*")):
                 left.unlink()  # a temporary file of a run that was killed

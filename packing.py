@@ -1,7 +1,7 @@
 """The images of a recording as one array on disk: packed on first use, or as audio_melspec.py wrote them.
 
 Arrays of packed images lie in cache/ of the data folder and are read in place. The folders of images remain the truth:
-an array that no longer fits them is made again, and deleting it loses nothing.
+an array that no longer fits them, or is damaged, is made again, and deleting it loses nothing.
 
 Shapes: N frames, S side of a crop in pixels, M mel bands, F spectrogram columns, C channels.
 """
@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from support.arrays import mapped_array
+from corpora.ratings import SLACK
+from support.checksums import checked, list_text, noted, open_array, read_list, write_checked_array
 from support.errors import UserError
 from support.files import regular, there, whole_file
 from support.opencv import cv2
@@ -38,7 +40,7 @@ def spec_array(names, folder):
         return None
     if Path(folder, recording).is_dir():
         raise UserError(f"{file} and {folder / recording}/ both exist: delete the one that is not to be used")
-    array = mapped_array(file, f"delete it and run {MAKERS['specs']}")
+    array, _ = open_array(file, f"delete it and run {MAKERS['specs']}")
     if array.ndim != 4 or array.shape[1] != 1 or array.dtype != np.uint8:
         raise UserError(f"{file} holds {array.dtype} {array.shape}, uint8 (frames, 1, bands, columns) was expected: "
                         f"delete it and run {MAKERS['specs']}")
@@ -49,6 +51,7 @@ def spec_array(names, folder):
     if len(names) - len(array) > (len(names) > 1):
         raise UserError(f"{file} holds {len(array)} spectrograms, {len(names)} were expected: delete it and run "
                         f"{MAKERS['specs']}")
+    refuse_cut(len(array) - len(names), len(array), recording, file)
     if len(array) > len(names):
         print(f"{recording}: {len(array) - len(names)} spectrograms have no rating and are left out")
     if len(array) < len(names):
@@ -56,19 +59,37 @@ def spec_array(names, folder):
     return array[:len(names)]
 
 
+def refuse_cut(beyond, images, recording, place):
+    """Raises UserError if more of a recording's images come after its last rating than annotations.py leaves there."""
+    if beyond > max(1, SLACK * images):
+        raise UserError(f"{place} holds {images} images of {recording}, the last {beyond} of them without a row in its "
+                        "annotation file: was it cut? Run annotations.py, or to leave these frames out, give them rows "
+                        "with the rating nan")
+
+
+def unchecked(recording, paths, cfg):
+    """Whether a recording has images whose damage would not be noticed. paths: of those that are single files."""
+    array = cfg.specs_dir / f"{recording}.npy"
+    folders = {folder for name in paths for folder in folders_of(paths[name])}
+    return not all(map(list_text, folders)) or "specs" not in paths and array.is_file() and noted(array) is None
+
+
 # ---- images ---------------------------------------------------------------------------------------------------------
 
-def read_image(path, kind):
-    """A crop (3, S, S) RGB or a spectrogram (1, M, F), uint8. Raises UserError if it is damaged."""
+def read_image(path, kind, sums=()):
+    """A crop (3, S, S) RGB or a spectrogram (1, M, F), uint8. Raises UserError if it is damaged.
+
+    sums: the checksums of its folder, if it has any.
+    """
     flags = cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE
-    picture = read_picture(path, flags, f"delete {Path(path).parent}/ and run {MAKERS[kind]}")
+    picture = read_picture(path, flags, f"delete {Path(path).parent}/ and run {MAKERS[kind]}", sums)
     return picture.transpose(2, 0, 1) if kind == "frames" else picture[None]
 
 
-def read_picture(path, flags, again):
+def read_picture(path, flags, again, sums=()):
     """What cv2.imdecode makes of a file with these flags. Raises UserError if it is damaged, cut short or larger than
-    PIXELS, whatever `again` says to do; OSError if it is missing."""
-    encoded, picture = read_bytes(path), None
+    PIXELS, or if `sums`, the checksums of its folder, differ, whatever `again` says to do; OSError if it is missing."""
+    encoded, picture = checked(path, read_bytes(path), sums, again), None
     if encoded and encoded.endswith(ENDINGS.get(Path(path).suffix.lower(), b"")):  # cv2 pads half a JPEG with grey
         try:
             with Image.open(io.BytesIO(encoded)) as header:  # cv2 would take memory for whatever size the header says
@@ -85,8 +106,10 @@ def read_picture(path, flags, again):
 
 def packed(paths, stem, kind, bar):
     """All images as one array on disk, opened for reading: (N, C, H, W) uint8. Made if there is none of them."""
-    states = "".join(f"{path} {state.st_size} {state.st_mtime_ns}\n" for path in paths for state in [path.stat()])
-    cache = stem.with_name(f"{stem.name}.{digest(states)}.npy")
+    states = "".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}\n"
+                     for path in paths for state in [path.stat()])  # ctime: no program can set it back
+    lists = b"".join(list_text(folder) for folder in folders_of(paths))
+    cache = stem.with_name(f"{stem.name}.{digest(states.encode() + lists)}.npy")
     array = kept_array(cache, len(paths), lambda: _images(paths, kind, bar))
     for old in stem.parent.glob(f"{glob.escape(stem.name)}.*.npy"):
         if old != cache:
@@ -94,36 +117,41 @@ def packed(paths, stem, kind, bar):
     return array
 
 
-def digest(text):
-    """A short name that follows from a text."""
-    return hashlib.sha1(text.encode()).hexdigest()[:16]
+def folders_of(paths):
+    """The folders that some files are in, as they first occur."""
+    return dict.fromkeys(path.parent for path in paths)
+
+
+def digest(content):
+    """A short name that follows from some bytes."""
+    return hashlib.sha1(content).hexdigest()[:16]
 
 
 def kept_array(path, length, pieces):
-    """The array at `path`, read in place. If it is missing or incomplete, it is made of `pieces()`, which yields arrays
+    """The array at `path`, read in place. If it is missing or damaged, it is made of `pieces()`, which yields arrays
     (n, ...).
 
-    Two processes may make it at once: the file is there whole or not at all. It is not written through a memory map,
-    since a full disk would kill the process.
+    Two processes may make it at once: the file is there whole or not at all.
     """
     try:
-        return mapped_array(path, "")
-    except (OSError, UserError):
+        array, has_sum = open_array(path, "it is made again")
+        if has_sum and len(array) == length:
+            return array
+    except FileNotFoundError:
+        pass
+    except UserError as error:
         regular(path)
-        with whole_file(path) as part, open(part, "wb") as file:
-            for number, piece in enumerate(pieces()):
-                if number == 0:
-                    header = {"descr": piece.dtype.str, "fortran_order": False, "shape": (length, *piece.shape[1:])}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(piece.tobytes())
-    return mapped_array(path, "delete it")
+        tqdm.write(str(error))
+    with whole_file(path) as part:
+        write_checked_array(part, length, pieces())
+    return open_array(path, "delete it")[0]
 
 
 def _images(paths, kind, bar):
     """Yields all images, each (1, C, H, W). Raises UserError if one is damaged or of another size than the first."""
-    shape = None
+    shape, sums = None, {folder: read_list(folder) for folder in folders_of(paths)}
     for path in paths:
-        picture = read_image(path, kind)
+        picture = read_image(path, kind, sums[path.parent])
         shape = shape or picture.shape
         if picture.shape != shape:
             raise UserError(f"{path} is of size {picture.shape[1:]}, {paths[0]} of {shape[1:]}: delete {path.parent}/ "

@@ -19,6 +19,7 @@ from scipy.optimize import nnls
 from scipy.stats import sem
 
 from scores import predict, write_table
+from support.checksums import list_all, verify
 from support.columns import read_table
 from support.errors import UserError
 from support.files import whole_folder
@@ -173,6 +174,7 @@ def write_labels(folder, labels, report, targets, frame_rate):
             table.insert(0, "time_s", np.round(np.arange(len(series)) / frame_rate, 4))
             write_table(table, part / f"{name}.csv", digits=9)  # float32, exactly
         (part / "teachers.json").write_text(json.dumps(report, indent=1) + "\n")
+        list_all(part)
 
 
 def read_report(folder, targets=()):
@@ -184,6 +186,7 @@ def read_report(folder, targets=()):
         raise UserError(f"{path} cannot be read ({error.strerror}): {again}") from None
     if wrong := next((name for name in (*report, *targets) if not _is_report(report.get(name))), None):
         raise UserError(f"{path} is damaged ({clipped(wrong)}): {again}")
+    verify(path, again)
     return report
 
 
@@ -193,7 +196,7 @@ def _is_report(about):
     numbers = ("excess", "error", "recordings")
     return (type(weights) is dict and bool(weights) and all(map(is_number, weights.values())) and type(test) is dict
             and (not test or type(test.get("passed")) is bool and all(
-                type(test.get(name)) in (int, float) for name in numbers)))
+                 type(test.get(name)) in (int, float) for name in numbers)))
 
 
 def read_labels(folder, recordings, targets):
@@ -211,6 +214,7 @@ def read_labels(folder, recordings, targets):
         labels[recording.name] = table[targets].to_numpy(np.float32)
         for row in np.flatnonzero(~np.isfinite(labels[recording.name]).all(1)):
             raise UserError(f"{path} line {row + 2}: a label is missing or not finite: {again}")
+        verify(path, again)
     return labels
 
 

@@ -3,13 +3,17 @@
 Nothing here needs torch: `mmpkd.py --list` answers at once.
 """
 import contextlib
+import csv
 import dataclasses
+import functools
 import hashlib
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
 
+from support.checksums import identity
 from support.errors import SettingsError, UserError
 from support.failures import unlabelled_files
 from support.files import claimed, is_claimed, there
@@ -21,6 +25,7 @@ KEEP_BOTH = "keep both with --variant WORD, or delete the folder"
 AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # for a run whose folder is damaged
 # What the network of each stage is fed
 INPUTS = {"visual": ("frames",), "student": ("frames",), "audio": ("specs",), "teacher": ("frames", "specs")}
+NAMES = {"frames": "crops", "specs": "spectrograms"}  # of inputs, for users
 PSEUDO = "pseudo"  # --distill: train on ratings and pseudo-labels, with no distillation loss
 # Settings that may differ when a run is resumed
 MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "cuda_graph",
@@ -109,24 +114,59 @@ def check_same(folder, before, now):
 
 
 def origin_of(cfg):
-    """What a run is made of beside its settings: {partition: ids of its subjects}; of a student also "taught_by"."""
+    """What a run is made of beside its settings: {partition: ids of its subjects}, "made_of": {id: {what: checksum}} of
+    their ratings and images; of a student also "taught_by", and "labels" if it has any."""
     partitions = [*PARTITIONS.values()] + [UNLABELLED] * bool(cfg.stage == "student" and cfg.unlabelled)
     ids = {name: sorted(path.stem for path in (cfg.annotations_dir / name).glob("[!.]*.csv")) for name in partitions}
-    return ids | ({"taught_by": fingerprint(needed_by(cfg))} if cfg.stage == "student" else {})
+    origin = ids | {"made_of": made_of(cfg, partitions)}
+    if cfg.stage == "student":
+        origin |= {"taught_by": fingerprint(needed_by(cfg)), "labels": identity(run_folder(cfg) / "labels")}
+    return origin
+
+
+def made_of(cfg, partitions):
+    """{id: {"ratings", "crops", "spectrograms": checksum}} of the recordings of a run; "" for images that are gone."""
+    made = {}
+    for partition in partitions:
+        kinds = INPUTS[cfg.stage] if partition == PARTITIONS["val"] else read_in_training(cfg)
+        tables = (unlabelled_files(cfg.annotations_dir, cfg.unlabelled) if partition == UNLABELLED
+                  else (cfg.annotations_dir / partition).glob("[!.]*.csv"))
+        for table in tables:
+            made[table.stem] = {"ratings": identity(table)} | {NAMES[kind]: image_identity(table, kind, cfg)
+                                                               for kind in kinds}
+    return made
+
+
+def image_identity(table, kind, cfg):
+    """identity() of the images that an annotation file names: of the folder of the first, or of an array's file."""
+    array = cfg.specs_dir / f"{table.stem}.npy"
+    if kind == "specs" and array.exists():
+        return identity(array)
+    with open(table, newline="", encoding="utf-8", errors="replace") as file:
+        row = next(csv.DictReader(file), {})
+    image = row.get("image path") or ""
+    named, folder = (image, cfg.crops_dir) if kind == "frames" else (row.get("spec path") or image, cfg.specs_dir)
+    return identity(folder / os.path.dirname(named)) if os.path.dirname(named) else ""
 
 
 def check_origin(cfg):
-    """Raises UserError if a run is of other subjects (the folds are drawn over all of them) or of other teachers."""
+    """Raises UserError if a run is of other subjects (the folds are drawn over all of them), of other ratings or
+    images, or of other teachers."""
     folder, now = run_folder(cfg), origin_of(cfg)
     note, again = folder / "subjects.json", AGAIN.format(folder)
     try:
         before = read_json(note, again)
     except OSError as error:
         raise UserError(f"{note} cannot be read ({error.strerror}): {again}") from None
-    teachers = [origin.pop("taught_by", "") for origin in (before, now)]
-    if wrong := next((name for name in now if not _are_ids(before.get(name))), None):
-        raise UserError(f"{note} is damaged ({wrong} is {clipped(before.get(wrong))}): {again}")
+    teachers, made, labels = ([origin.pop(name, empty) for origin in (before, now)]
+                              for name, empty in (("taught_by", ""), ("made_of", {}), ("labels", "")))
+    wrong = next((name for name in now if not _are_ids(before.get(name))), None)
+    if wrong or not _are_checksums(made[0]):
+        wrong = wrong or "made_of"
+        raise UserError(f"{note} is damaged ({wrong} is {clipped(before.get(wrong, made[0]))}): {again}")
     differ = {name: set(ids) ^ set(before[name]) for name, ids in now.items()}
+    exchanged = [(one, what) for one in made[0].keys() & made[1].keys() for what, crc in made[1][one].items()
+                 if crc and made[0][one].get(what, crc) not in ("", crc)]
     if all(teachers) and teachers[0] != teachers[1]:
         raise UserError(f"{folder}/ holds a student whose teachers (or visual baseline) have been trained again since: "
                         "delete the folder")
@@ -134,10 +174,29 @@ def check_origin(cfg):
         for one in sorted(ids)[:1]:
             was = "was" if one in before[name] else "was not"
             raise UserError(f"{folder}/ holds a run that was trained when {one} {was} in {name}: {KEEP_BOTH}")
+    for one, what in sorted(exchanged)[:1]:
+        raise UserError(f"{folder}/ holds a run that was trained when {one} had other {what}: put those back, or "
+                        f"{KEEP_BOTH}")
+    if all(labels) and labels[0] != labels[1]:
+        raise UserError(f"{folder / 'labels'}/ holds other pseudo-labels than those that the run was trained on: "
+                        f"{AGAIN.format(folder)}")
+    if not made[0]:
+        say_once(f"{folder}: trained by an older version, which did not note ratings and images: they are not compared")
+
+
+@functools.cache
+def say_once(text):
+    """Prints a text if it has not been printed before."""
+    print(text)
 
 
 def _are_ids(value):
     return type(value) is list and all(type(one) is str for one in value)
+
+
+def _are_checksums(value):
+    return type(value) is dict and all(type(one) is dict and all(type(crc) is str for crc in one.values())
+                                       for one in value.values())
 
 
 @contextlib.contextmanager
@@ -276,5 +335,6 @@ def run_line(folder):
     state = ("running" if is_claimed(folder) else "finished" if there(folder / "predictions")
              else "stopped, --resume" if there(folder / "last.pt") else "nothing saved yet")
     values = [float(np.mean([val["mean"] for val in entry["val"].values()])) for entry in entries]
-    best = f"{max(values):9.3f} {1 + int(np.argmax(values)):9}" if values else ""
-    return f"{folder.name:40} {state:24} {f'{len(entries)}/{epochs}':>9} {best}"
+    best = f"{max(values):9.3f} {entries[int(np.argmax(values))]['epoch']:9}" if values else ""
+    done = entries[-1]["epoch"] if entries else 0
+    return f"{folder.name:40} {state:24} {f'{done}/{epochs}':>9} {best}"

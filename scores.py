@@ -16,6 +16,7 @@ from losses import ccc
 from models_kd import forward
 from runs import AGAIN
 from support import columns
+from support.checksums import list_all, verify
 from support.errors import UserError
 from support.files import whole_folder
 from support.recordings import SUMMARIES, TARGETS, find_recordings
@@ -126,6 +127,7 @@ def written_predictions(folder, tables):
             (part / name).mkdir()
             for recording, table in tables[name].items():
                 write_table(table, part / name / f"{recording}.csv")
+            list_all(part / name)
         yield part
 
 
@@ -167,6 +169,7 @@ def read_table(path, frame_rate, again):
     for k in np.flatnonzero(~(np.abs(table["time_s"] - times) < ROUNDING_S)):
         raise UserError(f"{path} line {k + 2}: time_s is {table['time_s'][k]:g}, not {times[k]:g} as with frame_rate "
                         f"{frame_rate:g}: give the --frame-rate of the run, or if lines are missing, {again}")
+    verify(path, again)  # at last: all else is said more exactly above
     return table
 
 

@@ -19,7 +19,7 @@ from augmentation import draw_augmentation, on_device
 from checkpoints import check_values, load_checkpoint, save_checkpoint, to_resume, to_use
 from data import Batch, prefetch, seed_of
 from models_kd import build_model
-from runs import check_same, origin_of, run_folder, settings_of
+from runs import check_same, origin_of, read_log, run_folder, settings_of
 from support.devices import from_first, share_statistics, world
 from support.errors import UserError
 from support.files import named, regular, there, whole_file
@@ -103,18 +103,35 @@ def _fault_of_optimizer(optimizer):
 
 def prepare_folder(folder, epoch, cfg):
     """A run's folder as it is after `epoch` epochs: later log lines and leftovers of a killed process are removed."""
+    log = log_until(folder, epoch)  # before anything is removed
     unfinished = [folder / "best.pt"] if epoch == 0 else []  # written before the first last.pt
     for leftover in [*folder.glob(".*"), *unfinished]:
         if leftover.is_file():
             leftover.unlink()
     shutil.rmtree(folder / "predictions", ignore_errors=True)  # of a run that is trained for more epochs
-    log = folder / "log.jsonl"
-    lines = read_bytes(log).splitlines(keepends=True)[:epoch] if there(log) else []
     origin = json.dumps(origin_of(cfg), indent=1) + "\n"
-    for path, content in ((log, b"".join(lines)), (folder / "subjects.json", origin.encode())):
-        with whole_file(path) as part:
+    for name, content in (("log.jsonl", log), ("subjects.json", origin.encode())):
+        with whole_file(folder / name) as part:
             part.write_bytes(content)
     save_settings(cfg, folder / "config.json")
+
+
+def log_until(folder, epoch):
+    """The lines of a run's log.jsonl of its first epochs. Raises UserError if one of them is missing.
+
+    A log that was deleted is not missed: it begins with the next epoch, which is printed.
+    """
+    log, entries = folder / "log.jsonl", read_log(folder)
+    if epoch and not there(log):
+        print(f"{log} is missing: it begins again with epoch {epoch + 1}")
+    epochs = [entry["epoch"] for entry in entries]
+    expected = range(epochs[0] if epochs else 1, 1 + max(epoch, *epochs[-1:], 0))
+    if there(log) and epochs != [*expected]:
+        lost = min({*expected} - {*epochs}, default=epoch)
+        raise UserError(f"{log} has no line of epoch {lost}, but last.pt is of epoch {epoch}: put the line back, or "
+                        "delete the file (curves and tables alone are made of it)")
+    lines = read_bytes(log).splitlines(keepends=True) if there(log) else []
+    return b"".join(line for line, entry in zip(lines, entries) if entry["epoch"] <= epoch)
 
 
 def choose_precision(wanted, device):

@@ -10,7 +10,8 @@ from support.reading import clipped
 
 
 def mapped(path):
-    """The array in an .npy file, read in place and only, as np.load(path, mmap_mode="r") gives it. No file stays open.
+    """(the array in an .npy file, read in place and only, as np.load(path, mmap_mode="r") gives it; where it ends in
+    the file). No file stays open.
 
     NumPy's and Python's memory maps hold a descriptor each, of which a process often may have 1024 (256 on macOS): too
     few for two arrays of each of 600 recordings. Raises FileNotFoundError, or ValueError if it is no whole array.
@@ -30,15 +31,14 @@ def mapped(path):
     try:
         stored = torch.from_file(str(path), size=end, dtype=torch.uint8).numpy()
     except RuntimeError:  # where all memory is to be guaranteed, so much is not granted to a private map
-        return np.load(path, mmap_mode="r")
+        return np.load(path, mmap_mode="r"), end
     array = stored[start:].view(dtype).reshape(shape)
     array.flags.writeable = False
-    return array
+    return array, end
 
 
 def mapped_array(path, again):
-    """The array in an .npy file, read in place. Raises UserError if it is damaged, or holds Python objects; OSError if
-    it is missing."""
+    """mapped(path). Raises UserError if it is damaged, or holds Python objects; OSError if it is missing."""
     regular(path)
     try:
         with named(path):

@@ -95,18 +95,75 @@ def claimed_part(path):
     Raises UserError if another process is making `path`, or has made it meanwhile.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    part, _ = _beside(path)
     part.mkdir(parents=True, exist_ok=True)
     with claimed(part, "made", path):
         try:
             if there(path):  # it was not when the caller looked
                 raise _made_meanwhile(path)
-            for old in part.iterdir():  # of a run that was killed
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+            _empty(part)
             with named(path):
                 yield part
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def changed_folder(path):
+    """Path of a copy of a folder, to be changed, which takes its place when the block ends well, and vanishes when it
+    does not. After a kill between the two renames of this exchange, whole_again() is needed.
+
+    The copies are the same files under further names where the file system has that: replace them, don't write into
+    them. Raises UserError if another process does the same.
+    """
+    path = Path(path)
+    part, old = _beside(path)
+    part.mkdir(exist_ok=True)
+    with claimed(part, "made", path):
+        try:
+            _empty(part)
+            shutil.copytree(path, part, copy_function=_link, dirs_exist_ok=True)
+            with named(path):
+                yield part
+                path.rename(old)
+                part.rename(path)
+        finally:
+            if old.exists() and not path.exists():  # between the renames
+                old.rename(path)
+            for left in (part, old):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def whole_again(path):
+    """Puts a folder back that a killed changed_folder() has moved away, and removes what killed ones have left.
+
+    Raises UserError if another process is making it.
+    """
+    part, old = _beside(Path(path))
+    if old.exists() or part.exists():
+        part.mkdir(exist_ok=True)
+        with claimed(part, "made", path):
+            if old.exists() and not Path(path).exists():
+                old.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _beside(path):
+    """Where a folder is made, and where it is put out of the way: hidden, beside it."""
+    return path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+
+
+def _empty(folder):
+    for old in folder.iterdir():  # of a run that was killed
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def _link(source, target):
+    try:
+        os.link(source, target)
+    except OSError:  # FAT, some network drives
+        shutil.copy2(source, target)
 
 
 def write_bytes(path, *parts):
@@ -165,6 +222,8 @@ def _claim(folder, name, doing, wait, shared):
         pass  # a file system without locks
     if not _is_at(claim, folder):  # another process renamed or deleted it before we held it
         os.close(claim)
+        if wait and os.path.exists(folder):  # it exchanged it
+            return _claim(folder, name, doing, wait, shared)
         raise _made_meanwhile(name)
     return claim
 

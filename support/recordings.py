@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from support.checksums import checked, read_list
+from support.columns import read_table
 from support.errors import UserError
 from support.files import is_claimed, there, whole_file
 from support.media import frame_count, open_media, picture_clock
@@ -145,7 +147,6 @@ def subjects_of(data_dir, names):
     path, subjects, again = Path(data_dir, "subjects.csv"), {}, "a table of recording,subject was expected"
     if not there(path):
         return {name: name for name in names}
-    from support.columns import read_table  # here: pandas takes a second, and --list does without it
     table = read_table(path, again, whole=False)
     if [name.strip().lower() for name in table] != ["recording", "subject"]:
         raise UserError(f"{path} line 1: the header recording,subject was expected")
@@ -172,6 +173,9 @@ def keep_settings(folder, cfg, names, made_of=None):
     made = any(path.is_dir() or path.suffix in (".npy", ".csv") for path in Path(folder).glob("[!.]*"))
     if made or any(is_claimed(path) for path in Path(folder).glob(".*.part")):  # by another process, now
         _agree(folder, made_with(folder) or settings, settings)
+        if made and not made_with(folder):
+            print(f"{folder}/ has no settings.json: what is in it is taken for made with the settings of today "
+                  f"({', '.join(f'{name} {settings[name]}' for name in names.split())})")
     if made_with(folder) != settings:  # nothing has been made yet
         with whole_file(Path(folder, "settings.json")) as part:
             part.write_text(json.dumps(settings, indent=1) + "\n")
@@ -210,12 +214,28 @@ def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
     """(number of frames of a recording, file that it is known from: faces.csv, video, annotations), or (None, None)."""
     faces = Path(crops_dir, name, "faces.csv")
     if there(faces):
-        return _lines(faces) - 1, faces
+        return faces_table(faces).count(b"\n") - 1, faces
     if video := media_file(name, videos_dir):
         return frame_count(picture_clock(video).end_s, frame_rate), video
     for table in Path(annotations_dir).glob(f"*/{glob.escape(name)}.csv") if annotations_dir else []:
         return _lines(table) - 1, table
     return None, None
+
+
+def faces_table(path):
+    """The bytes of a faces.csv. Raises UserError if they are not those that face_detector.py wrote.
+
+    Without a checksum of an older version its rows are counted: one for every crop.
+    """
+    folder, again = path.parent, f"delete {path.parent}/ and run face_detector.py"
+    sums = read_list(folder)
+    if not there(path):
+        raise UserError(f"{path} is missing: {again}")
+    content = checked(path, read_bytes(path), sums, again)
+    rows, crops = content.count(b"\n") - 1, 0 if sums else len(list(folder.glob("[!.]*.jpg")))
+    if crops and rows != crops:
+        raise UserError(f"{path} has {rows} rows for {crops} crops: {again}")
+    return content
 
 
 def media_file(name, folder):

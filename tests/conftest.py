@@ -112,6 +112,15 @@ def own(path):
     return path
 
 
+def flip(path, at=0.6):
+    """Changes a bit in a file, which becomes one of its own; its size and time of change stay."""
+    state, content = path.stat(), bytearray(path.read_bytes())
+    content[int(at * len(content))] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """call("audio_extract", "--data-dir", folder) -> (exit code, stdout, stderr) of a script, as its user gets them."""

@@ -48,7 +48,7 @@ def give_video(folder, name, frames, sound=None):
 
 def segments(folder, name):
     """(K, N) int16 of a recording's segments; fails where files are missing or not mono 16 bit at RATE."""
-    paths = sorted((folder / "audio_segments" / name).iterdir())
+    paths = sorted((folder / "audio_segments" / name).glob("*.wav"))
     assert [path.name for path in paths] == [f"{k:06d}.wav" for k in range(len(paths))]
     for path in paths:
         about = soundfile.info(path)
@@ -379,7 +379,7 @@ def test_workers_and_shards_write_the_same_bytes_as_one_run(tmp_path, call):
             assert code == 0 and err == ""
     assert "train_2" not in out and "2 recordings" in out  # the first shard, which came last
     one = files_of(tmp_path / "one")
-    assert len(one) == 3 + 1 + sum(len(segments(tmp_path / "one", name)) for name in sounds)
+    assert len(one) == 3 + 1 + 3 + sum(len(segments(tmp_path / "one", name)) for name in sounds)
     assert files_of(tmp_path / "two") == one and files_of(tmp_path / "shards") == one
 
 

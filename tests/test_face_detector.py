@@ -8,19 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, one_line
+from conftest import SMALL, flip, one_line
 from PIL import Image
 from videos import CARD, card, sitter, write_pictures
 
 import face_detector
 from drawn.people import Recording, write_video
 from faces import FaceFinder
+from support.checksums import LIST, read_list
 
 BOTH = ["face_detector", "face_detector_frameRetention"]
 
@@ -142,7 +144,7 @@ def test_workers_and_shards_write_the_same_bytes_as_one_run(tmp_path, call):
         for words in runs:
             assert call("face_detector", "--data-dir", tmp_path / name, *words, *SMALL)[0] == 0
     one = tree(tmp_path / "one")
-    assert len(one) == 3 * (24 + 2) + 1 and tree(tmp_path / "two") == one and tree(tmp_path / "shards") == one
+    assert len(one) == 3 * (24 + 3) + 1 and tree(tmp_path / "two") == one and tree(tmp_path / "shards") == one
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
@@ -223,7 +225,9 @@ def test_bad_videos_are_reported_each_and_the_good_one_is_done(data, call):
     (lambda folder: (folder / "faces.csv").unlink(), "faces.csv"),
     (lambda folder: (folder / "faces.csv").write_bytes(b"\xff\xfe\x00,\n"), "faces.csv"),
     (lambda folder: (folder / "faces.csv").write_text((folder / "faces.csv").read_text()[:200]), "line 8"),
-    (lambda folder: (folder / "faces.csv").write_text("".join((folder / "faces.csv").open().readlines()[:9])), "rows")])
+    (lambda folder: (folder / "faces.csv").write_text("".join((folder / "faces.csv").open().readlines()[:9])),
+     "faces.csv is damaged"),
+    (lambda folder: [(folder / name).unlink() for name in ("000003.jpg", LIST)], "17 crops")])
 def test_a_folder_that_was_spoilt_is_not_taken_for_done(spoil, word, done, call):
     spoil(done / "Cropped_Aligned" / "train_1")
     code, out, err = call("face_detector_frameRetention", "--data-dir", done)
@@ -247,7 +251,7 @@ def test_a_process_that_fills_the_gaps_meanwhile_is_waited_for_and_its_table_rea
 
     @contextlib.contextmanager
     def after_the_other(path, *words, **flags):
-        face_detector.fill_gaps(folder, table_of(done), 112, True)
+        face_detector.refill(folder, table_of(done), sheet_of(done), 112, True)
         yield
     with monkeypatch.context() as patch:
         patch.setattr(face_detector, "claimed", after_the_other)
@@ -307,8 +311,8 @@ KILLS = [("write_crop", 5, ""), ("whole_file", 4, ""), ("contact_sheet", 1, ""),
 @pytest.fixture(scope="module")
 def killed(gappy, made_gappy, tmp_path_factory):
     """A data folder for each of KILLS, in which a run ended with SIGKILL at the n-th call of that function: while faces
-    are detected, while gaps are filled, before the contact sheet; and while what is in the gaps is exchanged. Read
-    only."""
+    are detected, while gaps are filled, before the contact sheet; and while the gaps of made_gappy are filled again.
+    Read only."""
     root = tmp_path_factory.mktemp("killed")
     folders = {kill: shutil.copytree(made_gappy if kill[2] else gappy, root / "_".join(map(str, kill)))
                for kill in KILLS}
@@ -327,14 +331,41 @@ def test_a_recording_is_whole_after_the_run_that_follows_a_kill(kill, killed, ma
 
 
 @pytest.mark.parametrize("script", BOTH)
-def test_a_run_killed_while_it_exchanged_what_is_in_the_gaps_is_finished_by_the_next(script, killed, made_gappy,
-                                                                                     tmp_path, call):
-    data, black = shutil.copytree(killed[KILLS[3]], tmp_path / "data"), crops_of(made_gappy)
-    assert "unfilled" in list(table_of(data)["found"])
-    code, out, _ = call(script, "--data-dir", data)
-    assert code == 0 and "nothing to do" not in out and "unfilled" not in list(table_of(data)["found"])
-    assert (crops_of(data) == black) == (script == BOTH[0]) and len(set(crops_of(data))) == 11 + (script == BOTH[0])
-    assert nothing_left_but(data, "train_1") and not list((data / "Cropped_Aligned" / "train_1").glob(".*"))
+def test_a_run_killed_while_it_exchanged_what_is_in_the_gaps_leaves_it_as_it_was(script, killed, made_gappy,
+                                                                               tmp_path, call):
+    made_gappy_too = shutil.copytree(made_gappy, tmp_path / "too")
+    data, whole = shutil.copytree(killed[KILLS[3]], tmp_path / "data"), tree(made_gappy)
+    assert {name: content for name, content in tree(data).items() if not name.startswith(".")} == whole
+    assert call(BOTH[1], "--data-dir", made_gappy_too)[0] == 0
+    assert call(script, "--data-dir", data)[0] == 0 and nothing_left_but(data, "train_1")
+    assert tree(data) == (whole if script == BOTH[0] else tree(made_gappy_too))
+
+
+@pytest.mark.parametrize("script", BOTH)
+def test_a_run_killed_between_the_two_renames_of_an_exchange_is_undone_by_the_next(script, done, made_gappy, call):
+    folder, whole = done / "Cropped_Aligned", tree(made_gappy)
+    (folder / "train_1").rename(folder / ".train_1.old")
+    shutil.copytree(folder / ".train_1.old", folder / ".train_1.part")
+    assert call(script, "--data-dir", done)[0] == 0 and nothing_left_but(done, "train_1")
+    assert call(BOTH[0], "--data-dir", done)[0] == 0 and tree(done) == whole
+
+
+@pytest.mark.parametrize("damage, words", [("face", "000009.jpg is damaged"), ("list", "checksums.sfv is damaged")])
+def test_a_damaged_face_is_not_repeated(damage, words, done, call):
+    path = done / "Cropped_Aligned" / "train_1" / {"face": "000009.jpg", "list": LIST}[damage]
+    flip(path)
+    before = tree(done)
+    code, out, _ = call(BOTH[1], "--data-dir", done)
+    assert code == 1 and words in out and "delete" in out and tree(done) == before
+
+
+def test_damage_to_another_crop_is_not_made_good_by_filling_the_gaps(done, call):
+    folder = done / "Cropped_Aligned" / "train_1"
+    flip(folder / "000005.jpg")
+    assert call(BOTH[1], "--data-dir", done)[0] == 0
+    sums = read_list(folder)
+    wrong = [name for name in sums if zlib.crc32((folder / name).read_bytes()) != sums[name]]
+    assert wrong == ["000005.jpg"] and len(sums) == 18 + 1
 
 
 def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):

@@ -15,7 +15,16 @@ from conftest import one_line
 import config
 from support import files
 from support.errors import UserError, run_script
-from support.files import claimed, claimed_part, named, whole_file, whole_folder, write_bytes
+from support.files import (
+    changed_folder,
+    claimed,
+    claimed_part,
+    named,
+    whole_again,
+    whole_file,
+    whole_folder,
+    write_bytes,
+)
 
 ROOT = Path(config.__file__).parent
 
@@ -99,6 +108,54 @@ def test_a_killed_writer_leaves_nothing_that_looks_done_and_the_next_begins_agai
     with whole_folder(tmp_path / "crops") as part:
         assert list(part.iterdir()) == []  # nothing of the killed run gets in
     assert not (tmp_path / ".crops.part").exists()
+
+
+# ---- folders that are exchanged -------------------------------------------------------------------------------------
+
+KILLED_BETWEEN = """import os, signal, sys
+from pathlib import Path
+from support.files import changed_folder
+rename, calls = Path.rename, []
+def counted(*words):
+    calls.append(words)
+    if len(calls) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(*words)
+Path.rename = counted
+with changed_folder(sys.argv[1]) as part:
+    (part / "a.txt").unlink()
+    (part / "a.txt").write_text("new")
+"""
+
+
+def test_a_changed_folder_takes_the_place_of_the_old_one_which_is_not_written_into(tmp_path):
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.txt").write_text("old")
+    with changed_folder(folder) as part:
+        (part / "a.txt").unlink()
+        (part / "a.txt").write_text("new")
+        assert (folder / "a.txt").read_text() == "old"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a.txt": "new", "b.txt": "old"}
+    with pytest.raises(OSError, match="full"), changed_folder(folder) as part:
+        (part / "a.txt").unlink()
+        raise OSError(28, "full")
+    assert (folder / "a.txt").read_text() == "new" and [*tmp_path.iterdir()] == [folder]
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+def test_a_kill_during_the_exchange_loses_nothing(rename, tmp_path):
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    (folder / "a.txt").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", KILLED_BETWEEN, str(folder), str(rename)], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL and folder.exists() == (rename == 1)
+    whole_again(folder)
+    assert (folder / "a.txt").read_text() == "old"
+    with changed_folder(folder) as part:
+        (part / "b.txt").write_text("new")
+    assert {path.name for path in folder.iterdir()} == {"a.txt", "b.txt"} and [*tmp_path.iterdir()] == [folder]
 
 
 # ---- folders that one process holds against others ------------------------------------------------------------------

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import FRAMES, own, table_of
+from conftest import FRAMES, flip, own, table_of
 from test_data import BOTH, config_of, rewrite
 
 import audio_melspec
@@ -16,6 +16,7 @@ import data
 import packing
 from data import Clips, image_shapes, load_recordings, stream
 from packing import read_image
+from support.checksums import LIST, list_all, open_array
 from support.errors import UserError
 
 # ---- images ---------------------------------------------------------------------------------------------------------
@@ -40,7 +41,8 @@ def test_a_missing_or_damaged_image_names_itself_and_its_script(made, image, scr
 
 
 def test_a_last_rating_without_an_image_is_left_out_and_said(made, capsys):
-    (made / "Cropped_Aligned" / "train_1" / f"{FRAMES - 1:06d}.jpg").unlink()
+    for name in (f"{FRAMES - 1:06d}.jpg", LIST):
+        (made / "Cropped_Aligned" / "train_1" / name).unlink()
     recording = load_recordings(config_of(made), "Train_Set", BOTH)[0]
     assert len(recording) == FRAMES - 1 == len(recording.arrays["frames"]) == len(recording.arrays["specs"])
     assert "train_1: the last rating" in capsys.readouterr().out
@@ -54,15 +56,16 @@ def test_the_only_image_missing_is_an_error(made):
 
 
 def test_images_without_a_rating_are_said(made, capsys):
-    rewrite(table_of(made, "train_1"), lambda lines: lines[:-5])
-    assert len(load_recordings(config_of(made), "Train_Set", ["frames"])[0]) == FRAMES - 5
+    rewrite(table_of(made, "train_1"), lambda lines: lines[:8] + lines[13:-1])
+    assert len(load_recordings(config_of(made), "Train_Set", ["frames"])[0]) == FRAMES - 6
     out = capsys.readouterr().out
-    assert "train_1: 5 images" in out and "000055.jpg" in out
+    assert "train_1: 6 images" in out and "000007.jpg" in out
 
 
 def test_recordings_of_different_sizes_are_refused(made):
     for path in (made / "Cropped_Aligned" / "train_2").glob("*.jpg"):
         cv2.imwrite(str(own(path)), np.zeros((20, 20, 3), np.uint8))
+    list_all(made / "Cropped_Aligned" / "train_2")
     with pytest.raises(UserError, match=r"train_2.*\(3, 20, 20\).*face_detector.py"):
         image_shapes(load_recordings(config_of(made), "Train_Set", BOTH))
 
@@ -106,7 +109,7 @@ def test_arrays_stay_on_disk_and_are_not_packed(arrays):
     assert not list((arrays / "cache").glob("*.specs.*"))
 
 
-@pytest.mark.parametrize("rows,left", [(FRAMES, FRAMES), (FRAMES - 1, FRAMES - 1), (FRAMES + 3, FRAMES)])
+@pytest.mark.parametrize("rows,left", [(FRAMES, FRAMES), (FRAMES - 1, FRAMES - 1), (FRAMES + 1, FRAMES)])
 def test_an_array_may_be_a_row_short_or_longer_and_that_is_said(rows, left, arrays, capsys):
     path = arrays / "specs" / "train_1.npy"
     whole = np.load(path)
@@ -114,7 +117,7 @@ def test_an_array_may_be_a_row_short_or_longer_and_that_is_said(rows, left, arra
     recording = load_recordings(config_of(arrays), "Train_Set", BOTH)[0]
     assert len(recording) == len(recording.arrays["specs"]) == len(recording.arrays["frames"]) == left
     np.testing.assert_array_equal(recording.arrays["specs"], whole[:left])
-    told = {FRAMES: "", FRAMES - 1: "train_1: the last rating", FRAMES + 3: "train_1: 3 spectrograms"}
+    told = {FRAMES: "", FRAMES - 1: "train_1: the last rating", FRAMES + 1: "train_1: 1 spectrograms"}
     assert told[rows] in capsys.readouterr().out
 
 
@@ -155,6 +158,7 @@ def test_changed_images_make_the_cache_again_and_the_old_one_goes(made):
     load_recordings(config_of(made), "Train_Set", BOTH)
     path = own(made / "Cropped_Aligned" / "train_1" / "000003.jpg")
     cv2.imwrite(str(path), np.full((32, 32, 3), 200, np.uint8))
+    (path.parent / LIST).unlink()
     recording = load_recordings(config_of(made), "Train_Set", BOTH)[0]
     assert (recording.arrays["frames"][3] == 200).all()
     assert len(list((made / "cache").glob("train_1.frames.*"))) == 1
@@ -183,6 +187,84 @@ def test_deleting_or_damaging_the_cache_loses_nothing(made, damage):
 def test_images_stay_on_disk_until_they_are_used(made):
     for array in load_recordings(config_of(made), "Train_Set", BOTH)[0].arrays.values():
         assert in_place(array) and array.dtype == np.uint8
+
+
+# ---- damage that still reads ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("file, again", [
+    ("Cropped_Aligned/train_2/000030.jpg", "delete .*Cropped_Aligned/train_2/ and run face_detector.py"),
+    ("Cropped_Aligned/train_2/checksums.sfv", "delete .*Cropped_Aligned/train_2/"),
+    ("specs/train_2/000030.png", "delete .*specs/train_2/ and run audio_melspec.py"),
+    ("specs/train_2/checksums.sfv", "delete .*specs/train_2/")])
+@pytest.mark.parametrize("packed_before", [True, False])
+def test_a_changed_bit_in_a_file_that_is_read_is_an_error_that_names_it(file, again, packed_before, made):
+    if packed_before:
+        load_recordings(config_of(made), "Train_Set", BOTH)
+    flip(made / file)
+    with pytest.raises(UserError, match=f"{file} is damaged.*{again}") as error:
+        load_recordings(config_of(made), "Train_Set", BOTH)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("at", [0.01, 0.6, 0.9999])
+def test_a_changed_bit_in_an_array_of_spectrograms_is_an_error_that_names_it(at, arrays):
+    flip(arrays / "specs" / "train_2.npy", at)
+    with pytest.raises(UserError, match=r"specs/train_2.npy is damaged .*audio_melspec.py"):
+        load_recordings(config_of(arrays), "Train_Set", BOTH)
+
+
+def test_a_changed_bit_in_the_cache_is_said_and_made_good(made, capsys):
+    before = [np.array(one.arrays["frames"]) for one in load_recordings(config_of(made), "Train_Set", ["frames"])]
+    for path in (made / "cache").iterdir():
+        flip(path)
+    capsys.readouterr()
+    after = load_recordings(config_of(made), "Train_Set", ["frames"])
+    assert all(np.array_equal(one.arrays["frames"], array) for one, array in zip(after, before))
+    assert capsys.readouterr().out.count("it is made again") == 2
+    load_recordings(config_of(made), "Train_Set", ["frames"])
+    assert not capsys.readouterr().out
+
+
+def test_images_exchanged_for_others_with_the_times_and_sizes_of_the_old_are_noticed(made):
+    """Those of other programs: nothing but the time that the file system itself keeps tells."""
+    load_recordings(config_of(made), "Train_Set", ["specs"])
+    paths = [made / "specs" / "train_1" / f"{k:06d}.png" for k in (3, 40)]
+    (paths[0].parent / LIST).unlink()
+    load_recordings(config_of(made), "Train_Set", ["specs"])
+    contents, states = [path.read_bytes() for path in paths], [path.stat() for path in paths]
+    for path, content, state in zip(paths, contents[::-1], states):
+        own(path).write_bytes(content)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert path.stat().st_size == state.st_size, "they are not compressed"
+    (recording, _) = load_recordings(config_of(made), "Train_Set", ["specs"])
+    np.testing.assert_array_equal(recording.arrays["specs"][3], read_image(paths[0], "specs"))
+
+
+def test_images_without_checksums_are_used_and_that_is_said_in_one_line(arrays, capsys):
+    load_recordings(config_of(arrays), "Train_Set", BOTH)
+    assert "checksums" not in capsys.readouterr().out
+    for name in ("train_1", "train_2"):
+        (arrays / "Cropped_Aligned" / name / LIST).unlink()
+        np.save(arrays / "specs" / f"{name}.npy", np.load(arrays / "specs" / f"{name}.npy"))
+    assert not open_array(arrays / "specs" / "train_1.npy", "")[1]
+    assert len(load_recordings(config_of(arrays), "Train_Set", BOTH)) == 2
+    said, = [line for line in capsys.readouterr().out.splitlines() if "checksums" in line]
+    assert said.startswith("Train_Set") and "train_1 and 1 more" in said
+
+
+@pytest.mark.parametrize("image", ["Cropped_Aligned/train_1/000059.jpg", "specs/train_1/000059.png"])
+def test_a_last_image_that_was_there_once_is_not_left_out(image, made):
+    (made / image).unlink()
+    with pytest.raises(UserError, match=f"{image} is missing"):
+        load_recordings(config_of(made), "Train_Set", BOTH)
+
+
+def test_an_annotation_file_cut_at_a_line_is_an_error(made, arrays):
+    for folder in (made, arrays):
+        rewrite(table_of(folder, "train_1"), lambda lines: lines[:41])
+        for inputs, place in ((["frames"], "Cropped_Aligned/train_1"), (["specs"], "specs/train_1")):
+            with pytest.raises(UserError, match=f"{place}.* 60 images .*last 20.*annotations.py"):
+                load_recordings(config_of(folder), "Train_Set", inputs)
 
 
 # ---- two processes --------------------------------------------------------------------------------------------------

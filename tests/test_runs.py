@@ -8,11 +8,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY, add_unlabelled, files_of, log_of, one_line, run_of, stopped_run, table_of, tiny_config
+from conftest import (
+    TINY,
+    add_unlabelled,
+    files_of,
+    flip,
+    log_of,
+    one_line,
+    own,
+    rate,
+    run_of,
+    stopped_run,
+    table_of,
+    tiny_config,
+)
 
 import runs
 from models_kd import MODELS
 from runs import run_folder, settings_of, state_of_run
+from support.checksums import list_all
 from support.errors import SettingsError, UserError
 from support.settings import save_settings
 
@@ -77,6 +91,82 @@ def test_stage_all_refuses_a_changed_student_before_it_trains_a_teacher(trained,
     shutil.rmtree(run_of(trained, "teacher"))
     line = one_line(*call("mmpkd", "--data-dir", trained, *TINY, "--target", "both", "--distill-weight", "0.9")[::2])
     assert "distill_weight" in line and not run_of(trained, "teacher").exists()
+
+
+# ---- what a run was trained on --------------------------------------------------------------------------------------
+
+def exchange(folder, what):
+    """Exchanges ratings or images of train_1, or ratings of dev_1, for others, complete ones."""
+    one, other = (folder / "Cropped_Aligned" / name for name in ("train_1", "train_2"))
+    if what == "crops":
+        shutil.rmtree(one)
+        shutil.copytree(other, one)
+    elif what == "spectrograms":
+        shutil.rmtree(folder / "specs" / "train_1")
+        shutil.copytree(folder / "specs" / "train_2", folder / "specs" / "train_1")
+    else:
+        rate(folder, what.split()[0], "0.1", "valence")
+
+
+EXCHANGED = {"crops": "train_1 had other crops", "spectrograms": "train_1 had other spectrograms",
+             "train_1 ratings": "train_1 had other ratings", "dev_1 ratings": "dev_1 had other ratings"}
+
+
+@pytest.mark.parametrize("what", EXCHANGED)
+def test_a_run_whose_ratings_or_images_were_exchanged_is_refused(trained, call, what):
+    """... finished, as a teacher, and stopped; the visual run has no spectrograms and does not miss them."""
+    exchange(trained, what)
+    words = ["--data-dir", trained, *TINY, "--target", "both"]
+    lines = [call("mmpkd", *words, "--stage", "teacher")[::2],
+             call("mmpkd", *words, "--stage", "student", "--distill", "sp")[::2]]
+    shutil.rmtree(run_of(trained, "teacher") / "predictions")
+    lines.append(call("mmpkd", *words, "--stage", "teacher", "--resume")[::2])
+    for code, err in lines:
+        assert f"teacher_both/ holds a run that was trained when {EXCHANGED[what]}" in one_line(code, err)
+    assert call("mmpkd", *words, "--stage", "visual")[0] == (what != "spectrograms")
+
+
+def test_images_of_other_programs_are_compared_by_names_and_sizes_and_those_that_are_gone_are_not(trained, call):
+    for path in trained.glob("*/*/checksums.sfv"):
+        path.unlink()
+    words = ["--data-dir", trained, *TINY, "--stage", "teacher"]
+    assert call("mmpkd", *words)[0] == 0
+    moved = shutil.copytree(trained, trained.with_name("moved"))
+    image = own(moved / "Cropped_Aligned" / "dev_1" / "000003.jpg")
+    assert call("mmpkd", *["--data-dir", moved, *words[2:]])[0] == 0
+    image.write_bytes(image.read_bytes()[:-2] + b"\0" + b"\xff\xd9")
+    assert "dev_1 had other crops" in one_line(*call("mmpkd", *["--data-dir", moved, *words[2:]])[::2])
+    shutil.rmtree(moved / "Cropped_Aligned")
+    code, out, _ = call("mmpkd", *["--data-dir", moved, *words[2:]])
+    assert code == 0 and "nothing to do" in out
+
+
+def test_a_run_of_an_older_version_is_used_and_that_is_said_once(trained, call):
+    note = run_of(trained, "teacher") / "subjects.json"
+    note.write_text(json.dumps({name: ids for name, ids in json.loads(note.read_text()).items() if name != "made_of"}))
+    rate(trained, "train_1", "0.1", "valence")
+    words = ["--data-dir", trained, *TINY, "--target", "both", "--stage", "teacher"]
+    code, out, _ = call("mmpkd", *words)
+    assert code == 0 and out.count("older version") == 1 and "teacher_both" in out
+    assert "older version" not in call("mmpkd", *words)[1]
+
+
+@pytest.mark.parametrize("damage", ["exchanged", "cut", "flipped"])
+def test_pseudo_labels_that_were_changed_are_not_trained_on(pseudo, call, damage):
+    run, words = run_of(pseudo, "student", distill="pseudo"), ["--data-dir", pseudo, *TINY, "--target", "both"]
+    shutil.rmtree(run / "predictions")
+    path = run / "labels" / "x_1.csv"
+    if damage == "flipped":
+        flip(path)
+    else:
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:-1] if damage == "cut" else [lines[0], *lines[:0:-1]]))
+    if damage == "exchanged":
+        (path.parent / "checksums.sfv").unlink()
+        list_all(path.parent)
+    line = one_line(*call("mmpkd", *words, "--stage", "student", "--resume")[::2])
+    assert {"exchanged": "labels/ holds other pseudo-labels", "cut": "x_1.csv has 59 rows for 60 frames",
+            "flipped": "labels/x_1.csv is damaged"}[damage] in line
 
 
 # ---- state ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from conftest import (
     same,
     scripted,
     stop_at,
+    stopped_run,
     tiny_config,
     wait_until,
 )
@@ -33,7 +34,7 @@ from checkpoints import load_checkpoint, save_checkpoint
 from config import Config
 from data import Clips
 from models_kd import build_model
-from runs import INPUTS
+from runs import INPUTS, read_log
 from support.errors import UserError
 from training import (
     RunFiles,
@@ -220,7 +221,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_never_was(trained, c
     code, out, err = call("mmpkd", *words, "--resume")
     assert code == 0 and ("resumed at epoch" in out) == (epoch > 1), err
 
-    assert same(load_checkpoint(never / "last.pt"), load_checkpoint(run / "last.pt"))
+    assert (never / "last.pt").read_bytes() == (run / "last.pt").read_bytes()
     assert same(kept_of(never), kept_of(run))
     assert log_of(never) == log_of(run) and len(log_of(never)) == 4
     assert files_of(never / "predictions") == files_of(run / "predictions")
@@ -239,6 +240,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(made, call):
     never = made / "never" / "visual_arousal"
     one, other = (load_checkpoint(folder / "last.pt") for folder in (never, run))
     assert same(one, other) and one["epoch"] == epochs and log_of(never) == log_of(run)
+    assert (never / "last.pt").read_bytes() == (run / "last.pt").read_bytes()
     assert not list(run.glob(".*")), "a half-written file was left"
 
 
@@ -260,7 +262,7 @@ def test_checkpoints_come_between_epochs_too_and_a_run_resumes_within_one(traine
     assert (0, 1) in steps and steps[-1] == (1, 2)
     code, out, err = call("mmpkd", *words, "--resume")
     assert code == 0 and "epoch 2, step 3" in out, err
-    assert same(load_checkpoint(never / "last.pt"), load_checkpoint(run / "last.pt")) and log_of(never) == log_of(run)
+    assert (never / "last.pt").read_bytes() == (run / "last.pt").read_bytes() and log_of(never) == log_of(run)
     assert files_of(never / "predictions") == files_of(run / "predictions")
 
 
@@ -272,9 +274,26 @@ def test_a_finished_run_is_trained_for_more_epochs_only_when_asked_to(made, call
     code, out, err = call("mmpkd", *words, "--epochs", 4, "--resume")
     assert code == 0 and "epoch 3, step 1" in out, err
     longer, run = made / "longer" / "visual_arousal", run_of(made, "visual", "arousal")
-    assert same(load_checkpoint(longer / "last.pt"), load_checkpoint(run / "last.pt"))
+    assert (longer / "last.pt").read_bytes() == (run / "last.pt").read_bytes()
     assert files_of(longer / "predictions") == files_of(run / "predictions")
     assert "4 epochs" in one_line(*call("mmpkd", *words, "--epochs", 3)[::2])
+
+
+@pytest.mark.parametrize("lost", ["last", "middle", "all"])
+def test_a_log_that_lost_lines_is_an_error_and_one_that_was_deleted_begins_again(made, call, lost):
+    run = stopped_run(made, call, 3)
+    log, words = run / "log.jsonl", ["--data-dir", made, *TINY, "--stage", "visual", "--epochs", 4, "--resume"]
+    lines = log.read_text().splitlines(keepends=True)
+    assert len(lines) == 3
+    log.write_text("".join({"last": lines[:2], "middle": lines[::2], "all": []}[lost]))
+    last = (run / "last.pt").read_bytes()
+    line = one_line(*call("mmpkd", *words)[::2])
+    assert f"log.jsonl has no line of epoch {dict(last=3, middle=2, all=1)[lost]}" in line and "delete" in line
+    assert (run / "last.pt").read_bytes() == last
+    log.unlink()
+    code, out, _ = call("mmpkd", *words)
+    assert code == 0 and "log.jsonl is missing: it begins again with epoch 4" in out
+    assert [entry["epoch"] for entry in read_log(run)] == [4] and "4/4" in call("mmpkd", *words[:2], "--list")[1]
 
 
 def test_stage_all_resumes_whichever_run_was_stopped(made, call):
