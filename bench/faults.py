@@ -72,6 +72,11 @@ class Workshop:
         case = CASES[name]
         return Call(self.scripts[case.script], (case.words + case.again * again).split())
 
+    def where(self, top, name):
+        """Path of what a case needs: in the data folder that another one left, or in one before that."""
+        path = self.corpus(name) / top
+        return self.where(top, CASES[name].on) if not path.exists() and name in CASES else path
+
     def corpus(self, name):
         """The data folder that a case finds its files in: what another case left, or what is drawn."""
         if name in CASES:
@@ -105,10 +110,9 @@ class Workshop:
         if name in self.known:
             return
         case, place, base = CASES[name], self.root / "place", self.root / "bases" / name
-        corpus = self.corpus(case.on)
         self.scripts |= load([name])
         for top in case.tops.split():
-            _copy(corpus / top, base / DATA / top)
+            _copy(self.where(top, case.on), base / DATA / top)
         for pattern in case.without.split():
             for path in list((base / DATA).glob(pattern)):
                 discard(path)
