@@ -22,7 +22,7 @@ NO_FACE = range(12, 20)  # frames of every recording
 
 NETWORKS = ("--visual-backbone tiny_cnn --audio-backbone tiny_cnn --feature-size 8 --gru-size 8 --epochs 2 "
             "--epoch-steps 2 --clip-length 10 --batch-size 2 --learning-rate 0.001 --device cpu --teacher-folds 2 "
-            "--target both --stage ")
+            "--target both --resume --stage ")
 ON_DATA = f"--data-dir {DATA} "
 ONE = " --workers 1"
 
@@ -35,11 +35,9 @@ class Case(NamedTuple):
     tops: str  # what of that it needs: names in the data folder
     only: str = "*"  # files of what it finds that are damaged; what it writes always is
     without: str = ""  # what is deleted of it before: patterns
-    again: str = ""  # what is added to the call when it is run again
     spoken: bool = True  # whether its output is the same every time, but for seconds
 
 
-MMPKD = dict(script="mmpkd", again=" --resume")
 TRAINED = "Annotations Cropped_Aligned subjects.csv specs"
 CASES = {
     "annotations": Case("annotations", ON_DATA, "raw", "videos audio ratings_gold_standard subjects.csv"),
@@ -59,20 +57,18 @@ CASES = {
                           "audio_segments Annotations Cropped_Aligned subjects.csv", "audio_segments*"),
     "audio_melspec-array": Case("audio_melspec", ON_DATA + "--n-mels 16 --spec-files array" + ONE, "audio_extract",
                                 "audio_segments Annotations Cropped_Aligned subjects.csv", "audio_segments*"),
-    "mmpkd-visual": Case(words=ON_DATA + NETWORKS + "visual", on="audio_melspec", tops=TRAINED, only="[!s]*", **MMPKD),
-    "mmpkd-teacher": Case(words=ON_DATA + NETWORKS + "teacher", on="mmpkd-visual", tops=TRAINED + " runs", **MMPKD),
-    "mmpkd-array": Case(words=ON_DATA + NETWORKS + "teacher", on="audio_melspec-array", tops=TRAINED, only="specs*",
-                        **MMPKD),
-    "mmpkd-cached": Case(words=ON_DATA + NETWORKS + "teacher", on="mmpkd-teacher", tops=TRAINED + " cache runs",
-                         without="runs/teacher*", **MMPKD),
-    "mmpkd-stopped": Case(words=ON_DATA + NETWORKS + "teacher --resume", on="stopped", tops=TRAINED + " cache runs",
-                          **MMPKD),
-    "mmpkd-student": Case(words=ON_DATA + NETWORKS + "student --distill cosine", on="mmpkd-teacher",
-                          tops=TRAINED + " cache runs", **MMPKD),
-    "mmpkd-ensembles": Case(words=ON_DATA + NETWORKS + "all --distill pseudo", on="mmpkd-student",
-                            tops=TRAINED + " cache runs", only="-", **MMPKD),
-    "mmpkd-pseudo": Case(words=ON_DATA + NETWORKS + "student --distill pseudo", on="mmpkd-ensembles",
-                         tops=TRAINED + " cache runs", without="runs/*pseudo", **MMPKD),
+    "mmpkd-visual": Case("mmpkd", ON_DATA + NETWORKS + "visual", on="audio_melspec", tops=TRAINED, only="[!s]*"),
+    "mmpkd-teacher": Case("mmpkd", ON_DATA + NETWORKS + "teacher", on="mmpkd-visual", tops=TRAINED + " runs"),
+    "mmpkd-array": Case("mmpkd", ON_DATA + NETWORKS + "teacher", on="audio_melspec-array", tops=TRAINED, only="specs*"),
+    "mmpkd-cached": Case("mmpkd", ON_DATA + NETWORKS + "teacher", on="mmpkd-teacher", tops=TRAINED + " cache runs",
+                         without="runs/teacher*"),
+    "mmpkd-stopped": Case("mmpkd", ON_DATA + NETWORKS + "teacher", on="stopped", tops=TRAINED + " cache runs"),
+    "mmpkd-student": Case("mmpkd", ON_DATA + NETWORKS + "student --distill cosine", on="mmpkd-teacher",
+                          tops=TRAINED + " cache runs"),
+    "mmpkd-ensembles": Case("mmpkd", ON_DATA + NETWORKS + "all --distill pseudo", on="mmpkd-student",
+                            tops=TRAINED + " cache runs", only="-"),
+    "mmpkd-pseudo": Case("mmpkd", ON_DATA + NETWORKS + "student --distill pseudo", on="mmpkd-ensembles",
+                         tops=TRAINED + " cache runs", without="runs/*pseudo"),
     "mmpkd-list": Case("mmpkd", ON_DATA + "--list", "mmpkd-student", "runs"),
     "plot_ccc": Case("plot_ccc", ON_DATA, "mmpkd-student", "Cropped_Aligned runs"),
     "report": Case("report", ON_DATA, "mmpkd-ensembles", "Cropped_Aligned specs runs", "[!s]*"),
@@ -88,14 +84,15 @@ CASES = {
 }
 
 # Kinds of files: pattern of the path in the data folder, what they are called, whether they are the user's own
-FILES = [("videos/*", "video"), ("audio/*", "sound"), ("ratings_gold_standard/*", "ratings"),
+FILES = [("videos/*", "video"), ("audio/*", "sound"), ("ratings_gold_standard/ratings.csv", "ratings table"),
+         ("ratings_gold_standard/*", "ratings"),
          ("subjects.csv", "subjects.csv"), ("results.csv", "results"), ("*settings.json", "settings.json"),
          ("Annotations/*", "annotations"), ("*faces.csv", "faces.csv"), ("Cropped_Aligned/*/*.jpg", "crop"),
          ("Cropped_Aligned/*.jpg", "contact sheet"), ("audio_segments/*.wav", "segment"), ("specs/*.png", "spectrogram"),
          ("specs/*.npy", "array"), ("cache/*", "cache"), ("*/labels/*.csv", "label"),
          ("runs/*/predictions/*", "prediction"), ("predictions/*", "prediction"), ("plots/*.png", "plot"),
          ("*.onnx", "onnx")]
-OWN = ["video", "sound", "ratings", "subjects.csv", "results"]
+OWN = ["video", "sound", "ratings", "ratings table", "subjects.csv", "results"]
 
 
 def kind_of(path):

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 from fault_cases import OWN, kind_of
 from fault_kinds import DATA, KILLS, LATER, discard
+from fault_runs import HASHED
 
 COLUMNS = ["lost", "traceback", "hang", "silent", "nameless", "differs"]
 ON_THE_WAY = ("last.pt", "best.pt", "log.jsonl", "curves.png")  # of a run: they change while it trains
 # The user's own files carry no checksum: another valid file is another corpus, and nobody can tell
 UNKNOWABLE = {(damage, kind) for damage in ("flip", "exchange", "remove") for kind in OWN} | {
-    ("at_line", "subjects.csv"), ("at_line", "results"), ("cut", "results")}
+    (damage, kind) for damage in ("at_line", "cut") for kind in ("subjects.csv", "results", "ratings table")}
 REASON = re.compile(r"damage|unread|cannot|missing|cut|break|broke|ends|silent|left out|chang|drop|fewer|without|invalid"
                     r"|\bno\b|\bnot\b|delete|mask|warning|lack|again|differ|expected|error", re.IGNORECASE)
 TIMES = re.compile(r"\d+(\.\d+)? ?(s|ms|minutes|MB|frames/s)\b")
@@ -51,25 +52,28 @@ def names_of(path):
     """What may stand in a message for a file of the data folder: its path, its recording, its run."""
     parts = Path(path).parts
     words = {part for part in (*parts[1:], Path(path).stem) if not part.endswith("_Set")}
-    return {path} | {word for word in words if word not in SETS and len(word) > 2}
+    inside = {f"{DATA}/{Path(path).parent}/"} if len(parts) > 1 else set()
+    return {path} | inside | {word for word in words if word not in SETS and len(word) > 2}
 
 
-def judge_damage(known, fault, before, ended, after, done):
-    """{column: detail} of what is wrong after a script found a damaged file. done: it had been run before."""
-    said = [line for line in ended.printed.splitlines() if TIMES.sub("#", line).strip() not in known.printed[done]]
+def judge_damage(known, fault, before, ended, after):
+    """{column: detail} of what is wrong after a script found a damaged file."""
+    usual = known.printed[0] | known.printed[1]
+    said = [line for line in ended.printed.splitlines() if TIMES.sub("#", line).strip() not in usual]
     kind, found = kind_of(fault.path), _common(ended)
-    lost = losses(before, after, known.wanted, but=(fault.path,))
+    path = HASHED.sub(".npy", fault.path)
+    lost = losses(before, after, known.wanted, but=(path,))
     named = any(name in line for line in said for name in names_of(fault.path))
     knowable = (fault.kind, kind) not in UNKNOWABLE
-    if ended.hung or "traceback" in found:
+    if ended.hung or "traceback" in found or not knowable and ended.code == 0:
         return found
     if ended.code == 0:
-        results = unlike(after, known.wanted, but=(fault.path,))
+        results = unlike(after, known.wanted, but=(path,))
         explained = named and any(map(REASON.search, said))
-        if knowable and (results or (said and fault.spoken)) and not explained:
+        if (results or said and fault.spoken) and not explained:
             found["silent"] = f"{results[0] if results else 'printed'}: {(said or ['nothing'])[0][:160]}"
         return found
-    if lost:
+    if lost and knowable:
         found["lost"] = ", ".join(lost[:3])
     error = " | ".join(said)[-300:]
     if not re.search(rf"{DATA}/\S", error):

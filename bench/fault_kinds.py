@@ -156,7 +156,7 @@ def disturb(kind, number, counts):
     elif kind == "full":  # where no file system of that size can be mounted: no file becomes larger
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 + 30 * number, resource.RLIM_INFINITY))
     elif kind == "memory":
-        limit = _memory("VmSize") + memory * number // 1000
+        limit = _memory("VmSize") + int(memory * (number / 1000) ** 3)  # most of it is reserved and not needed
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     elif kind == "worker":
         Path("sitecustomize.py").write_text("import fault_kinds; fault_kinds.end_worker()\n")

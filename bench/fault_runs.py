@@ -44,13 +44,19 @@ def run(call, place, disturbance=None, counted=False, kill=None):
 def together(calls, place, disturbance=None, counted=False, kill=None):
     """[Ended] of several scripts that run at the same time in one folder."""
     began = time.monotonic()
+    for number in range(len(calls)):
+        (place / f"{PRINTED}{number}").unlink(missing_ok=True)
     pids = [_fork(call, place, f"{PRINTED}{number}", disturbance, counted) for number, call in enumerate(calls)]
     codes, hung = _await(pids, kill)
     for pid in pids:  # workers that are left
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-    printed = [(place / f"{PRINTED}{number}").read_text(errors="replace") for number in range(len(calls))]
+    printed = [_text(place / f"{PRINTED}{number}") for number in range(len(calls))]
     return [Ended(codes[pid], text, time.monotonic() - began, hung) for pid, text in zip(pids, printed)]
+
+
+def _text(path):
+    return path.read_text(errors="replace") if path.exists() else ""  # it was killed at once
 
 
 def _fork(call, place, printed, disturbance, counted):
@@ -80,6 +86,7 @@ def _script(call, place, printed, disturbance, counted):
         os.dup2(target, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    import faulthandler; faulthandler.register(signal.SIGUSR1, all_threads=True)
     sys.argv = [call.module.__file__, *call.words]
     main = sys.modules["__main__"]
     main.__file__, main.__spec__ = call.module.__file__, None  # what worker processes import
@@ -109,6 +116,7 @@ def _await(pids, kill):
             if used != ticks or busy:
                 moved, ticks = now, used
             if now - moved > STALLED_S or used / TICKS > LONGEST_S or now - began > PATIENCE_S:
+                _signal(set(pids) - codes.keys(), signal.SIGUSR1); time.sleep(1)
                 _signal(set(pids) - codes.keys(), signal.SIGKILL)
                 codes |= {pid: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in set(pids) - codes.keys()}
                 return codes, True

@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,9 @@ from fault_cases import CASES, draw, draw_results, in_other_form, is_text, kind_
 from fault_judge import COLUMNS, Known, judge_damage, judge_moment, lines_of, undo, unlike
 from fault_kinds import DAMAGES, DATA, KILLS, LATER, MOMENTS, ONCE, TEXT_ONLY, can_mount, discard, mount, pages, unmount
 from fault_runs import Call, contents, counts_of, run, together
+
+
+NAME = re.compile(r"\w+\.\d+:")  # how the name of one fault begins
 
 
 class Fault(NamedTuple):
@@ -62,15 +66,15 @@ class Fault(NamedTuple):
 class Workshop:
     """The working folder: bases/<case>/data as each case finds it, done/<case>/data as it leaves it."""
 
-    def __init__(self, root, names):
+    def __init__(self, root, names, one=False):
         self.root, self.names, self.scripts = root, names, load(names)
+        self.one = one
         self.known, self.odd, self.mounts = {}, [], can_mount(root / "mount")
         for name in names:
             self.know(name)
 
-    def call(self, name, again=False):
-        case = CASES[name]
-        return Call(self.scripts[case.script], (case.words + case.again * again).split())
+    def call(self, name):
+        return Call(self.scripts[CASES[name].script], CASES[name].words.split())
 
     def where(self, top, name):
         """Path of what a case needs: in the data folder that another one left, or in one before that."""
@@ -123,11 +127,11 @@ class Workshop:
         wanted = contents(place)
         _copy(place / DATA, self.root / "done" / name / DATA)
         counts = counts_of(place)
-        again = run(self.call(name, True), place)
+        self.reset(other := self.root / "other", base)
+        with ThreadPoolExecutor(2) as pool:
+            again, twin = pool.map(run, [self.call(name)] * 2, [place, other])
         self.odd += [f"{name}: {path} changes when it is run again" for path in unlike(contents(place), wanted)]
-        self.reset(place, base)
-        twin = run(self.call(name), place)
-        self.odd += [f"{name}: {path} differs between undisturbed runs" for path in unlike(contents(place), wanted)]
+        self.odd += [f"{name}: {path} differs between undisturbed runs" for path in unlike(contents(other), wanted)]
         if case.spoken and lines_of(first.printed) != lines_of(twin.printed):
             self.odd.append(f"{name}: {lines_of(first.printed) ^ lines_of(twin.printed)} is not always printed")
         before = contents(base)
@@ -140,6 +144,11 @@ class Workshop:
         done = self.root / "done" / name / DATA
         left = {str(path.relative_to(done)) for path in done.rglob("*") if path.is_file()}
         return sorted({path for path in found if fnmatch.fnmatchcase(path, CASES[name].only)} | (left - found))
+
+    def show(self, *ended):
+        """Prints what scripts printed, if a single fault is repeated."""
+        for one in ended if self.one else ():
+            print(f"exit code {one.code} after {one.seconds:.1f} s:\n{one.printed}")
 
     def reset(self, place, source):
         """Makes a working folder what a case finds, or leaves."""
@@ -176,10 +185,11 @@ def damaged(shop, fault, place):
     shop.reset(place, full if done else base)
     DAMAGES[fault.kind](place / DATA / fault.path, fault.number)
     before = contents(place)
-    ended = run(shop.call(fault.case, done), place)
-    found = judge_damage(known, fault, before, ended, contents(place), done)
+    ended = run(shop.call(fault.case), place)
+    shop.show(ended)
+    found = judge_damage(known, fault, before, ended, contents(place))
     if ended.code and not ended.hung:
-        undo(place, base / DATA, fault, ended.printed)
+        undo(place, base, fault, ended.printed)
         found |= rerun(shop, fault, place)
     return found
 
@@ -190,7 +200,6 @@ def disturbed(shop, fault, place):
     shop.reset(place, shop.root / "bases" / fault.case)
     if fault.number % 2 and fault.kind in KILLS:
         run(call, place, ("kill", random.Random(fault.number).randrange(1000), known.counts))
-        call = shop.call(fault.case, True)
     mounted = fault.kind in ("full", "read_only") and shop.mounts
     if mounted:
         limit(shop, fault, place)
@@ -199,6 +208,7 @@ def disturbed(shop, fault, place):
         kill = known.seconds * fault.number / 1000, LATER[fault.kind]
     disturbance = None if kill or mounted or fault.kind == "two" else (fault.kind, fault.number, known.counts)
     ended = together([call] * (2 if fault.kind == "two" else 1), place, disturbance, kill=kill)
+    shop.show(*ended) if not any(one.hung for one in ended) else print(ended[0].printed)
     found = judge_moment(known, fault, before, ended, contents(place))
     if mounted:
         mount(place / DATA, 2**30, ",rw")
@@ -221,7 +231,8 @@ def limit(shop, fault, place):
 
 def rerun(shop, fault, place):
     """What differs after the script has run again, from what an undisturbed one leaves."""
-    ended = run(shop.call(fault.case, True), place)
+    ended = run(shop.call(fault.case), place)
+    shop.show(ended)
     if ended.hung or ended.code:
         how = "hangs" if ended.hung else f"ends with exit code {ended.code}"
         return {"differs": f"the next run {how}: {ended.printed[-250:]}"}
@@ -233,7 +244,7 @@ def rerun(shop, fault, place):
 
 def plan(shop, count, seed, only):
     """`count` Faults: every kind with every case and kind of file in turn, at random places and moments."""
-    if only and re.match(r"\w+\.\d+:", only):
+    if NAME.match(only):
         kind, case, *path = only.split(":", 2)
         return [Fault(kind.split(".")[0], int(kind.split(".")[1]), case, *path)]
     draw, sorts = random.Random(seed), []
@@ -329,7 +340,7 @@ def main(argv=None):
     shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=args.work_dir or shm, prefix="faults-") as folder:
         began = time.monotonic()
-        shop = Workshop(Path(folder), names)
+        shop = Workshop(Path(folder), names, bool(NAME.match(args.only)))
         if args.list:
             print(listing(shop))
             return 0
