@@ -55,6 +55,7 @@ CASES = {
     "audio_extract-workers": Case("audio_extract", ON_DATA + "--workers 2", "raw", "audio", "-"),
     "audio_melspec": Case("audio_melspec", ON_DATA + "--n-mels 16" + ONE, "audio_extract",
                           "audio_segments Annotations Cropped_Aligned subjects.csv", "audio_segments*"),
+    "melspec-video": Case("audio_melspec", ON_DATA + "--n-mels 16" + ONE, "audio_extract-video", "audio_segments"),
     "audio_melspec-array": Case("audio_melspec", ON_DATA + "--n-mels 16 --spec-files array" + ONE, "audio_extract",
                                 "audio_segments Annotations Cropped_Aligned subjects.csv", "audio_segments*"),
     "mmpkd-visual": Case("mmpkd", ON_DATA + NETWORKS + "visual", on="audio_melspec", tops=TRAINED, only="[!s]*"),
@@ -86,10 +87,10 @@ CASES = {
 # Kinds of files: pattern of the path in the data folder, what they are called, whether they are the user's own
 FILES = [("videos/*", "video"), ("audio/*", "sound"), ("ratings_gold_standard/ratings.csv", "ratings table"),
          ("ratings_gold_standard/*", "ratings"),
-         ("subjects.csv", "subjects.csv"), ("results.csv", "results"), ("*settings.json", "settings.json"),
+         ("results.csv", "results"), ("*settings.json", "settings.json"),
          ("Annotations/*", "annotations"), ("*faces.csv", "faces.csv"), ("Cropped_Aligned/*/*.jpg", "crop"),
-         ("Cropped_Aligned/*.jpg", "contact sheet"), ("audio_segments/*.wav", "segment"), ("specs/*.png", "spectrogram"),
-         ("specs/*.npy", "array"), ("cache/*", "cache"), ("*/labels/*.csv", "label"),
+         ("Cropped_Aligned/*.jpg", "contact sheet"), ("audio_segments/*.wav", "segment"),
+         ("specs/*.png", "spectrogram"), ("specs/*.npy", "array"), ("cache/*", "cache"), ("*/labels/*.csv", "label"),
          ("runs/*/predictions/*", "prediction"), ("predictions/*", "prediction"), ("plots/*.png", "plot"),
          ("*.onnx", "onnx")]
 OWN = ["video", "sound", "ratings", "ratings table", "subjects.csv", "results"]
@@ -179,6 +180,11 @@ def draw_results(data):
 
 # ---- all scripts in one process, ready to be forked -----------------------------------------------------------------
 
+FIGURES = ("matplotlib.pyplot", "figures")
+LATE = {"audio_melspec": ["librosa.filters"], "mmpkd": FIGURES, "predict": (*FIGURES, "overlay"),
+        "experiment": FIGURES}  # what scripts import when they need it
+
+
 def load(names):
     """Imports the scripts of some cases once, and what they need."""
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -192,6 +198,6 @@ def load(names):
         sys.modules["cv2"].setNumThreads(1)
     if "face_detector" in sys.modules:
         sys.modules["face_detector"].finder(60, 0.9, "cpu")  # the networks of the detector, once
-    for name in ("matplotlib.pyplot", "librosa.filters", "figures"):
+    for name in {module for script in scripts for module in LATE.get(script, ())}:
         importlib.import_module(name)
     return scripts

@@ -13,8 +13,8 @@ ON_THE_WAY = ("last.pt", "best.pt", "log.jsonl", "curves.png")  # of a run: they
 # The user's own files carry no checksum: another valid file is another corpus, and nobody can tell
 UNKNOWABLE = {(damage, kind) for damage in ("flip", "exchange", "remove") for kind in OWN} | {
     (damage, kind) for damage in ("at_line", "cut") for kind in ("subjects.csv", "results", "ratings table")}
-REASON = re.compile(r"damage|unread|cannot|missing|cut|break|broke|ends|silent|left out|chang|drop|fewer|without|invalid"
-                    r"|\bno\b|\bnot\b|delete|mask|warning|lack|again|differ|expected|error", re.IGNORECASE)
+REASON = re.compile(r"damage|unread|cannot|missing|cut|break|broke|ends|silent|left out|chang|drop|fewer|without"
+                    r"|invalid|\bno\b|\bnot\b|delete|mask|warning|lack|again|differ|expected|error", re.IGNORECASE)
 TIMES = re.compile(r"\d+(\.\d+)? ?(s|ms|minutes|MB|frames/s)\b")
 SETS = {"train", "val", "arousal", "valence", "labels", "predictions", "settings", "subjects", "config", "best", "last"}
 
@@ -41,7 +41,7 @@ def unlike(one, other, but=()):
 
 
 def losses(before, after, wanted, but=()):
-    """Paths of files that are neither what they were nor what they should become, and of new ones that are not whole."""
+    """Paths of files that are neither what they were nor what they should be, and of new ones that are not whole."""
     lost = [path for path in before if after.get(path) not in (before[path], wanted.get(path))]
     half = [path for path in after if path not in before and after[path] != wanted.get(path)]
     return [path for path in lost + half if path not in but and Path(path).name not in ON_THE_WAY
@@ -76,10 +76,8 @@ def judge_damage(known, fault, before, ended, after):
     if lost and knowable:
         found["lost"] = ", ".join(lost[:3])
     error = " | ".join(said)[-300:]
-    if not re.search(rf"{DATA}/\S", error):
+    if not re.search(rf"{DATA}/\S", error) or knowable and not named and fault.kind != "future":
         found["nameless"] = error
-    elif knowable and not named and fault.kind != "future":
-        found["silent"] = f"not named in: {error}"
     return found
 
 

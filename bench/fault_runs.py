@@ -81,12 +81,11 @@ def _script(call, place, printed, disturbance, counted):
     from support.errors import run_script
     os.setsid()
     os.chdir(place)
-    for target in (os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND),):
-        os.dup2(target, 1)
-        os.dup2(target, 2)
+    output = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
-    import faulthandler; faulthandler.register(signal.SIGUSR1, all_threads=True)
     sys.argv = [call.module.__file__, *call.words]
     main = sys.modules["__main__"]
     main.__file__, main.__spec__ = call.module.__file__, None  # what worker processes import
@@ -116,7 +115,6 @@ def _await(pids, kill):
             if used != ticks or busy:
                 moved, ticks = now, used
             if now - moved > STALLED_S or used / TICKS > LONGEST_S or now - began > PATIENCE_S:
-                _signal(set(pids) - codes.keys(), signal.SIGUSR1); time.sleep(1)
                 _signal(set(pids) - codes.keys(), signal.SIGKILL)
                 codes |= {pid: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in set(pids) - codes.keys()}
                 return codes, True
@@ -149,7 +147,7 @@ def counts_of(place):
 
 # ---- what is in a folder --------------------------------------------------------------------------------------------
 
-TEMPORARY = re.compile(r"(^|/)\.[^/]*\.part(/|$)|(^|/)\.[^/]+\.[a-z0-9_]{8}(\.\w+)?(/|$)")  # of whole_file, whole_folder
+TEMPORARY = re.compile(r"(^|/)\.[^/]*\.part(/|$)|(^|/)\.[^/]+\.[a-z0-9_]{8}(\.\w+)?(/|$)")  # as support/files.py makes
 HASHED = re.compile(r"\.[0-9a-f]{16}\.npy$")  # names in cache/ depend on the times of files
 SECONDS = re.compile(rb'"seconds": [\d.e+-]+')
 

@@ -8,9 +8,8 @@ works. For each:
     lost        a file that was complete is not what it was, nor what an undisturbed run makes of it; or half of one
     traceback   a traceback, or an end by a signal that nobody sent
     hang        no process of the script runs any more, but it has not ended
-    silent      something damaged was used: results differ from the undisturbed ones, and nothing printed says why; or
-                the script ended with an error that does not name what is damaged
-    nameless    an error that names no file
+    silent      something damaged was used: results differ from the undisturbed ones, and nothing printed says why
+    nameless    an error that names no file, or not the one that is damaged
     differs     when the fault is undone, as the message says, and the script runs again, the result is another one
 
     python bench/faults.py --faults 1000        {minutes} minutes on 2 cores
@@ -42,7 +41,6 @@ from fault_cases import CASES, draw, draw_results, in_other_form, is_text, kind_
 from fault_judge import COLUMNS, Known, judge_damage, judge_moment, lines_of, undo, unlike
 from fault_kinds import DAMAGES, DATA, KILLS, LATER, MOMENTS, ONCE, TEXT_ONLY, can_mount, discard, mount, pages, unmount
 from fault_runs import Call, contents, counts_of, run, together
-
 
 NAME = re.compile(r"\w+\.\d+:")  # how the name of one fault begins
 
@@ -208,7 +206,7 @@ def disturbed(shop, fault, place):
         kill = known.seconds * fault.number / 1000, LATER[fault.kind]
     disturbance = None if kill or mounted or fault.kind == "two" else (fault.kind, fault.number, known.counts)
     ended = together([call] * (2 if fault.kind == "two" else 1), place, disturbance, kill=kill)
-    shop.show(*ended) if not any(one.hung for one in ended) else print(ended[0].printed)
+    shop.show(*ended)
     found = judge_moment(known, fault, before, ended, contents(place))
     if mounted:
         mount(place / DATA, 2**30, ",rw")
@@ -318,7 +316,7 @@ def totals(results, odd):
     """The sums, and what they are of."""
     sums = collections.Counter(column for _, found, _ in results for column in found)
     words = {"lost": "losses", "traceback": "tracebacks", "hang": "hangs", "silent": "silent uses",
-             "nameless": "refusals that name no file", "differs": "next runs that differ", "drill": "faults of the drill"}
+             "nameless": "errors that do not name it", "differs": "next runs that differ", "drill": "drill broke"}
     lines = [f"{len(results)} faults", *(f"{sums[column]} {words[column]}" for column in (*COLUMNS, "drill"))]
     return ", ".join(lines) + "".join(f"\n{line}" for line in odd)
 
