@@ -12,6 +12,7 @@ A step is flat if its peak on the long recording is at most 1.3 times, or 100 MB
 import argparse
 import contextlib
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -109,7 +110,7 @@ def measured(script, data):
     """(n, 3) of a script that runs to its end: seconds since its start, megabytes without and of pages of files."""
     words = STEPS[script].split()
     if script == "predict.py":
-        words += [f"{data}/runs/teacher_both/best.pt", f"{data}/videos", "--out", f"{data}/predictions"]
+        words += [f"{data}/runs/teacher_both/best.pt", clips_of(data), "--out", f"{data}/predictions"]
     else:
         words += ["--data-dir", str(data)]
     with tempfile.TemporaryFile("w+") as printed:
@@ -124,9 +125,18 @@ def measured(script, data):
     return np.array(curve)
 
 
+def clips_of(data):
+    """A folder of the videos with their sounds beside them, as predict.py takes them."""
+    folder = data / "clips"
+    folder.mkdir()
+    for path in [*(data / "videos").iterdir(), *(data / "audio").iterdir()]:
+        os.link(path, folder / path.name)
+    return str(folder)
+
+
 def line_of(script, short, long):
     """A line of the table, and whether the step is flat."""
-    at = [long[min(len(long) - 1, int(len(long) * part / 4)), 1] for part in (1, 2, 3, 4)]
+    at = [part[:, 1].max(initial=0) for part in np.array_split(long, 4)]  # the peak in each quarter of its time
     peaks = short[:, 1].max(), long[:, 1].max()
     flat = peaks[1] <= max(SLACK * peaks[0], peaks[0] + SLACK_MB)
     return (f"{script:18}{long[-1, 0]:8.0f}{peaks[0]:10.0f}" + "".join(f"{value:8.0f}" for value in at)
@@ -158,8 +168,8 @@ def main(argv=None):
         draw_minute(short)
         lengthened(short, long, args.minutes)
         print(f"megabytes of all processes of a script; a recording of {args.minutes} minutes beside one of 1\n"
-              f"{'':26}{'1 minute':>10}{f'{args.minutes} minutes, at 1/4, 1/2, 3/4 and end':>34}\n"
-              f"{'':18}{'seconds':>8}{'peak':>10}{'1/4':>8}{'1/2':>8}{'3/4':>8}{'end':>8}{'peak':>10}{'files':>8}")
+              f"{'':26}{'1 minute':>10}{f'{args.minutes} minutes: peak of each quarter':>34}\n"
+              f"{'':18}{'seconds':>8}{'peak':>10}{'1st':>8}{'2nd':>8}{'3rd':>8}{'4th':>8}{'peak':>10}{'files':>8}")
         curves, flat = {}, []
         for script in STEPS:
             curves[script] = measured(script, short), measured(script, long)
