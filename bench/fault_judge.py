@@ -14,7 +14,8 @@ ON_THE_WAY = ("last.pt", "best.pt", "log.jsonl", "curves.png")  # of a run: they
 UNKNOWABLE = {(damage, kind) for damage in ("flip", "exchange", "remove") for kind in OWN} | {
     (damage, kind) for damage in ("at_line", "cut") for kind in ("subjects.csv", "results", "ratings table")}
 REASON = re.compile(r"damage|unread|cannot|missing|cut|break|broke|ends|silent|left out|chang|drop|fewer|without"
-                    r"|invalid|\bno\b|\bnot\b|delete|mask|warning|lack|again|differ|expected|error|version", re.IGNORECASE)
+                    r"|invalid|\bno\b|\bnot\b|delete|mask|warning|lack|again|differ|expected|error|version",
+                    re.IGNORECASE)
 TIMES = re.compile(r"\d+(\.\d+)? ?(s|ms|minutes|MB|frames/s)\b")
 SETS = {"train", "val", "arousal", "valence", "labels", "predictions", "settings", "subjects", "config", "best", "last"}
 
