@@ -71,7 +71,8 @@ def judge_damage(known, fault, before, ended, after):
     if ended.code == 0:
         results = unlike(after, known.wanted, but=(path,))
         explained = named and any(map(REASON.search, said))
-        if (results or said and fault.spoken) and not explained:
+        remade = after.get(path) == known.wanted.get(path)
+        if (results or said and fault.spoken and not remade) and not explained:
             found["silent"] = f"{results[0] if results else 'printed'}: {(said or ['nothing'])[0][:160]}"
         return found
     if lost and knowable:
