@@ -269,13 +269,15 @@ def plan(shop, count, seed, only):
 
 def drill_all(shop, faults, workers):
     """[(Fault, what went wrong)] of all faults, by several processes; prints failures as they come."""
-    files = [shop.root / f"found{number}.jsonl" for number in range(workers)]
+    files, drill_pid = [shop.root / f"found{number}.jsonl" for number in range(workers)], os.getpid()
     for number, file in enumerate(files):
         sys.stdout.flush()
         if not os.fork():
             try:
                 with open(file, "w", buffering=1) as out:
                     for fault in faults[number::workers]:
+                        if os.getppid() != drill_pid:  # the drill was killed
+                            break
                         began = time.monotonic()
                         try:
                             found = drill(shop, fault, shop.root / f"place{number}")
