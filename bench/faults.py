@@ -104,8 +104,10 @@ class Workshop:
         self.know("mmpkd-cached")
         shutil.copytree(self.root / "bases" / "mmpkd-cached" / DATA, data)
         call = self.call("mmpkd-cached")
-        run(call._replace(words=[*call.words, "--save-steps", "1"]), data.parent,
-            ("term", 700, self.known["mmpkd-cached"].counts))
+        ended = run(call._replace(words=[*call.words, "--save-steps", "1"]), data.parent,
+                    ("term", 700, self.known["mmpkd-cached"].counts))
+        if "and saved in epoch" not in ended.printed:
+            raise SystemExit(f"the training that was to be stopped was not: {ended.printed}")
 
     def know(self, name):
         """Runs a case undisturbed: once counted, once more when all is done, and once again from the beginning."""
