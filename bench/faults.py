@@ -190,7 +190,7 @@ def damaged(shop, fault, place):
     found = judge_damage(known, fault, before, ended, contents(place))
     if ended.code and not ended.hung:
         undo(place, base, fault, ended.printed)
-        found |= rerun(shop, fault, place)
+        found |= rerun(shop, fault, place, base)
     return found
 
 
@@ -229,10 +229,16 @@ def limit(shop, fault, place):
     mount(place / DATA, *((max(4096, size), "") if fault.kind == "full" else (2**30, ",ro")))
 
 
-def rerun(shop, fault, place):
-    """What differs after the script has run again, from what an undisturbed one leaves."""
+def rerun(shop, fault, place, base=None):
+    """What differs after the script has run again, from what an undisturbed one leaves.
+
+    base: if the script may ask for something else to be deleted first, where that is restored from.
+    """
     ended = run(shop.call(fault.case), place)
     shop.show(ended)
+    if base and ended.code and not ended.hung:
+        undo(place, base, fault, ended.printed)
+        return rerun(shop, fault, place)
     if ended.hung or ended.code:
         how = "hangs" if ended.hung else f"ends with exit code {ended.code}"
         return {"differs": f"the next run {how}: {ended.printed[-250:]}"}
