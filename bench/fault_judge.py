@@ -57,10 +57,13 @@ def names_of(path):
     return {path} | inside | {word for word in words if word not in SETS and len(word) > 2}
 
 
-def judge_damage(known, fault, before, ended, after):
-    """{column: detail} of what is wrong after a script found a damaged file."""
+def judge_damage(known, fault, before, ended, after, page=()):
+    """{column: detail} of what is wrong after a script found a damaged file.
+
+    page: what a page that the script wrote says and else does not, as lines.
+    """
     usual = known.printed[0] | known.printed[1]
-    said = [line for line in ended.printed.splitlines() if TIMES.sub("#", line).strip() not in usual]
+    said = [line for line in ended.printed.splitlines() if TIMES.sub("#", line).strip() not in usual] + [*page]
     kind, found = kind_of(fault.path), _common(ended)
     path = HASHED.sub(".npy", fault.path)
     lost = losses(before, after, known.wanted, but=(path,))
@@ -113,14 +116,15 @@ def judge_moment(known, fault, before, ended, after):
 # ---- as the message says --------------------------------------------------------------------------------------------
 
 DELETE = re.compile(rf"delete (?:all of )?({DATA}/[^\s,;:()]+)")
-THAT = re.compile(rf"({DATA}/[^\s,;:()]+).*?delete (?:that (?:file|folder)|it\b|both|the (?:file|folder))")
+THAT = re.compile(rf"({DATA}/[^\s,;:()]+).*?(?:delete (?:that |the )?(?:file|folder|link|it\b)|empty it)")
+BOTH = re.compile(rf"({DATA}/[^\s,;:()]+)(?=.*delete both)")
 
 
 def undo(place, pristine, fault, printed):
     """Removes what is damaged and what the message says to delete; what the script does not make itself is restored."""
     doomed = {DATA + "/" + fault.path}
     for line in printed.splitlines():
-        doomed |= {name.rstrip("/.") for name in [*DELETE.findall(line), *THAT.findall(line)]}
+        doomed |= {name.rstrip("/.") for name in [*DELETE.findall(line), *THAT.findall(line), *BOTH.findall(line)]}
     for name in sorted(doomed):
         if name == DATA or ".." in name:
             continue

@@ -187,11 +187,18 @@ def damaged(shop, fault, place):
     before = contents(place)
     ended = run(shop.call(fault.case), place)
     shop.show(ended)
-    found = judge_damage(known, fault, before, ended, contents(place))
+    page = page_of(place, fault.case) - page_of(full, fault.case)
+    found = judge_damage(known, fault, before, ended, contents(place), page)
     if ended.code and not ended.hung:
         undo(place, base, fault, ended.printed)
         found |= rerun(shop, fault, place, base)
     return found
+
+
+def page_of(place, case):
+    """The texts of the page that a script writes, as a set; nothing for other scripts."""
+    page = place / DATA / "plots" / "report.html"
+    return set(re.split(r"[<>\n]", page.read_text())) if CASES[case].script == "report" and page.is_file() else set()
 
 
 def disturbed(shop, fault, place):
