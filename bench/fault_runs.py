@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-
 from fault_kinds import COUNTS, DATA, count_events, disturb, save_counts
 
 PRINTED = "printed"  # file in the working folder: what the script printed, errors included
