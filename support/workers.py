@@ -15,6 +15,7 @@ from support.errors import UserError
 from support.recordings import natural_key
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+tqdm.monitor_interval = 0  # no thread that watches bars: where memory is short, Python waits for its start for ever
 WORTH_A_WORKER = 10000  # frames: a process that loads torch takes seconds to start
 
 
