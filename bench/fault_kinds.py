@@ -101,6 +101,7 @@ TEXT_ONLY = {"at_line"}
 KILLS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}  # at an event
 LATER = {"kill_later": signal.SIGKILL, "term_later": signal.SIGTERM}  # after a time
 ERRORS = {"refused": errno.EACCES, "read_only": errno.EROFS}  # of every write from one on; read_only: from the first
+SAVED = "saved"  # SIGTERM when a training is saved: no fault of its own
 MOMENTS = [*KILLS, *LATER, *ERRORS, "full", "memory", "two", "worker"]
 
 
@@ -150,6 +151,8 @@ def disturb(kind, number, counts):
     at = 1 + events * number // 1000
     if kind in KILLS:
         watch(lambda n, path: os.kill(os.getpid(), KILLS[kind]) if n == at else None)
+    elif kind == SAVED:
+        watch(_end_when_saved, True)
     elif kind in ERRORS:
         first = 1 if kind == "read_only" else 1 + writes * number // 1000
         watch(lambda n, path: _refuse(ERRORS[kind], path) if n >= first else None, True)
@@ -161,6 +164,11 @@ def disturb(kind, number, counts):
     elif kind == "worker":
         Path("sitecustomize.py").write_text("import fault_kinds; fault_kinds.end_worker()\n")
         os.environ |= {WHERE: str(1 + events * number // 2000), "PYTHONPATH": f"{Path(__file__).parent}:{os.getcwd()}"}
+
+
+def _end_when_saved(n, path):
+    if os.fsdecode(path).endswith("/last.pt"):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _refuse(number, path):

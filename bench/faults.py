@@ -39,7 +39,21 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
 
 from fault_cases import CASES, draw, draw_results, in_other_form, is_text, kind_of, load
 from fault_judge import COLUMNS, Known, judge_damage, judge_moment, lines_of, undo, unlike
-from fault_kinds import DAMAGES, DATA, KILLS, LATER, MOMENTS, ONCE, TEXT_ONLY, can_mount, discard, mount, pages, unmount
+from fault_kinds import (
+    DAMAGES,
+    DATA,
+    KILLS,
+    LATER,
+    MOMENTS,
+    ONCE,
+    SAVED,
+    TEXT_ONLY,
+    can_mount,
+    discard,
+    mount,
+    pages,
+    unmount,
+)
 from fault_runs import Call, contents, counts_of, run, together
 
 NAME = re.compile(r"\w+\.\d+:")  # how the name of one fault begins
@@ -105,7 +119,7 @@ class Workshop:
         shutil.copytree(self.root / "bases" / "mmpkd-cached" / DATA, data)
         call = self.call("mmpkd-cached")
         ended = run(call._replace(words=[*call.words, "--save-steps", "1"]), data.parent,
-                    ("term", 700, self.known["mmpkd-cached"].counts))
+                    (SAVED, 0, self.known["mmpkd-cached"].counts))
         if "and saved in epoch" not in ended.printed:
             raise SystemExit(f"the training that was to be stopped was not: {ended.printed}")
 
