@@ -15,12 +15,13 @@ from multiprocessing.connection import wait
 
 from tqdm import tqdm
 
-from support.errors import FEWER, UserError, is_of_memory
+from support.errors import FEWER, UserError, is_of_memory, reason_of
 from support.machine import cores
 from support.recordings import natural_key
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 REPORT_S = 0.1  # how often a worker says how many frames it has done, and looks whether to stop
+tqdm.monitor_interval = 0  # no thread that watches bars: where memory is short, Python waits for its start for ever
 WORTH_A_WORKER = 10000  # frames: a process that loads torch takes seconds to start
 
 
@@ -64,7 +65,7 @@ def _reason(name, error):
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno not in FULL_DISK:  # a missing permission, say
-        return f"{error.strerror or error}: {error.filename or name}"
+        return reason_of(error, name)
     if isinstance(error, OSError) or not isinstance(error, Exception):
         raise error
     return f"unexpected {type(error).__name__}: {error} (details at the end)"
