@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from corpora import features
 from support.checksums import identity
 from support.errors import SettingsError, UserError
 from support.failures import unlabelled_files
 from support.files import claimed, is_claimed, there
 from support.reading import clipped, parse_json, read_bytes, read_json
-from support.recordings import PARTITIONS, UNLABELLED
+from support.recordings import MODALITIES, PARTITIONS, UNLABELLED, uses_features
 from support.settings import field_notes, fields_of, read_settings
 
 KEEP_BOTH = "keep both with --variant WORD, or delete the folder"
@@ -125,20 +126,26 @@ def origin_of(cfg):
 
 
 def made_of(cfg, partitions):
-    """{id: {"ratings", "crops", "spectrograms": checksum}} of the recordings of a run; "" for images that are gone."""
+    """{id: {"ratings", "crops", "spectrograms" (or features): checksum}} of the recordings of a run; "" for what is
+    gone."""
     made = {}
     for partition in partitions:
         kinds = INPUTS[cfg.stage] if partition == PARTITIONS["val"] else read_in_training(cfg)
         tables = (unlabelled_files(cfg) if partition == UNLABELLED
                   else (cfg.annotations_dir / partition).glob("[!.]*.csv"))
         for table in tables:
-            made[table.stem] = {"ratings": identity(table)} | {NAMES[kind]: image_identity(table, kind, cfg)
-                                                               for kind in kinds}
+            made[table.stem] = {"ratings": identity(table)} | {
+                f"{MODALITIES[kind]} features" if uses_features(cfg, kind) else NAMES[kind]:
+                image_identity(table, kind, cfg) for kind in kinds}
     return made
 
 
 def image_identity(table, kind, cfg):
-    """identity() of the images that an annotation file names: of the folder of the first, or of an array's file."""
+    """identity() of the images that an annotation file names: of the folder of the first, or of an array's file; or of
+    the file of features in their place."""
+    if uses_features(cfg, kind):
+        file = features.find(cfg.features_dir / MODALITIES[kind]).get(table.stem)
+        return identity(file) if file else ""
     array = cfg.specs_dir / f"{table.stem}.npy"
     if kind == "specs" and array.exists():
         return identity(array)

@@ -177,7 +177,7 @@ def load(path, cache_dir):
     if ending == "npy" or not path.is_file():
         return READERS[ending](path)
     state, stem = path.stat(), f"{path.name.split('.' + ending)[0]}.{path.parent.name}"
-    digest = hashlib.sha1(f"{path} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
+    digest = hashlib.sha1(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}".encode()).hexdigest()[:16]
     cache = Path(cache_dir, f"{stem}.{digest}.npz")
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         with np.load(cache, allow_pickle=False) as held:  # checks the sums that np.savez wrote

@@ -165,6 +165,17 @@ def test_a_run_of_features_that_was_stopped_ends_in_the_same_bits(corpus, call, 
     assert same(load_checkpoint(whole / "last.pt")["model"], load_checkpoint(run / "last.pt")["model"])
 
 
+def test_features_exchanged_while_a_run_is_stopped_are_noticed(corpus, call, monkeypatch):
+    words = ["--data-dir", corpus, *WORDS, "--stage", "teacher"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, "step", 2)
+        call("mmpkd", *words)
+    path = next((corpus / "features" / "audio").glob("train_1.*"))
+    path.write_bytes(next((corpus / "features" / "audio").glob("train_2.*")).read_bytes())
+    code, _, err = call("mmpkd", *words, "--resume")
+    assert code == 1 and "train_1 had other audio features" in err
+
+
 def test_a_network_of_features_is_built_again_and_gives_the_predictions_of_its_run(trained_features):
     run = run_of(trained_features, "teacher")
     model, _ = load_model(run / "best.pt")
