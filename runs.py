@@ -129,7 +129,7 @@ def made_of(cfg, partitions):
     for partition in partitions:
         kinds = INPUTS[cfg.stage] if partition == PARTITIONS["val"] else read_in_training(cfg)
         tables = (unlabelled_files(cfg.annotations_dir, cfg.unlabelled) if partition == UNLABELLED
-                  else (cfg.annotations_dir / partition).glob("[!.]*.csv"))
+                  else sorted((cfg.annotations_dir / partition).glob("[!.]*.csv")))
         for table in tables:
             made[table.stem] = {"ratings": identity(table)} | {NAMES[kind]: image_identity(table, kind, cfg)
                                                                for kind in kinds}
