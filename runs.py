@@ -132,7 +132,7 @@ def made_of(cfg, partitions):
     for partition in partitions:
         kinds = INPUTS[cfg.stage] if partition == PARTITIONS["val"] else read_in_training(cfg)
         tables = (unlabelled_files(cfg) if partition == UNLABELLED
-                  else (cfg.annotations_dir / partition).glob("[!.]*.csv"))
+                  else sorted((cfg.annotations_dir / partition).glob("[!.]*.csv")))
         for table in tables:
             made[table.stem] = {"ratings": identity(table)} | {
                 f"{MODALITIES[kind]} features" if uses_features(cfg, kind) else NAMES[kind]:
