@@ -182,19 +182,20 @@ def write_crop(folder, shot, points, size, quality):
         write_bytes(f"{folder}/{k:06d}.jpg", jpeg)
 
 
-def fill_gaps(folder, table, size, retain, sums=()):
+def fill_gaps(folder, table, size, retain, before=None):
     """faces.csv of a recording, as a table, after every frame without a face got a black image (or the last face).
 
-    retain: the last face, or the first one before there was any; size: of the crops; sums: the checksums of its files,
-    if there are any.
+    retain: the last face, or the first one before there was any; size: of the crops; before: the folder with the faces,
+    if it is another one, whose checksums they must have.
     """
+    source, sums = before or folder, read_list(before) if before else {}
     gaps = ~table["found"].isin(FACE)
     faces = np.flatnonzero(~gaps)
     black = _jpeg(np.zeros((size, size, 3), np.uint8), 95)
     for k in np.flatnonzero(gaps):
-        last = folder / f"{faces[max(0, np.searchsorted(faces, k) - 1)]:06d}.jpg"
+        last = source / f"{faces[max(0, np.searchsorted(faces, k) - 1)]:06d}.jpg"
         with whole_file(folder / f"{k:06d}.jpg") as part:
-            part.write_bytes(checked(last, read_bytes(last), sums, AGAIN.format(folder)) if retain else black)
+            part.write_bytes(checked(last, read_bytes(last), sums, AGAIN.format(source)) if retain else black)
     table = table.assign(found=table["found"].mask(gaps, _filled(retain)))
     with whole_file(folder / "faces.csv") as part:
         table.to_csv(part, index=False, lineterminator="\n")
@@ -207,7 +208,7 @@ def refill(folder, table, sheet, size, retain):
     sums = read_list(folder)
     kept = {f"{k:06d}.jpg" for k in np.flatnonzero(table["found"].isin(FACE))}
     with changed_folder(folder) as part:
-        table = fill_gaps(part, table, size, retain, sums)
+        table = fill_gaps(part, table, size, retain, folder)
         if sums:  # else it stays without
             (part / LIST).unlink()  # it is a file of the other folder, too
             list_all(part, {name: crc for name, crc in sums.items() if name in kept})

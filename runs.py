@@ -68,7 +68,7 @@ def state_of_run(cfg):
         raise UserError(f"{folder}/ is being trained by another process: wait for it, or stop it")
     if not there(folder / "last.pt"):
         return "new"
-    before = read_settings(folder / "config.json")
+    before = settings_in(folder)
     check_same(folder, before, settings_of(cfg))
     check_origin(cfg)
     finished, epochs = there(folder / "predictions"), before.get("epochs", 0)
@@ -98,9 +98,17 @@ def needed_run(cfg, **changes):
     return own
 
 
+def settings_in(folder):
+    """The settings in a run's config.json, as a dict. Raises SettingsError if they cannot be read."""
+    try:
+        return read_settings(folder / "config.json")
+    except SettingsError as error:
+        raise SettingsError(f"{error}; {AGAIN.format(folder)}") from None
+
+
 def settings_then_and_now(cfg):
     """The settings that a run was trained with, and those of cfg: two dicts."""
-    return read_settings(run_folder(cfg) / "config.json"), settings_of(cfg) | {"epochs": cfg.epochs}
+    return settings_in(run_folder(cfg)), settings_of(cfg) | {"epochs": cfg.epochs}
 
 
 def changed(before, now):
@@ -121,7 +129,9 @@ def origin_of(cfg):
     ids = {name: sorted(path.stem for path in (cfg.annotations_dir / name).glob("[!.]*.csv")) for name in partitions}
     origin = ids | {"made_of": made_of(cfg, partitions)}
     if cfg.stage == "student":
-        origin |= {"taught_by": fingerprint(needed_by(cfg)), "labels": identity(run_folder(cfg) / "labels")}
+        folder = run_folder(cfg)
+        origin |= {"taught_by": fingerprint(needed_by(cfg)),
+                   "labels": identity(folder / "labels", AGAIN.format(folder))}
     return origin
 
 

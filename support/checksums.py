@@ -49,16 +49,17 @@ def list_all(folder, known=()):
             note(name, known[name] if name in known else zlib.crc32(read_bytes(Path(folder, name))))
 
 
-def list_text(folder):
-    """The bytes of a folder's list, b"" if it has none. Raises UserError if it is damaged."""
+def list_text(folder, again=""):
+    """The bytes of a folder's list, b"" if it has none. Raises UserError if it is damaged; again: what to do then."""
     path = Path(folder, LIST)
     if not there(path):
         return b""
     text = read_bytes(path)
     end = len(text) - len(_last_line(0))
     if end < 0 or text[end:] != _last_line(zlib.crc32(text[:end])):
-        raise UserError(f"{path} is damaged: delete {path.parent}/ and make it again (or, if you know that its other "
-                        f"files are whole, {path.name} alone: they are then read unchecked)")
+        again = again or f"delete {path.parent}/ and make it again"
+        raise UserError(f"{path} is damaged: {again} (or, if you know that the other files beside it are whole, delete "
+                        f"{path.name} alone: they are then read unchecked)")
     return text
 
 
@@ -152,14 +153,15 @@ def _crc(path, size, *state):
 
 # ---- what a run was trained on --------------------------------------------------------------------------------------
 
-def identity(path):
+def identity(path, again=""):
     """A short text that differs when a file, or the files in a folder, are exchanged for others; "" if there is none.
 
-    Quick where there are checksums. Of a folder without a list: of the names and sizes of its files.
+    Quick where there are checksums. Of a folder without a list: of the names and sizes of its files. Raises UserError
+    if a list is damaged; again: what to do then.
     """
     path = Path(path)
     if path.is_dir():
-        text = list_text(path) or "".join(sorted(f"{one.name} {one.stat().st_size}\n" for one in os.scandir(path)
+        text = list_text(path, again) or "".join(sorted(f"{one.name} {one.stat().st_size}\n" for one in os.scandir(path)
                                                  if not one.name.startswith("."))).encode()
         return f"{zlib.crc32(text):08x}"
     if not path.is_file():

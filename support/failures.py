@@ -14,13 +14,15 @@ NOTE = ".failed"  # <folder>/<id>.failed: why nothing could be made of a recordi
 
 
 def noted(name, report, work, folder):
-    """What work(name, report) returns. If it raises a UserError, the reason is noted in `folder`."""
+    """What work(name, report) returns. If it raises a UserError, the reason is noted in `folder`, unless there is
+    something of this recording."""
     note = Path(folder, f"{name}{NOTE}")
     try:
         result = work(name, report)
     except UserError as error:
-        with whole_file(note) as part:
-            part.write_text(f"{error}\n", "utf-8", "backslashreplace")
+        if not Path(folder, name).exists():
+            with whole_file(note) as part:
+                part.write_text(f"{error}\n", "utf-8", "backslashreplace")
         raise
     note.unlink(missing_ok=True)
     return result

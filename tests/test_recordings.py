@@ -18,6 +18,7 @@ from support.recordings import (
     if_newer,
     keep_settings,
     known_frames,
+    made_with,
     media_file,
     natural_key,
     shard_of,
@@ -159,6 +160,15 @@ def test_a_damaged_settings_file_is_an_error(text, tmp_path):
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(UserError, match="settings.json is damaged"):
         keep_settings(tmp_path, Config(), "face_size")
+
+
+def test_a_setting_that_was_changed_in_its_file_is_noticed(tmp_path):
+    keep_settings(tmp_path, Config(), "audio_rate segment_s")
+    assert made_with(tmp_path) == {"audio_rate": 16000, "segment_s": 1.0}
+    note = tmp_path / "settings.json"
+    note.write_text(note.read_text().replace("16000", "16001"))
+    with pytest.raises(UserError, match="settings.json is damaged, or was changed"):
+        made_with(tmp_path)
 
 
 def test_a_source_that_has_changed_since_is_named(tmp_path):
