@@ -23,6 +23,7 @@ from runs import (
     settings_then_and_now,
     state_of_run,
 )
+from support.columns import read_table
 from support.errors import SettingsError, UserError
 from support.failures import unlabelled_files
 from support.recordings import PARTITIONS, TARGETS, UNLABELLED, media_file, subjects_of
@@ -101,8 +102,9 @@ def warn(cfg):
     """Prints what is suspicious about the ratings, and which videos are copies: what can be had in seconds."""
     tables = {path.stem: (path, folder) for folder in (*PARTITIONS.values(), UNLABELLED)
               for path in (cfg.annotations_dir / folder).glob("[!.]*.csv")}
-    rated = {name: pd.read_csv(path).reindex(columns=TARGETS).apply(pd.to_numeric, errors="coerce").to_numpy()
+    rated = {name: read_table(path, "run annotations.py", whole=False).reindex(columns=TARGETS)
              for name, (path, folder) in tables.items() if folder != UNLABELLED}
+    rated = {name: table.apply(pd.to_numeric, errors="coerce").to_numpy() for name, table in rated.items()}
     videos = {name: path for name in tables if (path := media_file(name, cfg.videos_dir))}
     same = [Finding("copies" if len({tables[name][1] for name in names}) == 1 else "copies_apart", tuple(names),
                     "the same video") for names in copies(videos)]

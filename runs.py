@@ -3,12 +3,10 @@
 Nothing here needs torch: `mmpkd.py --list` answers at once.
 """
 import contextlib
-import csv
 import dataclasses
 import functools
 import hashlib
 import itertools
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ import numpy as np
 from corpora import features
 from support.checksums import identity
 from support.errors import SettingsError, UserError
-from support.failures import unlabelled_files
+from support.failures import folder_of, unlabelled_files
 from support.files import claimed, is_claimed, there
 from support.reading import clipped, parse_json, read_bytes, read_json
 from support.recordings import MODALITIES, PARTITIONS, UNLABELLED, uses_features
@@ -157,13 +155,9 @@ def image_identity(table, kind, cfg):
         file = features.find(cfg.features_dir / MODALITIES[kind]).get(table.stem)
         return identity(file) if file else ""
     array = cfg.specs_dir / f"{table.stem}.npy"
-    if kind == "specs" and array.exists():
+    if kind == "specs" and there(array):
         return identity(array)
-    with open(table, newline="", encoding="utf-8", errors="replace") as file:
-        row = next(csv.DictReader(file), {})
-    image = row.get("image path") or ""
-    named, folder = (image, cfg.crops_dir) if kind == "frames" else (row.get("spec path") or image, cfg.specs_dir)
-    return identity(folder / os.path.dirname(named)) if os.path.dirname(named) else ""
+    return identity({"frames": cfg.crops_dir, "specs": cfg.specs_dir}[kind] / folder_of(table, kind))
 
 
 def check_origin(cfg):

@@ -21,6 +21,8 @@ import pandas as pd
 from corpora.facts import FACE, read_crop
 from corpora.loudness import PER_S, band_levels, samples_of
 from corpora.ratings import resample
+from support.columns import read_table
+from support.files import there
 from support.media import ignored, picture_clock
 from support.opencv import cv2
 from support.recordings import TARGETS, sound_file, valid_labels
@@ -143,16 +145,17 @@ def signals_of(name, rate, cfg):
 def face_signals(folder, rate):
     """(T, 4 + 196): place and size of the face and its crop, NaN without a face; (0, 0) without faces.csv."""
     table = Path(folder, "faces.csv")
-    if not table.is_file():
+    if not there(table):
         return np.empty((0, 0))
-    faces = pd.read_csv(table)
+    again = f"delete {folder}/ and run face_detector.py again"
+    faces = read_table(table, again, ["x1", "y1", "x2", "y2"], ["found"]).reset_index(drop=True)
     count = int(len(faces) / rate * PER_S)
     rows = np.minimum(((np.arange(count) + 0.5) / PER_S * rate).astype(int), len(faces) - 1)
-    there = faces["found"].isin(FACE).to_numpy()
+    has_face = faces["found"].isin(FACE).to_numpy()
     box = faces[["x1", "y1", "x2", "y2"]].to_numpy(float)
     made = np.full((count, 4 + 14 * 14), np.nan)
     for j, k in enumerate(rows):
-        crop = read_crop(Path(folder, f"{k:06d}.jpg"), cv2.IMREAD_GRAYSCALE) if there[k] else None
+        crop = read_crop(Path(folder, f"{k:06d}.jpg"), cv2.IMREAD_GRAYSCALE) if has_face[k] else None
         if crop is not None:
             made[j, :4] = box[k]
             made[j, 4:] = cv2.resize(crop, (14, 14), interpolation=cv2.INTER_AREA).ravel()

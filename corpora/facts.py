@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from corpora.findings import (
     SILENT_DB,
@@ -19,9 +18,13 @@ from corpora.findings import (
     sound_findings,
 )
 from corpora.loudness import band_levels, samples_of, total_levels
+from packing import read_picture
+from support.checksums import open_array
+from support.columns import read_table
 from support.crops import IMAGES, NO_FACE
 from support.decoding import packets_of
 from support.errors import UserError
+from support.files import there
 from support.media import frame_count, ignored, open_media, picture_clock, read_frames
 from support.opencv import cv2
 from support.recordings import media_file, sound_file
@@ -144,12 +147,9 @@ def _faces(facts, folder):
         return
     facts.crops = len(images_in(folder))
     table = folder / "faces.csv"
-    if not table.is_file():
+    if not there(table):
         return
-    try:
-        found = pd.read_csv(table)["found"]
-    except (ValueError, KeyError):
-        raise UserError(f"{table} cannot be read: delete {folder}/ and run face_detector.py again") from None
+    found = read_table(table, f"delete {folder}/ and run face_detector.py again", texts=["found"])["found"]
     facts.has_face = found.isin(FACE).to_numpy()
     facts.found += face_findings(facts.has_face, facts.rate)
 
@@ -160,11 +160,8 @@ def _made(facts, cfg):
     folder, array = cfg.specs_dir / facts.name, Path(cfg.specs_dir, f"{facts.name}.npy")
     if folder.is_dir():
         facts.spectrograms = sum(1 for _ in folder.glob("[!.]*.png"))
-    elif array.is_file():
-        try:
-            facts.spectrograms = len(np.load(array, mmap_mode="r"))
-        except (ValueError, EOFError, TypeError, OverflowError):
-            raise UserError(f"{array} is damaged: delete it and run audio_melspec.py again") from None
+    elif there(array):
+        facts.spectrograms = len(np.atleast_1d(open_array(array, "delete it and run audio_melspec.py again")[0]))
 
 
 
@@ -198,10 +195,9 @@ def _show(facts, cfg):
 
 def read_crop(path, how):
     """An image as OpenCV reads it, None if it cannot be read."""
-    try:
-        return cv2.imread(str(path), how) if path.is_file() else None
-    except cv2.error:  # of absurd size
-        return None
+    with contextlib.suppress(OSError, UserError):
+        return read_picture(path, how, "")
+    return None
 
 
 def small_jpeg(bgr):

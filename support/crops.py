@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from support.errors import UserError
-from support.files import regular, whole_file
+from support.files import regular, there, whole_file
 from support.opencv import cv2
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -41,7 +41,7 @@ def other_crops(folder, frames=None):
     face_detector.py names them: they are its own if they are as many. Raises UserError if the names follow no one rule,
     or if two files have one number.
     """
-    own = (folder / "faces.csv").exists()
+    own = there(folder / "faces.csv")
     found = [name for name in sorted(os.listdir(folder)) if _is_crop(name)] if folder.is_dir() else []
     if not found:
         return None
@@ -115,7 +115,7 @@ def no_face(crops):
     """
     like = crops.folder / crops.names[min(crops.names)]
     path = crops.folder / f"{NO_FACE}{like.suffix}"
-    if not path.exists():
+    if not there(path):
         image = cv2.imread(str(regular(like)))
         if image is None:
             raise UserError(f"{like} is not a readable image: delete it, and the frame counts as one without a face")

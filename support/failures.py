@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 from support.errors import UserError
-from support.files import whole_file
+from support.files import there, whole_file
+from support.reading import read_bytes
 from support.recordings import UNLABELLED, media_file, uses_features
 
+FIRST = 2**16  # bytes of an annotation file that hold its first rows
 NOTE = ".failed"  # <folder>/<id>.failed: why nothing could be made of a recording, in one line
 
 
@@ -20,7 +22,7 @@ def noted(name, report, work, folder):
     try:
         result = work(name, report)
     except UserError as error:
-        if not Path(folder, name).exists():
+        if not there(Path(folder, name)):
             with whole_file(note) as part:
                 part.write_text(f"{error}\n", "utf-8", "backslashreplace")
         raise
@@ -66,21 +68,26 @@ def why_not(table, kinds, cfg):
                   "spectrograms of it, and no sound")}
     for kind in kinds:
         made_in, noted_in, folders, lack = places[kind]
-        named = _folder_of(table, kind)
-        if any(Path(folder, made).exists() for folder in made_in for made in (named, f"{named}.npy")):
+        named = folder_of(table, kind)
+        if any(there(Path(folder, made)) for folder in made_in for made in (named, f"{named}.npy")):
             continue
         source = next((path for folder in folders if (path := media_file(table.stem, folder))), None)
         if not source:
             return f"there are no {lack} to make them of"
         note = Path(noted_in, f"{table.stem}{NOTE}")
         if note.is_file() and note.stat().st_mtime_ns >= source.stat().st_mtime_ns:
-            return note.read_text("utf-8", "replace").strip()
+            return read_bytes(note).decode("utf-8", "replace").strip()
     return ""
 
 
-def _folder_of(table, kind):
-    """Where the images of an annotation file lie, by its first row: mostly in a folder called as the recording."""
-    with contextlib.suppress(OSError, csv.Error), open(table, newline="", encoding="utf-8", errors="replace") as file:
-        first = next(csv.DictReader(file), {}).get({"frames": "image path", "specs": "spec path"}[kind])
-        return os.path.dirname(first or "") or table.stem
+def folder_of(table, kind):
+    """Where the images of an annotation file lie, by its first row: mostly in a folder called as the recording.
+
+    kind: "frames" or "specs".
+    """
+    lines = read_bytes(table)[:FIRST].decode("utf-8", "replace").splitlines()[:2]
+    with contextlib.suppress(csv.Error):
+        row = next(csv.DictReader(lines), {})
+        image = row.get("image path") or ""
+        return os.path.dirname(image if kind == "frames" else row.get("spec path") or image) or table.stem
     return table.stem

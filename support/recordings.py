@@ -83,7 +83,7 @@ def side_of(name, video, annotations_dir):
     annotations and no video of its own: then <id> is the other one.
     """
     if video.stem != name:
-        return next(side for end, side in SIDES.items() if name.endswith(end))
+        return next((side for end, side in SIDES.items() if name.endswith(end)), "")
     others = [side for end, side in SIDES.items()
               if any(Path(annotations_dir).glob(f"*/{glob.escape(name + end)}.csv"))
               and not own_file(name + end, video.parent)]

@@ -68,7 +68,7 @@ def test_every_broken_file_is_a_finding_and_the_others_are_looked_at(whole, call
     code, out, page = check(call, whole)
     assert code == 1 and {*titles(page, "error")} == {
         "Ratings that cannot be used", "Video or sound that cannot be used", "Numbers of frames that do not agree"}
-    for words in ("train_1.csv line 2", "train_2.mp4 cannot be read", "dev_1.wav", "dev_1/faces.csv cannot be read",
+    for words in ("train_1.csv line 2", "train_2.mp4 cannot be read", "dev_1.wav", "dev_1/faces.csv is damaged",
                   "50 segments"):
         assert words in out and words in html.unescape(page)
     assert out.index("ERROR") < out.index("WARNING") if "WARNING" in out else True
