@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from corpora import features
 from support.checksums import identity
 from support.errors import SettingsError, UserError
 from support.failures import folder_of, unlabelled_files
@@ -152,6 +151,7 @@ def image_identity(table, kind, cfg):
     """identity() of the images that an annotation file names: of the folder of the first, or of an array's file; or of
     the file of features in their place."""
     if uses_features(cfg, kind):
+        from corpora import features  # here: pandas, which comes with it, takes its time
         file = features.find(cfg.features_dir / MODALITIES[kind]).get(table.stem)
         return identity(file) if file else ""
     array = cfg.specs_dir / f"{table.stem}.npy"

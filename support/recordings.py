@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from support.checksums import checked, read_list
-from support.columns import read_table
 from support.errors import UserError
 from support.files import is_claimed, there, whole_file
 from support.media import frame_count, open_media, picture_clock
@@ -148,6 +147,7 @@ def subjects_of(data_dir, names):
     path, subjects, again = Path(data_dir, "subjects.csv"), {}, "a table of recording,subject was expected"
     if not there(path):
         return {name: name for name in names}
+    from support.columns import read_table  # here: pandas, which comes with it, takes its time
     table = read_table(path, again, whole=False)
     if [name.strip().lower() for name in table] != ["recording", "subject"]:
         raise UserError(f"{path} line 1: the header recording,subject was expected")
