@@ -7,6 +7,8 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from support.checksums import identity
 from support.errors import SettingsError, UserError
 from support.failures import folder_of, unlabelled_files
-from support.files import claimed, is_claimed, there
+from support.files import claimed, is_claimed, regular, there
 from support.reading import clipped, parse_json, read_bytes, read_json
 from support.recordings import MODALITIES, PARTITIONS, UNLABELLED, uses_features
 from support.settings import field_notes, fields_of, read_settings
@@ -179,6 +181,8 @@ def check_origin(cfg):
     exchanged = [(one, what) for one in made[0].keys() & made[1].keys() for what, crc in made[1][one].items()
                  if crc and made[0][one].get(what, crc) not in ("", crc)]
     if all(teachers) and teachers[0] != teachers[1]:
+        for one in needed_by(cfg):
+            check_whole(run_folder(one))
         raise UserError(f"{folder}/ holds a student whose teachers (or visual baseline) have been trained again since: "
                         "delete the folder")
     for name, ids in differ.items():
@@ -251,6 +255,18 @@ def fingerprint(runs):
     if not all(map(there, paths)):
         return ""
     return hashlib.sha1(b"".join(map(read_bytes, paths))).hexdigest()[:16]
+
+
+def check_whole(folder):
+    """Raises UserError if the best.pt of a run is damaged."""
+    path = folder / "best.pt"
+    try:
+        with zipfile.ZipFile(regular(path)) as file:
+            whole = file.testzip() is None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is damaged: {AGAIN.format(folder)}")
 
 
 def check_trained(runs):

@@ -179,7 +179,7 @@ def keep_settings(folder, cfg, names, made_of=None):
                   f"({', '.join(f'{name} {settings[name]}' for name in names.split())})")
     if made_with(folder) != settings:  # nothing has been made yet
         with whole_file(Path(folder, "settings.json")) as part:
-            part.write_text(json.dumps(settings | {"crc32": _crc_of(settings)}, indent=1) + "\n")
+            part.write_text(json.dumps(settings | {"crc32": _crc_of(settings, folder)}, indent=1) + "\n")
     return settings
 
 
@@ -191,16 +191,16 @@ def made_with(folder):
     if not there(note):
         return {}
     settings = read_json(note, again)
-    if settings.pop("crc32", crc := _crc_of(settings)) != crc:  # older versions noted none
+    if settings.pop("crc32", crc := _crc_of(settings, folder)) != crc:  # older versions noted none
         raise UserError(f"{note} is damaged, or was changed after it was written (its checksum is another): {again}")
     if wrong := next((name for name, value in settings.items() if not fits(name, value)), None):
         raise UserError(f"{note} is damaged ({clipped(wrong)} is {clipped(settings[wrong])}): {again}")
     return settings
 
 
-def _crc_of(settings):
-    """Checksum of the settings in a settings.json, apart from itself: eight hexadecimal digits."""
-    told = {name: value for name, value in settings.items() if name != "crc32"}
+def _crc_of(settings, folder):
+    """Checksum of the settings in the settings.json of a folder, apart from itself: eight hexadecimal digits."""
+    told = {name: value for name, value in settings.items() if name != "crc32"} | {"folder": Path(folder).name}
     return f"{zlib.crc32(json.dumps(told, sort_keys=True).encode()):08x}"
 
 
