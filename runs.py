@@ -5,14 +5,13 @@ Nothing here needs torch: `mmpkd.py --list` answers at once.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 from pathlib import Path
 
 import numpy as np
 
 from corpora import features
-from support.checksums import identity
+from support.checksums import digest, identity
 from support.errors import SettingsError, UserError
 from support.failures import folder_of, unlabelled_files
 from support.files import claimed, is_claimed, there
@@ -250,7 +249,7 @@ def fingerprint(runs):
     paths = [run_folder(one) / "best.pt" for one in runs]
     if not all(map(there, paths)):
         return ""
-    return hashlib.sha1(b"".join(map(read_bytes, paths))).hexdigest()[:16]
+    return digest(b"".join(map(read_bytes, paths)))
 
 
 def check_trained(runs):

@@ -132,7 +132,7 @@ def _read_csv(path):
             raise UserError(f"{path} line {line}: {found} has {len(cells)} columns, line 1 has {width}")
     if not named:
         return Cells(path, _table(rows, range(width)), False, separator or ";")
-    return _checked(Cells(path, _table(rows[1:], map(_name, first)), True, separator or ";"))
+    return _checked(Cells(path, _table(rows[1:], map(column_name, first)), True, separator or ";"))
 
 
 def _table(rows, columns):
@@ -140,7 +140,7 @@ def _table(rows, columns):
     return pd.DataFrame([cells for _, cells in rows], [line for line, _ in rows], list(columns), object)
 
 
-def _name(text):
+def column_name(text):
     """A column's name in lower case, with _ for everything but letters and digits: `Time (s)` is time_s."""
     return re.sub(r"[\W_]+", "_", text.lower()).strip("_")
 
@@ -177,7 +177,7 @@ def _read_arff(path):
         if words.startswith("@data"):
             break
         if attribute := re.match(r"\s*@attribute\s+('[^']*'|\"[^\"]*\"|\S+)\s+\S", line, re.IGNORECASE):
-            names.append(_name(attribute[1]))
+            names.append(column_name(attribute[1]))
         elif words and not words.startswith(("%", "@relation")):
             raise UserError(f"{path} line {number}: {clipped(line)} is not @relation, @attribute or @data")
     else:
@@ -206,7 +206,7 @@ def _read_parquet(path):
         raise UserError(f"{path} cannot be read as Parquet ({clipped(str(error))})") from None
     table = table.reset_index(drop=True)
     table.index += 1
-    return _checked(Cells(path, table.set_axis([_name(str(name)) for name in table.columns], axis=1), True))
+    return _checked(Cells(path, table.set_axis([column_name(str(name)) for name in table.columns], axis=1), True))
 
 
 # ---- which files there are ------------------------------------------------------------------------------------------
@@ -237,4 +237,4 @@ def header_of(path):
         return []
     encoding = next((name for mark, name in MARKS if held.startswith(mark)), "utf-8")
     line = re.split("\r|\n", held.decode(encoding, "ignore"))[0]
-    return [_name(cell) for cell in re.split("[;\t,]", line)]
+    return [column_name(cell) for cell in re.split("[;\t,]", line)]

@@ -23,8 +23,8 @@ from corpora.findings import (
 from report_page.corpus import write_page
 from report_page.table import counted
 from support.errors import UserError
+from support.machine import cores
 from support.recordings import UNLABELLED, fault_of_id
-from support.workers import cores
 
 
 def check_corpus(places, read, cfg, before=()):
