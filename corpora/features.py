@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from corpora.cells import COMMA, NUMBER, Cells, clipped, column_name, files_by_id, numbers, read_cells, text_lines
+from corpora.cells import COMMA, NUMBER, Cells, column_name, files_by_id, numbers, quoted, read_cells, text_lines
 from corpora.ratings import COUNTERS, TIMES, check_span, increasing, resample, rises_evenly, times_of
 from corpora.recola import GOLD, INSTANCES
 from support.checksums import digest
@@ -151,7 +151,7 @@ def _values(cells, names, notes):
         elif odd.any() and found[name].notna().any():
             line = odd.idxmax()
             notes += (f"{name} has texts among its numbers ({odd.sum()}, the first in line {line}: "
-                      f"{clipped(texts[line])}): masked",)
+                      f"{quoted(texts[line])}): masked",)
         elif odd.any():
             del found[name]
             notes += (f"{name} holds texts and is not used",)

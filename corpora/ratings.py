@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corpora.cells import clipped, numbers
+from corpora.cells import numbers, quoted
 from support.crops import MOST_PICTURES, check_last
 from support.errors import UserError
 from support.recordings import SLACK, TARGETS, is_near, valid_labels
@@ -92,10 +92,10 @@ def labelled_pictures(cells):
     folders, wrong = paths.str.rpartition("/")[0], (count != of_image) & ~np.isnan(of_image)
     wrong |= ~((count >= 0) & (count < MOST_PICTURES) & (count == np.floor(count)))
     for row in np.flatnonzero(wrong | (np.diff(count, prepend=-1) <= 0)):
-        raise cells.fault(cells.table.index[row], f"image {clipped(paths.iloc[row])}, frame {count[row]:g}: one and "
+        raise cells.fault(cells.table.index[row], f"image {quoted(paths.iloc[row])}, frame {count[row]:g}: one and "
                                                   "the same number, larger than that of the row before, was expected")
     for row in np.flatnonzero((folders != folders.iloc[0]).to_numpy()):
-        raise cells.fault(cells.table.index[row], f"{clipped(paths.iloc[row])} after {clipped(paths.iloc[0])}: a file "
+        raise cells.fault(cells.table.index[row], f"{quoted(paths.iloc[row])} after {quoted(paths.iloc[0])}: a file "
                                                   "per recording was expected")
     return count.astype(int) - (count[0] > 0)
 

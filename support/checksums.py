@@ -162,14 +162,16 @@ def digest(content):
 def identity(path, again=""):
     """A short text that differs when a file, or the files in a folder, are exchanged for others; "" if there is none.
 
-    Quick where there are checksums. Of a folder without a list: of the names and sizes of its files. Raises UserError
-    if a list is damaged; again: what to do then.
+    Quick where there are checksums. Of a folder without a list: of the names and sizes of its files, and it begins with
+    "~" then, as it is no text to compare with the other kind. Raises UserError if a list is damaged; again: what to do
+    then.
     """
     path = Path(path)
     if path.is_dir():
-        text = list_text(path, again) or "".join(sorted(f"{one.name} {one.stat().st_size}\n" for one in os.scandir(path)
-                                                 if not one.name.startswith("."))).encode()
-        return f"{zlib.crc32(text):08x}"
+        if text := list_text(path, again):
+            return f"{zlib.crc32(text):08x}"
+        names = sorted(f"{one.name} {one.stat().st_size}\n" for one in os.scandir(path) if not one.name.startswith("."))
+        return f"~{zlib.crc32(''.join(names).encode()):08x}"
     if not path.is_file():
         return ""
     crc, state = array_sum(path) if path.suffix == ".npy" else None, path.stat()

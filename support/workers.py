@@ -139,11 +139,11 @@ def _started(work, processes):
     try:
         with _no_interrupts():
             process.start()
+            its_end.close()
+            processes[pipe] = process  # before an interrupt: it must be ended
     except OSError as error:
         raise UserError(f"no further process can be started ({error.strerror or error}): run this with "
                         "--workers 1") from None
-    its_end.close()
-    processes[pipe] = process
     return pipe
 
 

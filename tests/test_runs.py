@@ -141,6 +141,20 @@ def test_images_of_other_programs_are_compared_by_names_and_sizes_and_those_that
     assert code == 0 and "nothing to do" in out
 
 
+def test_a_stopped_run_is_not_resumed_without_a_recording_that_it_was_trained_on(trained, call):
+    shutil.rmtree(run_of(trained, "visual") / "predictions")
+    shutil.rmtree(trained / "Cropped_Aligned" / "train_2")
+    line = one_line(*call("mmpkd", "--data-dir", trained, *TINY, "--target", "both", "--stage", "visual",
+                          "--resume")[::2])
+    assert "trained with train_2, which has no crops now" in line
+
+
+def test_a_run_is_used_when_a_list_of_checksums_was_deleted_as_messages_advise_and_that_is_said(trained, call):
+    (trained / "Cropped_Aligned" / "train_1" / "checksums.sfv").unlink()
+    code, out, _ = call("mmpkd", "--data-dir", trained, *TINY, "--target", "both", "--stage", "visual")
+    assert code == 0 and "visual_both: the crops of train_1 got or lost their checksums.sfv" in out
+
+
 def test_a_run_of_an_older_version_is_used_and_that_is_said_once(trained, call):
     note = run_of(trained, "teacher") / "subjects.json"
     note.write_text(json.dumps({name: ids for name, ids in json.loads(note.read_text()).items() if name != "made_of"}))
