@@ -11,6 +11,7 @@ in which OpenFace lost the face (success 0).
 R rows of a file, N frames, D features.
 """
 import contextlib
+import glob
 import io
 import re
 import zipfile
@@ -188,7 +189,7 @@ def load(path, cache_dir):
         times = () if features.times_s is None else features.times_s
         np.savez(file, values=features.values, columns=np.array(features.columns, str), times_s=np.array(times, float),
                  notes=np.array(features.notes, str))
-    for old in cache.parent.glob(f"{stem}.*.npz"):
+    for old in cache.parent.glob(f"{glob.escape(stem)}.*.npz"):
         if old != cache:
             old.unlink(missing_ok=True)  # another process may do the same
     return features

@@ -95,6 +95,7 @@ def test_the_identity_of_a_folder_follows_from_what_is_in_it(folder):
     (folder / LIST).unlink()
     (folder / ".hidden").touch()
     assert identity(folder) == without
+    (folder / "1.txt").unlink()
     (folder / "1.txt").write_bytes(b"other")
     assert identity(folder) != without and identity(folder / "missing") == ""
 
