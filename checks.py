@@ -7,7 +7,7 @@ import importlib.util
 import pandas as pd
 
 from corpora.copies import copies
-from corpora.findings import Finding, listed, ordered, quick_findings
+from corpora.findings import Finding, line_of, ordered, quick_findings
 from data import check_files, check_sets, folds, split_fold
 from losses import parse_distill
 from models_kd import check_weights
@@ -110,7 +110,7 @@ def warn(cfg):
                     "the same video") for names in copies(videos)]
     found = ordered([*quick_findings(rated, cfg.targets, cfg.frame_rate), *same])
     for kind, those in found:
-        print(f"WARNING: {kind.title[0].lower()}{kind.title[1:]}: {listed(those)}")
+        print(f"WARNING: {kind.title[0].lower()}{kind.title[1:]}: {line_of(those)}")
     if found:
         print("What to do about it: python annotations.py --check")
 

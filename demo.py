@@ -38,9 +38,10 @@ from drawn.people import Recording, write_recording
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import run_script
 from support.files import there
+from support.machine import cores
 from support.opencv import cv2
 from support.recordings import SUMMARIES, keep_settings
-from support.workers import cores, for_each
+from support.workers import for_each
 
 QUICK = {"minutes": 0.1, "subjects": 6, "unrated": 4}  # with --quick, where these are not given
 STEP = 5  # every 5th of 25 frames and ratings per second: neighbours are almost the same, and cost five times the work

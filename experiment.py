@@ -56,8 +56,9 @@ from study.methods import FACES, METHODS, MUCH, NETWORKS, OLD, QUICK, QUICK_METH
 from study.results import merge, read_results, report
 from support.errors import SettingsError, UserError, run_script, torch_device
 from support.files import claimed, whole_file, whole_folder
+from support.machine import cores
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS, UNLABELLED, keep_settings, shard_of
-from support.workers import begin_worker, cores
+from support.workers import begin_worker
 
 RATE = 5  # ratings, faces and spectrograms per second: frames at 25 are near-duplicates, and cost five times the work
 SECONDS = 30  # of each subject

@@ -29,7 +29,6 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from faces import Face, FaceFinder, Tracker, crop_face, one_thread
-from packing import read_picture
 from support.checksums import LIST, checked, list_all, read_list, verify
 from support.columns import read_table
 from support.crops import other_crops
@@ -37,16 +36,15 @@ from support.errors import UserError, run_script, torch_device
 from support.failures import noted
 from support.files import changed_folder, claimed, there, whole_again, whole_file, whole_folder, write_bytes
 from support.media import Picture, about_frames, frame_count, picture_clock, read_frames
-from support.opencv import cv2
+from support.opencv import cv2, read_picture
 from support.reading import clipped, read_bytes
-from support.recordings import find_recordings, if_newer, keep_settings, shard_of, side_of
+from support.recordings import FACE, find_recordings, if_newer, keep_settings, shard_of, side_of
 from support.settings import parse_config
 from support.workers import for_each
 
 SETTINGS = "face_size frame_rate min_face_size face_score look_every jpeg_quality"  # that crops depend on
 BOX = ["x1", "y1", "x2", "y2"]
 AGAIN = "delete {}/ and run this again"
-FACE = ["detected", "tracked"]  # `found` of frames with a face; the others are "missing" (black) or "retained"
 
 
 # ---- which face is in which frame -----------------------------------------------------------------------------------

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
-from packing import read_picture
 from runs import read_log
 from support.files import there, whole_file
-from support.opencv import cv2
+from support.opencv import cv2, read_picture
 from support.recordings import SUMMARIES, TARGETS
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish

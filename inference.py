@@ -20,13 +20,14 @@ import pandas as pd
 import face_detector
 from audio_extract import counted, ends_early, segments
 from audio_melspec import mel_spec_of, spec_blocks, steps_between
-from face_detector import BOX, FACE, FaceRows, Steadying, finder, shots
+from face_detector import BOX, FaceRows, Steadying, finder, shots
 from faces import Tracker, crop_face, one_thread
 from model_card import FEATURES, has_images
 from postprocessing import PostProcessing, postprocess
 from support.errors import SettingsError, UserError, torch_device
 from support.files import there
 from support.media import frame_count, ignored, open_media, picture_clock, read_frames
+from support.recordings import FACE
 from support.sound import read_sound
 
 BATCH = 64  # frames that a network is given at once

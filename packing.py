@@ -6,25 +6,19 @@ an array that no longer fits them, or is damaged, is made again, and deleting it
 Shapes: N frames, S side of a crop in pixels, M mel bands, F spectrogram columns, C channels.
 """
 import glob
-import hashlib
-import io
 import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from corpora.ratings import SLACK
-from support.checksums import checked, list_text, noted, open_array, read_list, write_checked_array
+from support.checksums import array_sum, digest, list_text, open_array, read_list, write_checked_array
 from support.errors import UserError
 from support.files import regular, there, whole_file
-from support.opencv import cv2
-from support.reading import read_bytes
+from support.opencv import cv2, read_picture
+from support.recordings import SLACK
 
 MAKERS = {"frames": "face_detector.py", "specs": "audio_melspec.py"}
-ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # of complete images
-PIXELS = 2**24  # of an image, at most, whatever its header says: 16 million
 
 
 # ---- spectrograms that are one array --------------------------------------------------------------------------------
@@ -71,7 +65,7 @@ def unchecked(recording, paths, cfg):
     """Whether a recording has images whose damage would not be noticed. paths: of those that are single files."""
     array = cfg.specs_dir / f"{recording}.npy"
     folders = {folder for name in paths for folder in folders_of(paths[name])}
-    return not all(map(list_text, folders)) or "specs" not in paths and array.is_file() and noted(array) is None
+    return not all(map(list_text, folders)) or "specs" not in paths and array.is_file() and array_sum(array) is None
 
 
 # ---- images ---------------------------------------------------------------------------------------------------------
@@ -84,24 +78,6 @@ def read_image(path, kind, sums=()):
     flags = cv2.IMREAD_COLOR_RGB if kind == "frames" else cv2.IMREAD_GRAYSCALE
     picture = read_picture(path, flags, f"delete {Path(path).parent}/ and run {MAKERS[kind]}", sums)
     return picture.transpose(2, 0, 1) if kind == "frames" else picture[None]
-
-
-def read_picture(path, flags, again, sums=()):
-    """What cv2.imdecode makes of a file with these flags. Raises UserError if it is damaged, cut short or larger than
-    PIXELS, or if `sums`, the checksums of its folder, differ, whatever `again` says to do; OSError if it is missing."""
-    encoded, picture = checked(path, read_bytes(path), sums, again), None
-    if encoded and encoded.endswith(ENDINGS.get(Path(path).suffix.lower(), b"")):  # cv2 pads half a JPEG with grey
-        try:
-            with Image.open(io.BytesIO(encoded)) as header:  # cv2 would take memory for whatever size the header says
-                width, height = header.size
-            if width * height > PIXELS:
-                raise UserError(f"{path} would be {width} x {height} pixels large: {again}")
-            picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, cv2.error):
-            pass
-    if picture is None:
-        raise UserError(f"{path} is not a readable image: {again}")
-    return picture
 
 
 def packed(paths, stem, kind, bar):
@@ -120,11 +96,6 @@ def packed(paths, stem, kind, bar):
 def folders_of(paths):
     """The folders that some files are in, as they first occur."""
     return dict.fromkeys(path.parent for path in paths)
-
-
-def digest(content):
-    """A short name that follows from some bytes."""
-    return hashlib.sha1(content).hexdigest()[:16]
 
 
 def kept_array(path, length, pieces):

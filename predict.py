@@ -36,13 +36,12 @@ answer_first(__name__, __file__, __doc__, words=WORDS)
 
 import numpy as np
 
-from face_detector import FACE
 from inference import check_use, describe, open_model, predictions
 from support import columns
 from support.files import named, regular, there, whole_file
 from support.media import about_frames
 from support.reading import read_json
-from support.recordings import if_newer, keep_settings, made_with, natural_key, shard_of
+from support.recordings import FACE, if_newer, keep_settings, made_with, natural_key, shard_of
 from support.workers import for_each
 
 VIDEOS = set(".mp4 .m4v .mov .qt .avi .mkv .webm .mpg .mpeg .mpe .m2v .ts .mts .m2ts .vob .wmv .asf .flv .f4v .3gp "

@@ -5,7 +5,6 @@ Nothing here needs torch: `mmpkd.py --list` answers at once.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import zipfile
 import zlib
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from support.checksums import identity
+from support.checksums import LIST, digest, identity
 from support.errors import SettingsError, UserError
 from support.failures import folder_of, unlabelled_files
 from support.files import claimed, is_claimed, regular, there
@@ -178,8 +177,6 @@ def check_origin(cfg):
         wrong = wrong or "made_of"
         raise UserError(f"{note} is damaged ({wrong} is {clipped(before.get(wrong, made[0]))}): {again}")
     differ = {name: set(ids) ^ set(before[name]) for name, ids in now.items()}
-    exchanged = [(one, what) for one in made[0].keys() & made[1].keys() for what, crc in made[1][one].items()
-                 if crc and made[0][one].get(what, crc) not in ("", crc)]
     if all(teachers) and teachers[0] != teachers[1]:
         for one in needed_by(cfg):
             check_whole(run_folder(one))
@@ -189,14 +186,40 @@ def check_origin(cfg):
         for one in sorted(ids)[:1]:
             was = "was" if one in before[name] else "was not"
             raise UserError(f"{folder}/ holds a run that was trained when {one} {was} in {name}: {KEEP_BOTH}")
-    for one, what in sorted(exchanged)[:1]:
-        raise UserError(f"{folder}/ holds a run that was trained when {one} had other {what}: put those back, or "
-                        f"{KEEP_BOTH}")
+    check_made_of(folder, *made)
     if all(labels) and labels[0] != labels[1]:
         raise UserError(f"{folder / 'labels'}/ holds other pseudo-labels than those that the run was trained on: "
                         f"{AGAIN.format(folder)}")
-    if not made[0]:
-        say_once(f"{folder}: trained by an older version, which did not note ratings and images: they are not compared")
+
+
+def check_made_of(folder, before, now):
+    """Raises UserError if a run was trained on other ratings or images than there are now: made_of() then and now.
+
+    Images that are gone matter only to a run that is not finished.
+    """
+    if not before:
+        say_once(f"{folder.parent}: some runs are of an older version, which did not note their ratings and images: "
+                 "these are not compared")
+        return
+    finished, not_compared = there(folder / "predictions"), []
+    for one in sorted({*before, *now}):
+        for what in before.get(one, {}) | now.get(one, {}):
+            was, crc = (made.get(one, {}).get(what, "") for made in (before, now))
+            if was == crc or not crc and finished:
+                continue
+            if not was:
+                raise UserError(f"{folder}/ holds a run that was trained without {one}, which was left out then: "
+                                f"{KEEP_BOTH}")
+            if not crc:
+                raise UserError(f"{folder}/ holds a run that was trained with {one}, which has no {what} now: restore "
+                                f"them, or {KEEP_BOTH}")
+            if was.startswith("~") == crc.startswith("~"):
+                raise UserError(f"{folder}/ holds a run that was trained when {one} had other {what}: restore those, "
+                                f"or {KEEP_BOTH}")
+            not_compared.append(f"the {what} of {one}")
+    if not_compared:
+        more = f" and {len(not_compared) - 1} more" * (len(not_compared) > 1)
+        say_once(f"{folder}: {not_compared[0]}{more} got or lost their {LIST} since it was trained: not compared")
 
 
 @functools.cache
@@ -254,7 +277,7 @@ def fingerprint(runs):
     paths = [run_folder(one) / "best.pt" for one in runs]
     if not all(map(there, paths)):
         return ""
-    return hashlib.sha1(b"".join(map(read_bytes, paths))).hexdigest()[:16]
+    return digest(b"".join(map(read_bytes, paths)))
 
 
 def check_whole(folder):

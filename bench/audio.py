@@ -26,7 +26,7 @@ import audio_extract
 import audio_melspec
 from config import Config
 from support.files import write_bytes
-from support.workers import cores
+from support.machine import cores
 
 CFG = Config()
 SIZES = {"n_fft": CFG.n_fft, "hop_length": CFG.hop_length, "n_mels": CFG.n_mels}

@@ -34,8 +34,8 @@ from drawn.people import FRAME_RATE, Recording, write_video
 from face_detector import shots, steadied
 from faces import FaceFinder, Follower, Tracker, alignment, one_thread
 from support.errors import run_script
+from support.machine import cores
 from support.media import picture_clock, read_frames
-from support.workers import cores
 
 CFG = Config()
 SLOW = 100  # pictures, evenly spread, on which MTCNN on every picture is timed

@@ -46,7 +46,7 @@ from faces import Tracker
 from models_kd import build_model
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import torch_device
-from support.workers import cores
+from support.machine import cores
 
 RECOLA = {"train": 9 * 7500, "val": 9 * 7500}  # frames
 EPOCHS = 10

@@ -35,7 +35,7 @@ from inference import open_model
 from models_kd import build_model
 from study.methods import FACES, NETWORKS
 from support.errors import run_script
-from support.workers import cores
+from support.machine import cores
 
 DEMO = NETWORKS | FACES | {"visual_backbone": "tiny_cnn"}
 STUDENTS = {"the demo's student (tiny_cnn, 48 px)": DEMO, "ResNet-18, 112 px": {"visual_backbone": "resnet18"},

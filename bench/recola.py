@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import audio
 
 from support.errors import run_script
-from support.workers import cores
+from support.machine import cores
 
 FRAMES = 18 * 5 * 60 * 25  # 135,000
 

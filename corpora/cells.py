@@ -40,7 +40,7 @@ class Cells(NamedTuple):
     def first_line(self):
         """The beginning of the file's first row, for messages: its header, if it has one."""
         row = self.table.columns if self.named or not len(self.table) else self.table.iloc[0]
-        return clipped(self.separator.join(map(str, row)))
+        return quoted(self.separator.join(map(str, row)))
 
 
 def read_cells(path):
@@ -60,12 +60,12 @@ def numbers(cells, columns):
         values = table.apply(pd.to_numeric, errors="coerce")
         missing = table.apply(lambda column: column.str.strip().str.lower().isin(["", "nan"]))
         for row, column in zip(*np.nonzero((values.isna() & ~missing).to_numpy())):
-            raise cells.fault(table.index[row], f"{clipped(table.iat[row, column])} is not a number")
+            raise cells.fault(table.index[row], f"{quoted(table.iat[row, column])} is not a number")
         table = values
     return table.to_numpy(float)
 
 
-def clipped(text):
+def quoted(text):
     """The beginning of a text in quotes, for messages."""
     return repr(text[:40])
 
@@ -128,11 +128,11 @@ def _read_csv(path):
         if len(cells) == width + 1 and not cells[-1]:
             rows[number] = line, cells[:-1]
         elif len(cells) != width:
-            found = clipped((separator or ";").join(cells))
+            found = quoted((separator or ";").join(cells))
             raise UserError(f"{path} line {line}: {found} has {len(cells)} columns, line 1 has {width}")
     if not named:
         return Cells(path, _table(rows, range(width)), False, separator or ";")
-    return _checked(Cells(path, _table(rows[1:], map(_name, first)), True, separator or ";"))
+    return _checked(Cells(path, _table(rows[1:], map(column_name, first)), True, separator or ";"))
 
 
 def _table(rows, columns):
@@ -140,7 +140,7 @@ def _table(rows, columns):
     return pd.DataFrame([cells for _, cells in rows], [line for line, _ in rows], list(columns), object)
 
 
-def _name(text):
+def column_name(text):
     """A column's name in lower case, with _ for everything but letters and digits: `Time (s)` is time_s."""
     return re.sub(r"[\W_]+", "_", text.lower()).strip("_")
 
@@ -148,7 +148,7 @@ def _name(text):
 def _checked(cells):
     """The same Cells. Raises UserError if two columns have one name, or if there are no rows."""
     if twice := [name for name in cells.table.columns if list(cells.table.columns).count(name) > 1]:
-        raise cells.fault(1, f"two columns are called {clipped(twice[0])}")
+        raise cells.fault(1, f"two columns are called {quoted(twice[0])}")
     if not len(cells.table):
         raise UserError(f"{cells.path} has no rows below its header {cells.first_line()}")
     return cells
@@ -162,7 +162,7 @@ def _with_points(cells, table):
     point = table.apply(lambda column: column.str.contains(".", regex=False)).any(axis=1).to_numpy(bool)
     if point.any():
         row = max(comma.argmax(), point.argmax())
-        found = clipped(cells.separator.join(table.iloc[row]))
+        found = quoted(cells.separator.join(table.iloc[row]))
         raise cells.fault(table.index[row], f"{found}: decimal points and decimal commas are mixed; use points")
     return table.apply(lambda column: column.str.replace(",", ".", regex=False))
 
@@ -177,9 +177,9 @@ def _read_arff(path):
         if words.startswith("@data"):
             break
         if attribute := re.match(r"\s*@attribute\s+('[^']*'|\"[^\"]*\"|\S+)\s+\S", line, re.IGNORECASE):
-            names.append(_name(attribute[1]))
+            names.append(column_name(attribute[1]))
         elif words and not words.startswith(("%", "@relation")):
-            raise UserError(f"{path} line {number}: {clipped(line)} is not @relation, @attribute or @data")
+            raise UserError(f"{path} line {number}: {quoted(line)} is not @relation, @attribute or @data")
     else:
         raise UserError(f"{path} has no @data: it is not ARFF, or cut short")
     rows = []
@@ -187,7 +187,7 @@ def _read_arff(path):
         if not any(cells) or cells[0].startswith("%"):
             continue
         if len(cells) != len(names) or cells[0].startswith("{"):
-            raise UserError(f"{path} line {line}: {clipped(','.join(cells))} has {len(cells)} values, the attributes "
+            raise UserError(f"{path} line {line}: {quoted(','.join(cells))} has {len(cells)} values, the attributes "
                             f"are {len(names)}")
         rows.append((line, ["nan" if cell == "?" else cell for cell in cells]))
     return _checked(Cells(path, _table(rows, names), True))
@@ -203,10 +203,10 @@ def _read_parquet(path):
                 raise UserError(f"{path} is too large: {file.metadata.num_rows} rows")
             table = file.read().to_pandas()
     except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({clipped(str(error))})") from None
+        raise UserError(f"{path} cannot be read as Parquet ({quoted(str(error))})") from None
     table = table.reset_index(drop=True)
     table.index += 1
-    return _checked(Cells(path, table.set_axis([_name(str(name)) for name in table.columns], axis=1), True))
+    return _checked(Cells(path, table.set_axis([column_name(str(name)) for name in table.columns], axis=1), True))
 
 
 # ---- which files there are ------------------------------------------------------------------------------------------
@@ -237,4 +237,4 @@ def header_of(path):
         return []
     encoding = next((name for mark, name in MARKS if held.startswith(mark)), "utf-8")
     line = re.split("\r|\n", held.decode(encoding, "ignore"))[0]
-    return [_name(cell) for cell in re.split("[;\t,]", line)]
+    return [column_name(cell) for cell in re.split("[;\t,]", line)]

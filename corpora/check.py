@@ -14,7 +14,7 @@ from corpora.findings import (
     WARNING,
     Finding,
     differences,
-    listed,
+    line_of,
     loudness_followed,
     ordered,
     swapped,
@@ -23,8 +23,8 @@ from corpora.findings import (
 from report_page.corpus import write_page
 from report_page.table import counted
 from support.errors import UserError
+from support.machine import cores
 from support.recordings import UNLABELLED, fault_of_id
-from support.workers import cores
 
 
 def check_corpus(places, read, cfg, before=()):
@@ -106,7 +106,7 @@ def summary(facts, findings):
     kinds = ordered(findings)
     for kind, those in kinds:
         if kind.level in (ERROR, WARNING):
-            yield f"{kind.level.upper()}: {kind.title}: {listed(those)}"
+            yield f"{kind.level.upper()}: {kind.title}: {line_of(those)}"
             yield f"    {kind.do}"
     counts = {level: sum(kind.level == level for kind, _ in kinds) for level in LEVELS}
     yield "found: " + ", ".join(f"{counted(counts[level], 'kind')} of {level}s" for level in LEVELS)

@@ -19,10 +19,10 @@ import numpy as np
 
 from corpora.loudness import band_levels, samples_of
 from support.errors import UserError
+from support.machine import cores
 from support.media import about_frames, ignored, read_frames
 from support.opencv import cv2
 from support.recordings import media_file, sound_file, video_of
-from support.workers import cores
 
 BYTES = ", byte for byte"
 

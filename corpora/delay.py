@@ -12,20 +12,21 @@ investigation of annotation delay compensation and output-associative fusion) ch
 
 Shapes: R recordings of T moments each, PER_S per second; F signals; D delays.
 """
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from corpora.facts import FACE, read_crop
 from corpora.loudness import PER_S, band_levels, samples_of
 from corpora.ratings import resample
 from support.columns import read_table
+from support.errors import UserError
 from support.files import there
 from support.media import ignored, picture_clock
-from support.opencv import cv2
-from support.recordings import TARGETS, sound_file, valid_labels
+from support.opencv import cv2, read_picture
+from support.recordings import FACE, TARGETS, sound_file, valid_labels
 
 SMOOTH_S = 1.5  # signals are averaged over so much, centred: feelings change no faster
 STRENGTH = 0.1  # of the ridge, per moment
@@ -155,10 +156,11 @@ def face_signals(folder, rate):
     box = faces[["x1", "y1", "x2", "y2"]].to_numpy(float)
     made = np.full((count, 4 + 14 * 14), np.nan)
     for j, k in enumerate(rows):
-        crop = read_crop(Path(folder, f"{k:06d}.jpg"), cv2.IMREAD_GRAYSCALE) if has_face[k] else None
-        if crop is not None:
-            made[j, :4] = box[k]
-            made[j, 4:] = cv2.resize(crop, (14, 14), interpolation=cv2.INTER_AREA).ravel()
+        with contextlib.suppress(OSError, UserError):  # a crop that cannot be read is as a frame without a face
+            if has_face[k]:
+                crop = read_picture(Path(folder, f"{k:06d}.jpg"), cv2.IMREAD_GRAYSCALE, again)
+                made[j, :4] = box[k]
+                made[j, 4:] = cv2.resize(crop, (14, 14), interpolation=cv2.INTER_AREA).ravel()
     return made
 
 
@@ -223,8 +225,6 @@ def draw(lags, path):
 def show_delay(golds, rate, cfg):
     """Prints and draws the delay of the ratings {id: (N, 2)} of the recordings to train on: {target: Lag or None}."""
     from tqdm import tqdm
-
-    from support.errors import UserError
     signals = {}
     for name in tqdm(golds, "measuring", unit=" recordings", leave=False, disable=None):
         try:

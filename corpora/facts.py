@@ -18,19 +18,16 @@ from corpora.findings import (
     sound_findings,
 )
 from corpora.loudness import band_levels, samples_of, total_levels
-from packing import read_picture
 from support.checksums import open_array
 from support.columns import read_table
-from support.crops import IMAGES, NO_FACE
+from support.crops import is_crop
 from support.decoding import packets_of
 from support.errors import UserError
 from support.files import there
 from support.media import frame_count, ignored, open_media, picture_clock, read_frames
-from support.opencv import cv2
-from support.recordings import media_file, sound_file
+from support.opencv import cv2, read_picture
+from support.recordings import FACE, media_file, sound_file
 from support.sound import sound_track
-
-FACE = ("detected", "tracked")  # what faces.csv says of frames with a face
 
 
 @dataclass
@@ -164,7 +161,6 @@ def _made(facts, cfg):
         facts.spectrograms = len(np.atleast_1d(open_array(array, "delete it and run audio_melspec.py again")[0]))
 
 
-
 # ---- to look at -----------------------------------------------------------------------------------------------------
 
 SHOWN, SIDE = 12, 80  # faces of a recording, and their height in pixels
@@ -172,18 +168,15 @@ SHOWN, SIDE = 12, 80  # faces of a recording, and their height in pixels
 
 def images_in(folder):
     """The crops in a folder, in the order of their numbers."""
-    return sorted(path for path in Path(folder).glob("[!.]*") if path.suffix.lower() in IMAGES and path.stem != NO_FACE)
+    return sorted(path for path in folder.glob("*") if is_crop(path.name))
 
 
 def _show(facts, cfg):
     """A few crops, evenly spaced; without crops the first picture."""
     crops = images_in(cfg.crops_dir / facts.name)
     for place in sorted({int((number + 0.5) / SHOWN * len(crops)) for number in range(SHOWN)}) if crops else []:
-        crop = read_crop(crops[place], cv2.IMREAD_COLOR)
-        if crop is None:
-            raise UserError(f"{crops[place]} is not a readable image: delete {cfg.crops_dir / facts.name}/ and run "
-                            "face_detector.py again")
-        facts.faces.append((crops[place].name, small_jpeg(crop)))
+        again = f"delete {cfg.crops_dir / facts.name}/ and run face_detector.py again"
+        facts.faces.append((crops[place].name, small_jpeg(read_picture(crops[place], cv2.IMREAD_COLOR, again))))
     video = media_file(facts.name, cfg.videos_dir)
     if crops or not video or facts.frames is None:
         return
@@ -191,13 +184,6 @@ def _show(facts, cfg):
         for _, picture in pictures:
             facts.faces.append(("first picture", small_jpeg(picture.rgb[..., ::-1])))
             break
-
-
-def read_crop(path, how):
-    """An image as OpenCV reads it, None if it cannot be read."""
-    with contextlib.suppress(OSError, UserError):
-        return read_picture(path, how, "")
-    return None
 
 
 def small_jpeg(bgr):

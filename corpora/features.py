@@ -11,7 +11,7 @@ in which OpenFace lost the face (success 0).
 R rows of a file, N frames, D features.
 """
 import contextlib
-import hashlib
+import glob
 import io
 import re
 import zipfile
@@ -22,13 +22,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from corpora.cells import COMMA, NUMBER, Cells, clipped, files_by_id, numbers, read_cells, text_lines
-from corpora.cells import _name as column_name
-from corpora.ratings import COUNTERS, SLACK, TIMES, check_span, increasing, resample, rises_evenly, times_of
+from corpora.cells import COMMA, NUMBER, Cells, column_name, files_by_id, numbers, quoted, read_cells, text_lines
+from corpora.ratings import COUNTERS, TIMES, check_span, increasing, resample, rises_evenly, times_of
 from corpora.recola import GOLD, INSTANCES
+from support.checksums import digest
 from support.errors import UserError
 from support.files import whole_file
-from support.recordings import MODALITIES, TARGETS
+from support.recordings import MODALITIES, TARGETS, is_near
 
 # Columns that say where a row belongs, how sure a program was, or what is to be predicted
 NO_FEATURES = {*TIMES, *COUNTERS, *INSTANCES, "file", "start", "end", "face_id", "confidence", "success", "class",
@@ -152,7 +152,7 @@ def _values(cells, names, notes):
         elif odd.any() and found[name].notna().any():
             line = odd.idxmax()
             notes += (f"{name} has texts among its numbers ({odd.sum()}, the first in line {line}: "
-                      f"{clipped(texts[line])}): masked",)
+                      f"{quoted(texts[line])}): masked",)
         elif odd.any():
             del found[name]
             notes += (f"{name} holds texts and is not used",)
@@ -177,8 +177,8 @@ def load(path, cache_dir):
     if ending == "npy" or not path.is_file():
         return READERS[ending](path)
     state, stem = path.stat(), f"{path.name.split('.' + ending)[0]}.{path.parent.name}"
-    digest = hashlib.sha1(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}".encode()).hexdigest()[:16]
-    cache = Path(cache_dir, f"{stem}.{digest}.npz")
+    made_of = f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+    cache = Path(cache_dir, f"{stem}.{digest(made_of.encode())}.npz")
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         with np.load(cache, allow_pickle=False) as held:  # checks the sums that np.savez wrote
             times = held["times_s"]
@@ -189,7 +189,7 @@ def load(path, cache_dir):
         times = () if features.times_s is None else features.times_s
         np.savez(file, values=features.values, columns=np.array(features.columns, str), times_s=np.array(times, float),
                  notes=np.array(features.notes, str))
-    for old in cache.parent.glob(f"{stem}.*.npz"):
+    for old in cache.parent.glob(f"{glob.escape(stem)}.*.npz"):
         if old != cache:
             old.unlink(missing_ok=True)  # another process may do the same
     return features
@@ -241,7 +241,7 @@ def _is_per_frame(times, frame_rate):
 def _of_every_frame(features, frames, frame_rate):
     """((N, D), notes) of rows that are of a frame each: up to 1 % more are dropped, and as many may be missing."""
     path, values, more = features.path, features.values, len(features.values) - frames
-    if abs(more) > max(1, SLACK * frames):
+    if not is_near(len(values), frames):
         rate = len(values) / frames * frame_rate
         raise UserError(f"{path} has {len(values)} rows for {frames} frames: as many, or up to 1 % more or less, were "
                         f"expected. Are they at another rate ({rate:.4g} per second in place of {frame_rate:g})? Then "

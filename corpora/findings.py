@@ -375,7 +375,7 @@ def quick_findings(golds, targets, rate):
     return found + [Finding("swapped", (name,), "") for name in swapped(looks)]
 
 
-def listed(findings, most=4):
+def line_of(findings, most=4):
     """The recordings of some findings, with what was found, in one line."""
     each = [", ".join(one.recordings) + f" ({one.detail})" * bool(one.recordings and one.detail)
             + one.detail * (not one.recordings) for one in findings]

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corpora.cells import clipped, numbers
+from corpora.cells import numbers, quoted
 from support.crops import MOST_PICTURES, check_last
 from support.errors import UserError
-from support.recordings import TARGETS, valid_labels
+from support.recordings import SLACK, TARGETS, is_near, valid_labels
 
 TIMES = {"time": 1, "time_s": 1, "timestamp": 1, "timestamp_s": 1, "frametime": 1, "seconds": 1,
          "time_ms": 1e-3, "timestamp_ms": 1e-3}  # names of columns of time, and their unit in seconds
@@ -20,7 +20,6 @@ IMAGES = ["image", "img", "images", "imgs", "image_path", "img_path"]
 OTHER_NAMES = {"arousal": ["label_arousal", "arousal_label", "label_a", "a"],
                "valence": ["label_valence", "valence_label", "label_v", "v"]}  # in label files of images
 INVALID = -5  # how Aff-Wild2 marks a frame without a rating
-SLACK = 0.01  # share of the frames by which the number of ratings may differ
 OTHER_SCALE = 0.1  # share of the ratings outside the scale from which on they are taken to be on another one
 PAUSE_S = 1.0  # the longest time between two pictures of a video over which their ratings are interpolated
 LONGEST_S = 1e5  # a day: times beyond are no times of a recording
@@ -93,10 +92,10 @@ def labelled_pictures(cells):
     folders, wrong = paths.str.rpartition("/")[0], (count != of_image) & ~np.isnan(of_image)
     wrong |= ~((count >= 0) & (count < MOST_PICTURES) & (count == np.floor(count)))
     for row in np.flatnonzero(wrong | (np.diff(count, prepend=-1) <= 0)):
-        raise cells.fault(cells.table.index[row], f"image {clipped(paths.iloc[row])}, frame {count[row]:g}: one and "
+        raise cells.fault(cells.table.index[row], f"image {quoted(paths.iloc[row])}, frame {count[row]:g}: one and "
                                                   "the same number, larger than that of the row before, was expected")
     for row in np.flatnonzero((folders != folders.iloc[0]).to_numpy()):
-        raise cells.fault(cells.table.index[row], f"{clipped(paths.iloc[row])} after {clipped(paths.iloc[0])}: a file "
+        raise cells.fault(cells.table.index[row], f"{quoted(paths.iloc[row])} after {quoted(paths.iloc[0])}: a file "
                                                   "per recording was expected")
     return count.astype(int) - (count[0] > 0)
 
@@ -228,11 +227,6 @@ def match_frames(values, frames, frame_rate=25.0, source="", pictures=None):
         return values[:frames], (f"the last {more} ratings have no frame and were dropped",)
     return values, (f"the last {-more} of {frames} frames have no rating" if more < -1 else
                     "the last frame has no rating",)
-
-
-def is_near(count, other):
-    """Whether two counts differ by one at most, or by 1 % of the second."""
-    return abs(count - other) <= max(1, SLACK * other)
 
 
 # ---- a rating per picture -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corpora.cells import clipped, files_by_id, header_of, numbers, read_cells
+from corpora.cells import files_by_id, header_of, numbers, quoted, read_cells
 from corpora.ratings import (
     COUNTERS,
     IMAGES,
@@ -178,7 +178,7 @@ def _refuse_several_instances(cells):
     for name in (name for name in INSTANCES if name in cells.table):
         column = cells.table[name]
         for line in column.index[(column != column.iloc[0]).to_numpy()]:
-            raise cells.fault(line, f"{clipped(str(column[line]))} after {clipped(str(column.iloc[0]))}: one recording "
+            raise cells.fault(line, f"{quoted(str(column[line]))} after {quoted(str(column.iloc[0]))}: one recording "
                                     "per file was expected")
 
 

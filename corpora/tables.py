@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corpora.cells import clipped, files_by_id, header_of, read_cells
+from corpora.cells import files_by_id, header_of, quoted, read_cells
 from corpora.ratings import Ratings, Source, named_ratings, times_of
 from support.errors import UserError
 
@@ -41,7 +41,7 @@ def read(cells, name, raters="mean"):
     for column in (column for column in PEOPLE if column in cells.table):
         people = cells.table[column].astype(str).unique()
         if len(people) > 1:
-            raise UserError(f"{cells.path}: {name} rates several people ({clipped(people[0])}, {clipped(people[1])}): "
+            raise UserError(f"{cells.path}: {name} rates several people ({quoted(people[0])}, {quoted(people[1])}): "
                             "a recording of one person each was expected, with a video of its own")
     times = times_of(cells)
     if times is None:

@@ -9,9 +9,8 @@ import math
 from pathlib import Path
 
 from figures import shown_times, thinned
-from packing import read_picture
 from support.files import there
-from support.opencv import cv2
+from support.opencv import cv2, read_picture
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name, which nothing fetches
 COLOURS = {stage: f"var(--{stage})" for stage in ("visual", "teacher", "student", "audio")}

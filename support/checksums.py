@@ -6,6 +6,7 @@ np.load never looks. Folders and arrays without one, of other programs and older
 """
 import contextlib
 import functools
+import hashlib
 import io
 import os
 import zlib
@@ -116,12 +117,12 @@ def open_array(path, again):
     """
     (array, size), state = mapped_array(path, again), os.stat(path)
     rest = state.st_size - size
-    if rest and (rest != len(_mark(0)) or noted(path) != _crc(path, size, state.st_mtime_ns, state.st_ctime_ns)):
+    if rest and (rest != len(_mark(0)) or array_sum(path) != _crc(path, size, state.st_mtime_ns, state.st_ctime_ns)):
         raise UserError(f"{path} is damaged (its checksum is not that of its content): {again}")
     return array, rest > 0
 
 
-def noted(path):
+def array_sum(path):
     """The CRC-32 that is noted behind the array in a file, None if there is none."""
     with open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - len(_mark(0))))
@@ -151,21 +152,34 @@ def _crc(path, size, *state):
     return crc
 
 
-# ---- what a run was trained on --------------------------------------------------------------------------------------
+# ---- what a run was trained on, and what lies in cache/ -------------------------------------------------------------
+
+def digest(content):
+    """A short text that follows from some bytes, for names of files: 16 hexadecimal digits of their SHA-1."""
+    return hashlib.sha1(content).hexdigest()[:16]
+
 
 def identity(path, again=""):
     """A short text that differs when a file, or the files in a folder, are exchanged for others; "" if there is none.
 
-    Quick where there are checksums. Of a folder without a list: of the names and sizes of its files. Raises UserError
-    if a list is damaged; again: what to do then.
+    Quick where there are checksums. Of a folder without a list: of the names and sizes of its files, and it begins with
+    "~" then, as it is no text to compare with the other kind. Raises UserError if a list is damaged; again: what to do
+    then.
     """
     path = Path(path)
     if path.is_dir():
-        text = list_text(path, again) or "".join(sorted(f"{one.name} {one.stat().st_size}\n" for one in os.scandir(path)
-                                                 if not one.name.startswith("."))).encode()
-        return f"{zlib.crc32(text):08x}"
+        if text := list_text(path, again):
+            return f"{zlib.crc32(text):08x}"
+        return f"~{_crc_of_sizes(path, path.stat().st_mtime_ns):08x}"
     if not path.is_file():
         return ""
-    crc, state = noted(path) if path.suffix == ".npy" else None, path.stat()
+    crc, state = array_sum(path) if path.suffix == ".npy" else None, path.stat()
     crc = _crc(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns) if crc is None else crc
     return f"{crc:08x}"
+
+
+@functools.lru_cache(None)  # 0.1 s for 7500 files, and it is asked for before each of many runs
+def _crc_of_sizes(folder, *state):
+    """CRC-32 of the names and sizes of the files in a folder; state: what differs when files came or went since."""
+    files = sorted(f"{one.name} {one.stat().st_size}\n" for one in os.scandir(folder) if not one.name.startswith("."))
+    return zlib.crc32("".join(files).encode())

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from support.errors import UserError
-from support.files import regular, there, whole_file
-from support.opencv import cv2
+from support.files import there, whole_file
+from support.opencv import cv2, read_picture
+from support.recordings import is_near
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 NO_FACE = "no_face"  # the name of the black image that stands for a picture without a face, without its ending
 MOST_PICTURES = 10**7  # of a video: 92 hours at 30 per second
-SLACK = 0.01  # share of the pictures by which a count may differ
 
 
 class Crops(NamedTuple):
@@ -42,7 +42,7 @@ def other_crops(folder, frames=None):
     or if two files have one number.
     """
     own = there(folder / "faces.csv")
-    found = [name for name in sorted(os.listdir(folder)) if _is_crop(name)] if folder.is_dir() else []
+    found = [name for name in sorted(os.listdir(folder)) if is_crop(name)] if folder.is_dir() else []
     if not found:
         return None
     numbers, kinds, width = _read_names(folder, found)
@@ -83,7 +83,8 @@ def _read_names(folder, found):
     return numbers, kinds, width
 
 
-def _is_crop(name):
+def is_crop(name):
+    """Whether a file of that name is a crop, and not the black image or a hidden file."""
     stem, ending = os.path.splitext(name)
     return ending.lower() in IMAGES and stem != NO_FACE and not name.startswith(".")
 
@@ -98,12 +99,9 @@ def check_last(what, last, pictures, video, frames):
     what: it, in words; last: the number of pictures up to its last one; video: the file; frames: their number. It may
     end early, but not at half of the pictures or at the number of frames: then its rate is most likely another.
     """
-    def near(count, other):
-        return abs(count - other) <= max(1, SLACK * other)
-
-    if last > pictures and not near(last, pictures):
+    if last > pictures and not is_near(last, pictures):
         raise UserError(f"{what} number {last} pictures, but there are {pictures} ({video}): is it another video?")
-    if not near(last, pictures) and (near(last, frames) or near(2 * last, pictures)):
+    if not is_near(last, pictures) and (is_near(last, frames) or is_near(2 * last, pictures)):
         raise UserError(f"{what} end at picture {last} of {pictures} ({video}; {frames} frames): they were most likely "
                         "made at another rate. If they are not, add that of the last picture")
 
@@ -116,9 +114,7 @@ def no_face(crops):
     like = crops.folder / crops.names[min(crops.names)]
     path = crops.folder / f"{NO_FACE}{like.suffix}"
     if not there(path):
-        image = cv2.imread(str(regular(like)))
-        if image is None:
-            raise UserError(f"{like} is not a readable image: delete it, and the frame counts as one without a face")
+        image = read_picture(like, cv2.IMREAD_COLOR, "delete it, and the frame counts as one without a face")
         with whole_file(path) as part:
             part.write_bytes(cv2.imencode(like.suffix, np.zeros_like(image))[1].tobytes())
     return path.name

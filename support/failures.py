@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from support.errors import UserError
-from support.files import there, whole_file
+from support.files import named, regular, there, whole_file
 from support.reading import read_bytes
 from support.recordings import UNLABELLED, media_file, uses_features
 
@@ -68,8 +68,8 @@ def why_not(table, kinds, cfg):
                   "spectrograms of it, and no sound")}
     for kind in kinds:
         made_in, noted_in, folders, lack = places[kind]
-        named = folder_of(table, kind)
-        if any(there(Path(folder, made)) for folder in made_in for made in (named, f"{named}.npy")):
+        images = folder_of(table, kind)
+        if any(there(Path(folder, made)) for folder in made_in for made in (images, f"{images}.npy")):
             continue
         source = next((path for folder in folders if (path := media_file(table.stem, folder))), None)
         if not source:
@@ -85,7 +85,8 @@ def folder_of(table, kind):
 
     kind: "frames" or "specs".
     """
-    lines = read_bytes(table)[:FIRST].decode("utf-8", "replace").splitlines()[:2]
+    with open(regular(table), "rb") as file, named(table):
+        lines = file.read(FIRST).decode("utf-8", "replace").splitlines()[:2]
     with contextlib.suppress(csv.Error):
         row = next(csv.DictReader(lines), {})
         image = row.get("image path") or ""

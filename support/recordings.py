@@ -26,6 +26,8 @@ MEDIA = set(".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .m2t
             ".aac .ac3 .aif .aifc .aiff .amr .ape .au .caf .flac .m4a .mka .mp2 .mp3 .oga .ogg .opus .ra .snd .sph "
             ".w64 .wav .wma .wv".split())  # endings of video and sound files
 SIDES = {"_left": "left", "_right": "right"}  # ends of the ids of the two subjects of one video
+FACE = ["detected", "tracked"]  # `found` in faces.csv, of frames with a face; others: "missing" (black), "retained"
+SLACK = 0.01  # share by which the numbers of ratings, pictures and frames of a recording may differ
 LONGEST_ID = 220  # bytes: file systems take 255, and files are named after ids with up to 28 more (cache/)
 
 
@@ -231,6 +233,11 @@ def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
     for table in Path(annotations_dir).glob(f"*/{glob.escape(name)}.csv") if annotations_dir else []:
         return _lines(table) - 1, table
     return None, None
+
+
+def is_near(count, other):
+    """Whether two counts differ by one at most, or by 1 % of the second."""
+    return abs(count - other) <= max(1, SLACK * other)
 
 
 def faces_table(path):

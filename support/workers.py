@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
 from tqdm import tqdm
@@ -139,11 +140,11 @@ def _started(work, processes):
     try:
         with _no_interrupts():
             process.start()
+            its_end.close()
+            processes[pipe] = process  # before an interrupt: it must be ended
     except OSError as error:
         raise UserError(f"no further process can be started ({error.strerror or error}): run this with "
                         "--workers 1") from None
-    its_end.close()
-    processes[pipe] = process
     return pipe
 
 
@@ -156,8 +157,8 @@ def _received(pipe, processes):
         pipe.close()
         process.join()
     code = process.exitcode
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return 0, [_TooLittleMemory(f"its process was {how} (too little memory?)")]
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return 0, [_TooLittleMemory(f"its process {how} (too little memory?)")]
 
 
 @contextlib.contextmanager
@@ -169,6 +170,7 @@ def _no_interrupts():
     if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
+    resource_tracker.ensure_running()  # started with the first process, it would unblock the signal for that one
     received = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

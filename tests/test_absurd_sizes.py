@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from videos import bars, write_pictures
 
-import packing
 from audio_extract import wav_header
 from audio_melspec import read_segment
-from packing import read_picture
-from support import decoding
+from support import decoding, opencv
 from support.arrays import mapped_array
 from support.errors import UserError
 from support.media import LONGEST_S, picture_clock, read_frames
+from support.opencv import read_picture
 from support.sound import read_sound
 
 resource = pytest.importorskip("resource")
@@ -62,7 +61,7 @@ def test_a_picture_of_absurd_size_is_refused(make, name, size, tmp_path):
 
 
 def test_the_largest_picture_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "PIXELS", 64 * 64)
+    monkeypatch.setattr(opencv, "PIXELS", 64 * 64)
     (tmp_path / "a.jpg").write_bytes(jpeg(64, 64))
     assert read_picture(tmp_path / "a.jpg", cv2.IMREAD_COLOR, "").shape == (64, 64, 3)
 

@@ -46,6 +46,13 @@ def test_a_faceless_recording_is_left_out_of_training_and_named(faceless, call):
     assert (run_of(folder, "visual") / "best.pt").exists()
 
 
+def test_a_run_without_a_recording_is_not_taken_for_one_with_it(faceless, call):
+    folder = faceless("train_2")
+    assert call(*TRAIN, folder)[0] == 0 == call(*TRAIN, folder)[0]
+    shutil.copytree(folder / "Cropped_Aligned" / "train_1", folder / "Cropped_Aligned" / "train_2")
+    assert "trained without train_2, which was left out then" in one_line(*call(*TRAIN, folder)[::2])
+
+
 def test_a_faceless_recording_of_val_set_is_left_out_of_every_run(faceless):
     folder = faceless("dev_2")
     table = table_of(folder, "dev_1")

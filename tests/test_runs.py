@@ -134,11 +134,27 @@ def test_images_of_other_programs_are_compared_by_names_and_sizes_and_those_that
     moved = shutil.copytree(trained, trained.with_name("moved"))
     image = own(moved / "Cropped_Aligned" / "dev_1" / "000003.jpg")
     assert call("mmpkd", *["--data-dir", moved, *words[2:]])[0] == 0
-    image.write_bytes(image.read_bytes()[:-2] + b"\0" + b"\xff\xd9")
+    content = image.read_bytes()
+    image.unlink()  # in one process, folders are looked at again when files came or went
+    image.write_bytes(content[:-2] + b"\0" + b"\xff\xd9")
     assert "dev_1 had other crops" in one_line(*call("mmpkd", *["--data-dir", moved, *words[2:]])[::2])
     shutil.rmtree(moved / "Cropped_Aligned")
     code, out, _ = call("mmpkd", *["--data-dir", moved, *words[2:]])
     assert code == 0 and "nothing to do" in out
+
+
+def test_a_stopped_run_is_not_resumed_without_a_recording_that_it_was_trained_on(trained, call):
+    shutil.rmtree(run_of(trained, "visual") / "predictions")
+    shutil.rmtree(trained / "Cropped_Aligned" / "train_2")
+    line = one_line(*call("mmpkd", "--data-dir", trained, *TINY, "--target", "both", "--stage", "visual",
+                          "--resume")[::2])
+    assert "trained with train_2, which has no crops now" in line
+
+
+def test_a_run_is_used_when_a_list_of_checksums_was_deleted_as_messages_advise_and_that_is_said(trained, call):
+    (trained / "Cropped_Aligned" / "train_1" / "checksums.sfv").unlink()
+    code, out, _ = call("mmpkd", "--data-dir", trained, *TINY, "--target", "both", "--stage", "visual")
+    assert code == 0 and "visual_both: the crops of train_1 got or lost their checksums.sfv" in out
 
 
 def test_a_run_of_an_older_version_is_used_and_that_is_said_once(trained, call):

@@ -1,5 +1,6 @@
 """Recordings processed in parallel: failures, a full disk, killed workers, Ctrl-C."""
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -220,6 +221,17 @@ def test_ctrl_c_while_workers_start_is_one_line_too(begun, tmp_path):
     os.killpg(job.process.pid, signal.SIGINT)
     code, _, err = job.ended()
     assert code == 130 and len(err) == 1, err
+
+
+@on_linux
+def test_interrupts_are_blocked_in_every_worker_from_its_start(tmp_path):
+    """Also in the first: Python starts a process of its own before, and unblocks them then."""
+    job = Job(tmp_path, 2, "long_1", "long_2")
+    status = [Path(f"/proc/{pid}/status").read_text() for pid in job.pids("long_1", "long_2")]
+    job.process.kill()
+    job.process.communicate()
+    masks = [int(re.search(r"SigBlk:\s*(\w+)", text)[1], 16) for text in status]
+    assert len(masks) == 2 and all(mask & 1 << signal.SIGINT - 1 for mask in masks)
 
 
 @on_linux
