@@ -18,6 +18,7 @@ same, where the test's rules allow that.
 """
 import dataclasses
 import fnmatch
+import shlex
 import unicodedata
 
 import numpy as np
@@ -28,6 +29,7 @@ from corpora.copies import BYTES, Alike, alike, copies, spelt_alike
 from corpora.images import crops_of, images_of
 from corpora.ratings import Pictures, moved_earlier, on_frames, to_scale
 from corpora.readers import describe, find_ratings
+from corpora.strays import apart, holders, left_alone, listed
 from support.crops import other_crops
 from support.errors import UserError, run_script
 from support.files import there, whole_file
@@ -39,12 +41,12 @@ from support.recordings import (
     UNLABELLED,
     fault_of_id,
     has_sound,
-    is_media,
     is_recording,
     known_frames,
     media_file,
     natural_key,
     subjects_of,
+    unknown_subjects,
     valid_labels,
     video_of,
 )
@@ -71,6 +73,9 @@ def gold_of(name, source, cfg):
     if known_from and known_from.is_relative_to(cfg.features_dir):
         notes = (f"as many as in {known_from}", *notes)
     if late := round(cfg.label_delay_s * cfg.frame_rate):
+        if late >= len(gold):
+            raise UserError(f"--label-delay-s {cfg.label_delay_s:g} is as long as the recording "
+                            f"({len(gold) / cfg.frame_rate:g} s): no frame would have a rating")
         gold = moved_earlier(gold, late)
         notes += (f"each frame has the rating {late} frames later ({late / cfg.frame_rate:g} s): the last {late} are "
                   "masked",)
@@ -146,7 +151,8 @@ def held_out(name, sources, val_ids, unlabelled_ids):
         why = "it is called test*"
     else:
         return ""
-    return f"no ratings, and {why}: left out, as test subjects must not be trained on (else: --unlabelled-ids {name})"
+    return (f"no ratings, and {why}: left out, as test subjects must not be trained on "
+            f"(else: --unlabelled-ids {shlex.quote(name)})")
 
 
 def refuse_moved(partitions, cfg):
@@ -166,18 +172,10 @@ def without_ratings(rated, cfg):
     listed = [name for name in (*cfg.train_ids, *cfg.val_ids)
               if not set(name) & set("*?[") and not any(matches(one, [name]) for one in rated)]
     files = [path for folder in (cfg.videos_dir, cfg.audio_dir) for path in folder.glob("[!.]*") if is_recording(path)]
-    crops = [path for path in cfg.crops_dir.glob("[!.]*") if path.is_dir() and is_recording(path)]
+    crops = [path for path in {*cfg.crops_dir.glob("[!.]*")} - {*holders(cfg.crops_dir)}
+             if path.is_dir() and is_recording(path)]
     found = {path.name if path.is_dir() else path.stem for path in files + crops}.union(*features.found(cfg).values())
     return sorted({*listed, *found} - set(rated), key=natural_key)
-
-
-def left_alone(cfg):
-    """Lines for the user that name files in videos/ and audio/ that are not taken for recordings."""
-    for folder in (cfg.videos_dir, cfg.audio_dir):
-        others = sorted(path.name for path in folder.glob("[!.]*") if path.is_file() and not is_media(path))
-        if others:
-            first = ", ".join(others[:3]) + " ..." * (len(others) > 3)
-            yield f"{folder}: {len(others)} files that are not video or sound by their names are left alone ({first})"
 
 
 def choose(cfg):
@@ -357,11 +355,13 @@ def main(argv=None):
     sources, others = choose(cfg)
     partitions = partitions_of(sources, cfg)
     refuse_moved(partitions, cfg)
-    for line in (*describe(cfg.ratings_dir, sources), *left_alone(cfg)):
+    for line in (*describe(cfg.ratings_dir, sources), *left_alone(cfg), *apart(sources, others, cfg),
+                 *unknown_subjects(cfg.data_dir, [*sources, *others])):
         print(line)
     if not any(partitions.values()) and not (cfg.recordings and others):
-        raise UserError(f"none of the {len(sources)} recordings in {cfg.ratings_dir}/ is in train_ids or val_ids: "
-                        "name them there")
+        raise UserError(f"none of the {len(sources)} recordings in {cfg.ratings_dir}/ ({listed(sources)}) is in "
+                        "train_ids or val_ids: name them there (--train-ids, --val-ids). A table of several recordings "
+                        "must call the column that names them recording")
     aside = {name: held_out(name, sources, cfg.val_ids, cfg.unlabelled_ids) for name in others}
     reasons = refused(sources, partitions, aside, cfg)
     subjects = subjects_of(cfg.data_dir, [*sources, *others])

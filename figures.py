@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
 from runs import read_log
+from support.crops import frame_images
 from support.files import there, whole_file
 from support.opencv import cv2, read_picture
 from support.recordings import SUMMARIES, TARGETS
@@ -118,7 +119,8 @@ def face_strip(folder, frames):
 
     Raises UserError if one cannot be read.
     """
-    paths = [Path(folder, f"{int((part + 0.5) / FACES * frames):06d}.jpg") for part in range(FACES)]
+    images = frame_images(Path(folder), frames)
+    paths = [images[int((part + 0.5) / FACES * frames)] for part in range(FACES)]
     if not all(map(there, paths)):
         return None
     again = f"delete {folder}/ and run face_detector.py again"

@@ -1,8 +1,8 @@
 """Files of ratings -> tables of texts, every row with its line: csv as tools leave it, ARFF, Parquet.
 
-csv may be separated by `;`, tabs or commas, with decimal points or commas, quotes, a header, separators at the ends of
-lines, any line ends, a byte order mark (UTF-8, UTF-16, UTF-32), and be compressed (.gz). Nothing is guessed: what is
-not regular is refused with its line.
+csv may be separated by `;`, tabs, commas or (numbers alone) blanks, with decimal points or commas, quotes, a header,
+separators at the ends of lines, any line ends, a byte order mark (UTF-8, UTF-16, UTF-32), and be compressed (.gz).
+Nothing is guessed: what is not regular is refused with its line.
 """
 import csv
 import gzip
@@ -118,6 +118,8 @@ def _read_csv(path):
     lines = text_lines(path)
     bare = re.sub(r'"[^"]*"', "", lines[0])
     separator = next((mark for mark in ";\t," if mark in bare), "")
+    if not separator and _by_blanks(lines):
+        separator, lines = " ", [" ".join(line.split()) for line in lines]
     rows = list(_rows(path, lines, separator))
     first = rows[0][1]
     named = any(first) and not any(NUMBER.fullmatch(cell) for cell in first)
@@ -133,6 +135,14 @@ def _read_csv(path):
     if not named:
         return Cells(path, _table(rows, range(width)), False, separator or ";")
     return _checked(Cells(path, _table(rows[1:], map(column_name, first)), True, separator or ";"))
+
+
+def _by_blanks(lines):
+    """Whether blanks separate the columns of lines without any other separator: as many numbers in all lines but the
+    first, which may be a header of as many words."""
+    words = [line.split() for line in lines]
+    numeric = all(NUMBER.fullmatch(word) for row in words[1:] or words for word in row)
+    return numeric and len(words[0]) > 1 and {*map(len, words)} == {len(words[0])} and '"' not in lines[0]
 
 
 def _table(rows, columns):

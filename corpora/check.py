@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
+from corpora import features
 from corpora.copies import alike, spelt_alike
 from corpora.facts import Facts, facts_of
 from corpora.findings import (
@@ -24,7 +25,7 @@ from report_page.corpus import write_page
 from report_page.table import counted
 from support.errors import UserError
 from support.machine import cores
-from support.recordings import UNLABELLED, fault_of_id
+from support.recordings import MODALITIES, UNLABELLED, fault_of_id
 
 
 def check_corpus(places, read, cfg, before=()):
@@ -39,7 +40,8 @@ def check_corpus(places, read, cfg, before=()):
                         if name not in faults else Facts(name, places[name], cfg.frame_rate), places)
         facts = [*tqdm(made, "looking", len(places), unit=" recordings", leave=False, disable=None)]
     findings = [*before, *(Finding("name", (name,), why) for name, why in faults.items()), *findings_of(facts),
-                *copies_found([one for one in facts if one.name not in faults], cfg), *unmade(facts)]
+                *copies_found([one for one in facts if one.name not in faults], cfg), *unlike_features(facts),
+                *unmade(facts)]
     page = write_page(cfg.plots_dir / "check.html", facts, findings, cfg.data_dir)
     for line in summary(facts, findings):
         print(line)
@@ -83,13 +85,27 @@ def copies_found(facts, cfg):
     return found
 
 
+def unlike_features(facts):
+    """Findings of features with other columns than those of the first recording."""
+    found = []
+    for modality in MODALITIES.values():
+        there = [one for one in facts if modality in one.columns]
+        for one in there[1:]:
+            try:
+                features.check_columns([there[0].columns[modality], one.columns[modality]])
+            except UserError as error:
+                found.append(Finding("features", (one.name,), str(error)))
+    return found
+
+
 def unmade(facts):
-    """Findings of what only some recordings have, or none."""
+    """Findings of what only some recordings have, or none; those with features in its place do not lack it."""
     found = []
     used = [one for one in facts if one.place]
-    for what, there in (("video", "frames"), ("sound", "sound_s"), ("crops", "crops"), ("segments", "segments"),
-                        ("spectrograms", "spectrograms")):
-        missing = tuple(one.name for one in used if getattr(one, there) is None)
+    for what, there, modality in (("video", "frames", "visual"), ("sound", "sound_s", "audio"),
+                                  ("crops", "crops", "visual"), ("segments", "segments", "audio"),
+                                  ("spectrograms", "spectrograms", "audio")):
+        missing = tuple(one.name for one in used if getattr(one, there) is None and modality not in one.features)
         if missing and len(missing) < len(used):
             found.append(Finding("unmade", missing, f"no {what}"))
         elif missing:

@@ -1,9 +1,9 @@
 """How long annotators lag behind face and voice: the delay at which the ratings are predicted best, on Train_Set alone.
 
 For each delay the ratings that much later are predicted by ridge regression from what is measured without a network:
-the levels of the sound in a few bands, and the face's place, size and crop (14 x 14 pixels). Every recording is
-predicted by weights fitted on the others; what is shown is the mean correlation over the recordings. A delay that only
-one subject has, or chance, is no maximum then.
+the levels of the sound in a few bands, and the face's place, size and crop (14 x 14 pixels), or features of another
+program in place of either. Every recording is predicted by weights fitted on the others; what is shown is the mean
+correlation over the recordings. A delay that only one subject has, or chance, is no maximum then.
 
 Mariooryad & Busso (2015, Correcting time-continuous emotional labels by modeling the reaction lag of evaluators) take
 the delay of the largest mutual information between behaviour and ratings, and found 1 to 6 s. To estimate that in many
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from corpora import features
 from corpora.loudness import PER_S, band_levels, samples_of
 from corpora.ratings import resample
 from support.columns import read_table
@@ -129,14 +130,19 @@ def smoothed(signal):
 
 
 def signals_of(name, rate, cfg):
-    """(T, F) signals of a recording at (j + 0.5) / PER_S seconds; F = 0 without sound and faces. Raises UserError."""
-    parts = []
+    """(T, F) signals of a recording at (j + 0.5) / PER_S seconds: of sound and faces, or of features in their place;
+    F = 0 without any. Raises UserError."""
+    parts, made = [], {modality: files[name] for modality, files in features.found(cfg).items() if name in files}
     if path := sound_file(name, cfg.audio_dir, cfg.videos_dir):
         start_s = picture_clock(path, ignored).start_s if path.parent == cfg.videos_dir else None
         levels = band_levels(samples_of(path, start_s, cfg.audio_channel))
         parts.append(np.maximum(levels, levels.max(initial=-120) - 60))
+    elif "audio" in made:
+        parts.append(feature_signals(made["audio"], rate, cfg.cache_dir))
     if len(faces := face_signals(cfg.crops_dir / name, rate)):
         parts.append(faces)
+    elif "visual" in made:
+        parts.append(feature_signals(made["visual"], rate, cfg.cache_dir))
     if not parts:
         return np.empty((0, 0))
     shortest = min(map(len, parts))
@@ -162,6 +168,15 @@ def face_signals(folder, rate):
                 made[j, :4] = box[k]
                 made[j, 4:] = cv2.resize(crop, (14, 14), interpolation=cv2.INTER_AREA).ravel()
     return made
+
+
+def feature_signals(path, rate, cache_dir):
+    """(T, D) features of another program; a missing value is the mean of its column."""
+    one = features.load(path, cache_dir)
+    values, _ = features.on_frames(one, features.count_frames(one, rate), rate)
+    rows = ((np.arange(int(len(values) / rate * PER_S)) + 0.5) / PER_S * rate).astype(int).clip(max=len(values) - 1)
+    means, _ = features.statistics([values])
+    return np.where(np.isfinite(values), values, means)[rows].astype(float)
 
 
 def ratings_at(gold, rate, count):
@@ -233,8 +248,8 @@ def show_delay(golds, rate, cfg):
             print(f"{name}: left out: {error}")
     widest = max((each.shape[1] for each in signals.values()), default=0)
     for name in [name for name, each in signals.items() if each.shape[1] < widest or not widest]:
-        print(f"{name}: left out: " + ("it has not the sound and faces that others have" if widest else
-                                       "neither sound nor faces (face_detector.py)"))
+        print(f"{name}: left out: " + ("it has not the sound and faces (or features) that others have" if
+                                       widest else "neither sound nor faces (face_detector.py) nor features"))
         del signals[name]
     lags = {}
     for k, target in enumerate(TARGETS):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from corpora import features
 from corpora.findings import (
     SILENT_DB,
     count_findings,
@@ -46,6 +47,8 @@ class Facts:
     pictures_rate: float | None = None  # pictures per second of the video
     sound_s: float | None = None
     late_s: float | None = None  # how much later the sound begins than the pictures
+    features: dict = field(default_factory=dict)  # "visual", "audio" -> frames of the features in their place
+    columns: dict = field(default_factory=dict)  # the same -> (their file, names of its columns)
     levels: np.ndarray | None = None  # (E,) dB of the sound, PER_S per second
     faces: list = field(default_factory=list)  # (name, JPEG) of a few crops, or of the first picture
     found: list = field(default_factory=list)  # (kind, detail)
@@ -68,7 +71,7 @@ def facts_of(name, place, read, cfg):
     facts = Facts(name, place, cfg.frame_rate)
     steps = [("media", _pictures, (cfg,)), ("media", _sound, (cfg,)), ("ratings", _ratings, (read,)),
              ("counts", _faces, (cfg.crops_dir / name,)), ("counts", _made, (cfg,)),
-             ("counts", _show, (cfg,))]
+             ("features", _features, (cfg,)), ("counts", _show, (cfg,))]
     for kind, step, words in steps:
         try:
             step(facts, *words)
@@ -159,6 +162,17 @@ def _made(facts, cfg):
         facts.spectrograms = sum(1 for _ in folder.glob("[!.]*.png"))
     elif there(array):
         facts.spectrograms = len(np.atleast_1d(open_array(array, "delete it and run audio_melspec.py again")[0]))
+
+
+def _features(facts, cfg):
+    for modality, files in features.found(cfg).items():
+        if facts.name in files:
+            one = features.load(files[facts.name], cfg.cache_dir)
+            facts.columns[modality] = one.path, one.columns
+            facts.features[modality] = features.count_frames(one, facts.rate)
+            frames = facts.frames if facts.gold is None else len(facts.gold)
+            _, notes = features.on_frames(one, frames or facts.features[modality], facts.rate)
+            facts.found += [("remark", f"{modality} features: {note}") for note in notes]
 
 
 # ---- to look at -----------------------------------------------------------------------------------------------------

@@ -24,15 +24,16 @@ import pandas as pd
 
 from corpora.cells import COMMA, NUMBER, Cells, column_name, files_by_id, numbers, quoted, read_cells, text_lines
 from corpora.ratings import COUNTERS, TIMES, check_span, increasing, resample, rises_evenly, times_of
-from corpora.recola import GOLD, INSTANCES
+from corpora.recola import GOLD, INSTANCES, NO_RATERS
 from support.checksums import digest
 from support.errors import UserError
 from support.files import whole_file
 from support.recordings import MODALITIES, TARGETS, is_near
 
 # Columns that say where a row belongs, how sure a program was, or what is to be predicted
-NO_FEATURES = {*TIMES, *COUNTERS, *INSTANCES, "file", "start", "end", "face_id", "confidence", "success", "class",
-               *TARGETS, *GOLD}
+NO_FEATURES = {*TIMES, *COUNTERS, *INSTANCES, *NO_RATERS, "file", "start", "end", "face_id", "confidence",
+               "success", "class", *TARGETS, *GOLD}
+NOT_A_NUMBER = r"|[+-]?nan(?:\([a-z]*\))?|[+-]?1\.#(?:ind|qnan)0*"  # empty, or as programs print one; in lower case
 
 
 class Features(NamedTuple):
@@ -51,7 +52,9 @@ def read_table(path):
     cells, notes = _first_face(_with_starts(_regular_cells(path) or read_cells(path)))
     names = [name for name in cells.table if name not in NO_FEATURES]
     values, notes = _values(cells, names, notes)
-    numeric = [name for name in names if name in values]
+    counters = [name for name in values if cells.named and (values[name].diff()[1:] == 1).all() and len(values) > 2]
+    notes += tuple(f"{name} counts the rows and is not used" for name in counters)
+    numeric = [name for name in values if name not in counters]
     if path.name.lower().removesuffix(".gz").endswith(".arff") and numeric and values[numeric[-1]].isna().all():
         numeric = numeric[:-1]  # Weka's class, unknown
     if not numeric:
@@ -67,6 +70,9 @@ def read_table(path):
         array[numbers(cells, ["success"])[:, 0] == 0] = np.nan
     clocks = [name for name in COUNTERS if name in cells.table and not cells.table.columns.isin(TIMES).any()]
     others = [name for name in COUNTERS if name in cells.table and name not in clocks]
+    if len(array) == 1:
+        raise UserError(f"{path} holds one row: features of every frame, or of short windows, were expected, not of "
+                        "the whole recording (functionals)")
     times, note = increasing(times_of(cells._replace(table=cells.table.drop(columns=others))), cells.table.index)
     return Features(path, array, tuple(map(str, numeric)), times, (*notes, *note))
 
@@ -146,7 +152,7 @@ def _values(cells, names, notes):
         odd = found[name].isna()
         if texts.dtype.kind in "iuf" or not odd.any():
             continue
-        odd &= ~texts.str.strip().str.lower().isin(["", "nan"])
+        odd &= ~texts.str.strip().str.lower().str.fullmatch(NOT_A_NUMBER)
         if cells.separator != "," and texts[odd].str.fullmatch(COMMA).any():
             found[name] = pd.Series(numbers(cells, [name])[:, 0], texts.index)  # decimal commas
         elif odd.any() and found[name].notna().any():

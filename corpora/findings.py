@@ -37,6 +37,8 @@ KINDS = {
     "counts": Kind(ERROR, "Numbers of frames that do not agree",
                    "Delete what is named and run the script that makes it again; rows come from annotations.py, crops "
                    "from face_detector.py, segments from audio_extract.py, spectrograms from audio_melspec.py."),
+    "features": Kind(ERROR, "Features that cannot be used",
+                     "Repair or replace the file that is named; all recordings need the same columns."),
     "faceless": Kind(ERROR, "No face in any frame",
                      "Look at the video; if there is a face in it, lower --min-face-size or --face-score and make its "
                      "crops again. Else leave the recording out."),

@@ -13,15 +13,16 @@ from support.crops import MOST_PICTURES, check_last
 from support.errors import UserError
 from support.recordings import SLACK, TARGETS, is_near, valid_labels
 
-TIMES = {"time": 1, "time_s": 1, "timestamp": 1, "timestamp_s": 1, "frametime": 1, "seconds": 1,
-         "time_ms": 1e-3, "timestamp_ms": 1e-3}  # names of columns of time, and their unit in seconds
-COUNTERS = ["frame", "frameid", "frame_id", "frame_ids", "frameids", "frame_number"]
+TIMES = {"time": 1, "time_s": 1, "timestamp": 1, "timestamp_s": 1, "frametime": 1, "seconds": 1, "time_ms": 1e-3,
+         "timestamp_ms": 1e-3, "frametime_ms": 1e-3}  # names of columns of time, and their unit in seconds
+COUNTERS = ["frame", "frameid", "frameindex", "frame_index", "frame_id", "frame_ids", "frameids", "frame_number"]
 IMAGES = ["image", "img", "images", "imgs", "image_path", "img_path"]
 OTHER_NAMES = {"arousal": ["label_arousal", "arousal_label", "label_a", "a"],
                "valence": ["label_valence", "valence_label", "label_v", "v"]}  # in label files of images
 INVALID = -5  # how Aff-Wild2 marks a frame without a rating
 OTHER_SCALE = 0.1  # share of the ratings outside the scale from which on they are taken to be on another one
 PAUSE_S = 1.0  # the longest time between two pictures of a video over which their ratings are interpolated
+NO_STEP = 10  # numbers that grow by so much from row to row are hardly seconds
 LONGEST_S = 1e5  # a day: times beyond are no times of a recording
 
 
@@ -69,8 +70,9 @@ def named_ratings(cells, targets=TARGETS):
     for target in targets:
         names = called(target, cells.table)
         if not names:
-            raise cells.fault(1, f"the columns are {cells.first_line()}: none is called {target} (or, beside one of "
-                                 f"images, {', '.join(OTHER_NAMES[target])})")
+            images = f" (or, beside one of images, {', '.join(OTHER_NAMES[target])})"
+            raise cells.fault(1, f"the columns are {cells.first_line()}: none is called {target}"
+                                 + images * any(name in cells.table for name in IMAGES) + ": rename the one that it is")
         if len(names) > 1:
             raise cells.fault(1, f"{names[0]} and {names[1]} are both ratings of {target}: keep one")
         columns += names
@@ -91,12 +93,13 @@ def labelled_pictures(cells):
     count = numbers(cells, counter[:1])[:, 0] if counter else of_image
     folders, wrong = paths.str.rpartition("/")[0], (count != of_image) & ~np.isnan(of_image)
     wrong |= ~((count >= 0) & (count < MOST_PICTURES) & (count == np.floor(count)))
+    for row in np.flatnonzero((folders != folders.iloc[0]).to_numpy()):
+        raise cells.fault(cells.table.index[row], f"{quoted(paths.iloc[row])} after {quoted(paths.iloc[0])}: a file "
+                                                  "per recording was expected (or a table of recording,time_s,arousal,"
+                                                  "valence)")
     for row in np.flatnonzero(wrong | (np.diff(count, prepend=-1) <= 0)):
         raise cells.fault(cells.table.index[row], f"image {quoted(paths.iloc[row])}, frame {count[row]:g}: one and "
                                                   "the same number, larger than that of the row before, was expected")
-    for row in np.flatnonzero((folders != folders.iloc[0]).to_numpy()):
-        raise cells.fault(cells.table.index[row], f"{quoted(paths.iloc[row])} after {quoted(paths.iloc[0])}: a file "
-                                                  "per recording was expected")
     return count.astype(int) - (count[0] > 0)
 
 
@@ -129,12 +132,19 @@ def times_of(cells):
         raise cells.fault(1, f"{' and '.join(names)} are both columns of time: keep one")
     if not names:
         return None
-    times = numbers(cells, names)[:, 0] * TIMES[names[0]]
+    try:
+        times = numbers(cells, names)[:, 0] * TIMES[names[0]]
+    except UserError as error:
+        raise UserError(f"{error}: seconds from the beginning of the recording were expected ({names[0]})") from None
     for row in np.flatnonzero(~np.isfinite(times)):
         raise cells.fault(cells.table.index[row], f"no {names[0]}: every row must have one")
     for row in np.flatnonzero(np.abs(times) > LONGEST_S):
         raise cells.fault(cells.table.index[row], f"{times[row]:g} s is no time of a recording: seconds from its "
                                                   "beginning were expected")
+    step = np.median(np.diff(times)) if len(times) > 1 else 0
+    if names[0] in ("time", "timestamp", "frametime") and step >= NO_STEP:
+        raise cells.fault(cells.table.index[1], f"{names[0]} grows by {step:g} from row to row: name the column "
+                                                f"{names[0]}_ms if these are milliseconds, time_s if they are seconds")
     return times
 
 
@@ -218,9 +228,10 @@ def match_frames(values, frames, frame_rate=25.0, source="", pictures=None):
     fits = f"{len(values)} ratings for {frames} frames ({source})"
     if not is_near(len(values), frames):
         neither = f", and its {pictures}" if pictures and len(pictures.times_s) != frames else ""
-        raise UserError(f"{fits}{neither}: as many, or up to 1 % more or less, were expected. The rate? They would fit "
-                        f"--frame-rate {len(values) / max(frames, 1) * frame_rate:.4g} (now {frame_rate:g}). Or the "
-                        "wrong file, or rows are missing?")
+        rate = len(values) / max(frames, 1) * frame_rate
+        rate = f" The rate? They would fit --frame-rate {rate:.4g} (now {frame_rate:g})." * (1 <= rate <= 240)
+        raise UserError(f"{fits}{neither}: as many, or up to 1 % more or less, were expected.{rate} Or the wrong file, "
+                        "or rows are missing?")
     if more == 1:
         return values[:frames], ("a last rating without a frame was dropped",)
     if more > 0:

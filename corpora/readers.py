@@ -38,7 +38,9 @@ def find_ratings(folder, form="auto"):
             found[recording] = source
     if not found:
         wanted = "; or ".join(FORMS[name].files for name in ([form] if form != "auto" else FORMS))
-        raise UserError(f"no recordings in {folder}/: put the gold standard there: {wanted}")
+        names = others_in(folder, ())
+        there = f"what is there ({names}) is in none of the forms that can be read" if names else "it is empty"
+        raise UserError(f"no recordings in {folder}/: {there}. Put the gold standard there: {wanted}")
     return {name: found[name] for name in sorted(found, key=natural_key)}
 
 
@@ -48,9 +50,13 @@ def describe(folder, sources):
     lines = [f"{folder}: {forms.count(form)} recordings in the form {form} ({FORMS[form].files})"
              for form in FORMS if form in forms]
     used = {path for source in sources.values() for file in source.files for path in (file, *file.parents)}
+    if alone := others_in(folder, used):
+        lines.append(f"{folder}: other files or folders are left alone: {alone}")
+    return lines
+
+
+def others_in(folder, used):
+    """The names of what else is in a folder, in a few words, "" if there is nothing. used: paths that do not count."""
     alone = [path.name for path in sorted(folder.glob("[!.]*"))
              if path not in used and path.name.lower() not in LEFTOVERS]
-    if alone:
-        first = ", ".join(alone[:3]) + " ..." * (len(alone) > 3)
-        lines.append(f"{folder}: {len(alone)} other files or folders are left alone ({first})")
-    return lines
+    return ", ".join(alone[:3]) + f" and {len(alone) - 3} more" * (len(alone) > 3)

@@ -29,7 +29,11 @@ from support.recordings import TARGETS
 
 CSV = ("csv", "txt", "tsv")
 GOLD = ["goldstandard", "gold_standard", "gold", "label"]  # what ratings of one dimension are called, beside its name
+ONE_SERIES = [*GOLD, "value", "rating"]  # the same, in a file of ratings alone
 INSTANCES = ["instance_name", "name", "instance"]
+SEVERAL = ["video", "video_id", "file", "filename", "file_name", "id", "subject", "subject_id", "participant",
+           "participant_id", "session", "clip", "person"]  # what tells the recordings of one file apart
+NO_RATERS = ["", "index", "unnamed_0", "segment_id", "segment"]  # what pandas and MuSe leave beside ratings
 WANTED = "arousal;valence in every row, or a header with these names, was expected"
 
 
@@ -51,15 +55,17 @@ def find_arff(folder):
 def find_dimensions(folder, endings, form):
     """{id: Source} of the files of one dimension each, in folders called arousal and valence.
 
-    Raises UserError if there is only one of these folders, or two of one name.
+    There may be several of a dimension, such as those of partitions. Raises UserError if two have the same recording.
     """
-    folders = {target: [path for path in sorted(Path(folder).rglob("[!.]*")) if path.name.lower() == target
-                        and path.is_dir()] for target in TARGETS}
     files = {target: {} for target in TARGETS}
-    for target, places in folders.items():
-        if len(places) > 1:
-            raise UserError(f"{places[0]}/ and {places[1]}/ both hold ratings of {target}: keep one of them")
-        files[target] = files_by_id(places[0], endings) if places else {}
+    for target in TARGETS:
+        for place in sorted(Path(folder).rglob("[!.]*")):
+            if place.name.lower() == target and place.is_dir():
+                here = files_by_id(place, endings)
+                for name in here.keys() & files[target].keys():
+                    raise UserError(f"{files[target][name]} and {here[name]} are both ratings of {target}: keep one of "
+                                    "them")
+                files[target] |= here
     sources = {}
     for name in sorted({*files["arousal"], *files["valence"]}):
         paths = tuple(files[target].get(name) for target in TARGETS)
@@ -85,6 +91,7 @@ def read_pair(path, raters="mean"):
     cells = read_cells(path)
     if not cells.named:
         return Ratings(_unnamed_pair(cells))
+    _refuse_several_instances(cells)
     if (pictures := labelled_pictures(cells)) is not None:
         return by_picture(named_ratings(cells), pictures)
     times, notes = increasing(times_of(cells), cells.table.index)
@@ -142,8 +149,8 @@ def read_dimension(path, target, raters="mean"):
     if not cells.named:
         return _unnamed_dimension(cells)
     _refuse_several_instances(cells)
-    rest = [name for name in cells.table if name not in (*TIMES, *COUNTERS, *INSTANCES, *IMAGES)]
-    known = (*called(target, cells.table), *GOLD)
+    rest = [name for name in cells.table if name not in (*TIMES, *COUNTERS, *INSTANCES, *IMAGES, *NO_RATERS)]
+    known = (*called(target, cells.table), *ONE_SERIES)
     own = [name for name in known if name in rest] or rest
     others = [name for other in TARGETS if other != target for name in called(other, cells.table) if name in own]
     if not own or others:
@@ -155,6 +162,9 @@ def read_dimension(path, target, raters="mean"):
     times, notes = increasing(times_of(cells), cells.table.index)
     if values.shape[1] == 1:
         return Ratings(values[:, 0], times, notes)
+    for name in (name for name, series in zip(own, values.T) if rises_evenly(series)):
+        raise cells.fault(1, f"column {quoted(name)} rises evenly, as a time or a counter does, and is no rater: take "
+                             "it out, or call it time")
     try:
         values, note = combined(values, raters)
     except UserError as error:
@@ -175,11 +185,13 @@ def _unnamed_dimension(cells):
 
 
 def _refuse_several_instances(cells):
-    for name in (name for name in INSTANCES if name in cells.table):
+    for name in (name for name in (*INSTANCES, *SEVERAL) if name in cells.table):
         column = cells.table[name]
+        if name in SEVERAL and column.nunique() > len(column) / 2:
+            continue  # a number or a file for each row
         for line in column.index[(column != column.iloc[0]).to_numpy()]:
-            raise cells.fault(line, f"{quoted(str(column[line]))} after {quoted(str(column.iloc[0]))}: one recording "
-                                    "per file was expected")
+            raise cells.fault(line, f"{quoted(str(column[line]))} after {quoted(str(column.iloc[0]))} ({name}): one "
+                                    "recording per file was expected; a table of several calls that column recording")
 
 
 # ---- individual raters ----------------------------------------------------------------------------------------------

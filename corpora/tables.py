@@ -45,7 +45,8 @@ def read(cells, name, raters="mean"):
                             "a recording of one person each was expected, with a video of its own")
     times = times_of(cells)
     if times is None:
-        raise cells.fault(1, f"the columns are {cells.first_line()}: none is called time_s")
+        raise cells.fault(1, f"the columns are {cells.first_line()}: none is called time_s, which should hold the "
+                             "seconds from the beginning of each recording (of frame k: k / frames per second)")
     order = np.argsort(times, kind="stable")
     for row in np.flatnonzero(np.diff(times[order]) <= 0):
         line, before = cells.table.index[order[row + 1]], cells.table.index[order[row]]

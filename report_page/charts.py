@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 from figures import shown_times, thinned
+from support.crops import frame_images
 from support.files import there
 from support.opencv import cv2, read_picture
 
@@ -164,10 +165,10 @@ def faces(folder, frames, frame_rate):
 
     Raises UserError if one cannot be read.
     """
-    shown = []
+    shown, images = [], frame_images(Path(folder), frames)
     for number in range(min(FACES, frames)):
         k = int((number + 0.5) / min(FACES, frames) * frames)
-        path = Path(folder, f"{k:06d}.jpg")
+        path = images[k]
         if not there(path):
             continue
         crop = read_picture(path, cv2.IMREAD_COLOR, f"delete {folder}/ and run face_detector.py again")

@@ -10,7 +10,7 @@ from corpora.findings import LEVELS, NOTE, ordered
 from figures import shown_times, thinned
 from report_page.table import Table, counted
 from support.files import whole_file
-from support.recordings import TARGETS, valid_labels
+from support.recordings import MODALITIES, TARGETS, valid_labels
 
 PAGE = Path(__file__).parent
 ROOM = 8e6  # characters of traces and faces: recordings without findings are left out beyond
@@ -53,17 +53,20 @@ def text_of(value, form=""):
 
 def counts_table(facts):
     """Frames, faces, segments, spectrograms, rates and lengths of every recording."""
-    rows = []
+    rows, kinds = [], [kind for kind in MODALITIES.values() if any(kind in one.features for one in facts)]
     for one in facts:
         faces = None if one.has_face is None or not len(one.has_face) else 100 * one.has_face.mean()
         rows.append([one.name, one.place or "none", text_of(None if one.gold is None else len(one.gold)),
                      text_of(one.frames), text_of(one.crops), text_of(faces, ".0f"), text_of(one.gap_s(), ".1f"),
-                     text_of(one.segments), text_of(one.spectrograms), text_of(one.pictures_rate, ".5g"),
-                     text_of(one.pictures_s, ".1f"), text_of(one.sound_s, ".1f"), text_of(one.late_s, ".2f")])
+                     text_of(one.segments), text_of(one.spectrograms),
+                     *(text_of(one.features.get(kind)) for kind in kinds),
+                     text_of(one.pictures_rate, ".5g"), text_of(one.pictures_s, ".1f"),
+                     text_of(one.sound_s, ".1f"), text_of(one.late_s, ".2f")])
     columns = ["recording", "set", "ratings", "frames", "crops", "faces, %", "gap, s", "segments", "specs",
-               "pictures, 1/s", "pictures, s", "sound, s", "late, s"]
+               *(f"{kind} features" for kind in kinds), "pictures, 1/s", "pictures, s", "sound, s", "late, s"]
     caption = ("What is there. Frames: those of the video; faces: share of the frames; gap: the longest one without a "
-               "face; late: how much later the sound begins; -: not there, not made yet, or it cannot be read")
+               "face; late: how much later the sound begins; -: not there, not made yet, or it cannot be read"
+               + "; features: their frames" * bool(kinds))
     return Table(caption, columns, rows)
 
 

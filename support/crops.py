@@ -5,6 +5,7 @@
 
 face_detector.py's own crops are numbered by frames (000000.jpg ...), without gaps, and have a faces.csv.
 """
+import glob
 import os
 import re
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from support.columns import read_table
 from support.errors import UserError
 from support.files import there, whole_file
 from support.opencv import cv2, read_picture
-from support.recordings import is_near
+from support.recordings import is_inside, is_near
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 NO_FACE = "no_face"  # the name of the black image that stands for a picture without a face, without its ending
@@ -123,3 +125,16 @@ def no_face(crops):
 def crops_shown(crops, shown):
     """[name of the image of each frame], the black one where a picture has no crop. shown: (N,) picture of each."""
     return [crops.names.get(int(picture)) or no_face(crops) for picture in shown]
+
+
+def frame_images(folder, frames):
+    """[path of the image of each frame] of a recording's folder of crops: what its annotation file, in Annotations/
+    beside all of them, calls them, or without one what face_detector.py does.
+
+    Raises UserError if that file is damaged.
+    """
+    for table in sorted((folder.parent.parent / "Annotations").glob(f"*/{glob.escape(folder.name)}.csv")):
+        named = read_table(table, "run annotations.py", texts=["image path"], whole=False)["image path"]
+        if len(named) >= frames and all(map(is_inside, named[:frames])):
+            return [folder.parent / image for image in named[:frames]]
+    return [folder / f"{k:06d}.jpg" for k in range(frames)]

@@ -158,7 +158,25 @@ def subjects_of(data_dir, names):
         if not recording or not subject or subjects.setdefault(recording, subject) != subject:
             raise UserError(f"{path} line {line}: {clipped(','.join(row))!r}: a recording and its subject were "
                             "expected")
+    unknown = {*names} - {*subjects}
+    if wrong := next((one for one in subjects if is_media(Path(one)) and Path(one).stem in unknown), None):
+        raise UserError(f"{path}: {clipped(wrong)!r} is the name of a file: that of the recording, without its ending, "
+                        "was expected")
     return {name: subjects.get(name, name) for name in names}
+
+
+def unknown_subjects(data_dir, names):
+    """Lines for the user: what subjects.csv says of no recording there is, and which recordings it does not name."""
+    path = Path(data_dir, "subjects.csv")
+    if not there(path):
+        return
+    from support.columns import read_table  # here: pandas, which comes with it, takes its time
+    said = {name.strip() for name in read_table(path, "", whole=False).iloc[:, 0]}
+    for those, what in ((said - {*names}, "recordings that are not there"),
+                        ({*names} - said, "recordings left out, each of which counts as a subject of its own")):
+        if those:
+            first = ", ".join(sorted(those, key=natural_key)[:3]) + f" and {len(those) - 3} more" * (len(those) > 3)
+            yield f"WARNING: {path}: {what}: {first}"
 
 
 # ---- the settings that a folder was made with -----------------------------------------------------------------------

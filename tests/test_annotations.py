@@ -337,3 +337,10 @@ def test_what_stops_a_run_leaves_whole_files_and_the_next_run_resumes(error, cod
     monkeypatch.setattr(type(tmp_path), "write_bytes", whole)
     code, out, _ = call("annotations", "--data-dir", tmp_path)
     assert code == 0 and "2 of 3" in out and len(list(made.iterdir())) == 3
+
+
+def test_a_delay_as_long_as_a_recording_leaves_no_rating_and_is_refused(tmp_path, call):
+    code, out, err = call("annotations", "--data-dir", rated(tmp_path, train_1=rows(100), dev_1=rows(200)),
+                          "--label-delay-s", "4")
+    assert code == 1 and made_for(tmp_path) == ["Val_Set/dev_1"]
+    assert "--label-delay-s 4 is as long as the recording (4 s): no frame would have a rating" in out + err

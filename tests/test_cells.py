@@ -40,7 +40,9 @@ def refusal(path, read=read_cells):
 @pytest.mark.parametrize("text", [
     "0.1;0.2\n-0.3;nan\n", "0.1;0.2\r\n-0.3;\r\n\r\n", "0.1;0.2\r-0.3;NaN\r", '"0.1";"0.2"\n"-0.3";"nan"',
     "0.1;0.2;\n-.3;;\n",
-    " 0.1 ; 2e-1\n -0.3 ; nan \n \n", "0.1\t0.2\n-0.3\t\n", "0.1,0.2\n-0.3,nan\n", "0,1;0,2\n-0,3;nan\n",
+    " 0.1 ; 2e-1\n -0.3 ; nan \n \n",
+    "0.1 0.2\n-0.3   nan\n", " a  b \n .1 .2\n-.3 nan", "0.1\t0.2\n-0.3\t\n", "0.1,0.2\n-0.3,nan\n",
+    "0,1;0,2\n-0,3;nan\n",
     '"0,1","0,2"\n"-0,3",\n', "+1E-1;0.2\n-3e-1;nan\n",
 ])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

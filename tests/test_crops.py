@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from videos import bars, numbers_in, write_pictures
 
-from support.crops import check_last, crops_shown, other_crops
+from support.crops import check_last, crops_shown, frame_images, other_crops
 from support.errors import UserError
 from support.media import pictures_shown
 
@@ -102,3 +102,13 @@ def test_numbers_that_cannot_be_those_of_the_pictures_are_refused(last, pictures
         return check_last("the crops", last, pictures, "v.mp4", frames)
     with pytest.raises(UserError, match=says):
         check_last("the crops", last, pictures, "v.mp4", frames)
+
+
+def test_the_image_of_a_frame_is_the_one_that_its_annotations_name(tmp_path):
+    folder, table = tmp_path / "Cropped_Aligned" / "a [1]", tmp_path / "Annotations" / "Val_Set" / "a [1].csv"
+    assert frame_images(folder, 2) == [folder / "000000.jpg", folder / "000001.jpg"]
+    table.parent.mkdir(parents=True)
+    table.write_text("image path,spec path\na [1]/00001.jpg,x\na [1]/no_face.jpg,x\n../../b.jpg,x\n")
+    assert frame_images(folder, 2) == [folder / "00001.jpg", folder / "no_face.jpg"]
+    for frames in (3, 4):  # one leads out of the folder; the last has none
+        assert frame_images(folder, frames)[0] == folder / "000000.jpg"

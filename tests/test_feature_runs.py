@@ -312,3 +312,34 @@ def test_tables_figures_and_the_report_are_made_as_of_images(trained_features, t
     assert code == 0 and "student_both_cosine" in out, err
     code, _, err = call("report", "--data-dir", folder)
     assert code == 0 and (folder / "plots" / "report.html").stat().st_size > 10000, err
+
+
+# ---- before training ------------------------------------------------------------------------------------------------
+
+def test_check_counts_features_and_misses_nothing_that_they_stand_for(corpus, call):
+    code, out, _ = call("annotations", "--data-dir", corpus, "--check")
+    page = (corpus / "plots" / "check.html").read_text()
+    assert code == 0 and "ERROR" not in out and "What is not made yet" not in page
+    assert "visual features" in page and page.count(f">{FRAMES}</td>") >= 3 * len(NAMES) - 1
+    np.save(corpus / "features" / "audio" / "dev_1.npy", np.zeros((FRAMES, 3)))
+    (corpus / "features" / "audio" / "train_1.npy").unlink()
+    np.save(corpus / "features" / "audio" / "train_2.npy", np.zeros((3 * FRAMES, 2)))
+    code, out, _ = call("annotations", "--data-dir", corpus, "--check")
+    assert code == 1 and "ERROR: Features that cannot be used" in out
+    assert f"{3 * FRAMES} rows for {FRAMES} frames" in out and "has no column '2'" in out
+    assert "no sound" in (corpus / "plots" / "check.html").read_text()
+
+
+def test_features_show_the_delay_where_there_are_no_sound_and_faces(tmp_path, call):
+    draw, frames, late = np.random.default_rng(0), 900, 30
+    for folder in ("ratings_gold_standard", "features/visual"):
+        (tmp_path / folder).mkdir(parents=True)
+    for number in range(4):
+        noise = draw.normal(size=(2, frames + late))
+        course = np.array([np.convolve(one, np.hanning(50), "same") / 20 for one in noise]).T
+        visual = course[late:] + draw.normal(0, 0.02, (frames, 2))
+        visual[::50] = np.nan
+        np.save(tmp_path / "features" / "visual" / f"train_{number}.npy", visual)
+        np.savetxt(tmp_path / "ratings_gold_standard" / f"train_{number}.csv", course[:frames], delimiter=";")
+    code, out, err = call("annotations", "--data-dir", tmp_path, "--show-delay")
+    assert code == 0 and "--label-delay-s 1.2" in out, out + err

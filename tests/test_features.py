@@ -140,7 +140,9 @@ def test_a_label_among_the_features_is_in_step_with_itself(tmp_path):
     (["f,g", *["0.5,1"] * 25], r"25 rows for 50 frames.*12.5 per second in place of 25.*time_s"),
     (["f,g", *["0.5,1"] * 100], r"100 rows for 50 frames.*50 per second"),
     (["time_s,f", *(f"{k / 50:.2f},1" for k in range(50))], "the features reach from 0 to 0.98 s, the frames to 2 s"),
-    (["timestamp,f", *(f"{k * 40},1" for k in range(50))], "Milliseconds"),
+    (["time_s,f", *(f"{k * 40},1" for k in range(50))], "Milliseconds"),
+    (["timestamp,f", *(f"{k * 40},1" for k in range(50))], "line 3: timestamp grows by 40 .* timestamp_ms if"),
+    (["f,g", "1,2"], "x.csv holds one row: .* not of the whole recording"),
     (["0.5,0.04,0.1", "0.5,0.08,0.2"], "1 %"),
     ([f"{k / 2},0.1,0.2" for k in range(50)], "column 1 rises evenly"),
     (["arousal,time", "1,1", "1,2"], "none of them is a feature"),
@@ -294,3 +296,15 @@ def test_other_columns_than_those_of_the_first_recording_are_named(other, words)
     features.check_columns([("one.csv", ("a", "b")), ("two.csv", ("a", "b"))])
     with pytest.raises(UserError, match=words):
         features.check_columns([("one.csv", ("a", "b")), ("two.csv", other)])
+
+
+def test_a_column_that_counts_the_rows_is_no_feature_whatever_it_is_called(tmp_path):
+    for header in (",a,b,c", "Unnamed: 0,a,b,c", "n,a,b,c", "frameIndex,a,b,c", "segment_id,a,b,c"):
+        path = write(tmp_path, "x.csv", [header, *(f"{k}," + ",".join(map(str, row)) for k, row in enumerate(TRUE))])
+        assert features.read_table(path).columns == ("a", "b", "c")
+
+
+def test_what_other_programs_print_for_no_number_is_missing(tmp_path):
+    texts = ["-nan(ind)", "nan(snan)", "-1.#IND00", "1.#QNAN"] * 12 + ["0.5", "-NaN"]
+    values = features.read_table(write(tmp_path, "x.csv", ["a,b", *(f"{text},1.5" for text in texts)])).values
+    assert np.isfinite(values[:, 0]).tolist() == [False] * 48 + [True, False]

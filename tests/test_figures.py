@@ -11,6 +11,7 @@ import figures
 from figures import FACES, curves_figure, draw_curves, face_strip, summary_figure, traces_figure, value_limits
 from plot_ccc import Run
 from postprocessing import PostProcessing
+from report_page import charts
 from scores import gaps_closed
 from support.errors import UserError
 
@@ -42,6 +43,16 @@ def test_the_faces_of_a_recording_stand_above_its_traces_in_order(tmp_path):
     assert strip.shape == (32, FACES * 34, 3)
     assert np.allclose(strip[16, 17::34, 0], 8 * np.arange(1, 28, 2), atol=2)
     assert face_strip(tmp_path, 60) is None  # crops of the second half are missing
+
+
+def test_crops_of_another_program_are_shown_too(tmp_path):
+    folder, table = tmp_path / "Cropped_Aligned" / "a", tmp_path / "Annotations" / "Val_Set" / "a.csv"
+    folder.mkdir(parents=True), table.parent.mkdir(parents=True)
+    for k in range(FACES):
+        cv2.imwrite(str(folder / f"{k + 1:05d}.jpg"), np.full((32, 32, 3), 8 * k, np.uint8))
+    table.write_text("image path,spec path\n" + "".join(f"a/{k + 1:05d}.jpg,\n" for k in range(FACES)))
+    assert np.allclose(face_strip(folder, FACES)[16, 17::34, 0], 8 * np.arange(FACES), atol=2)
+    assert len(charts.faces(folder, FACES, 25)) == FACES
 
 
 def test_faces_are_shown_in_their_colours_and_a_damaged_one_is_named(tmp_path):

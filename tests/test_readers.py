@@ -43,7 +43,7 @@ def test_a_folder_may_hold_several_forms_of_which_one_can_be_chosen(tmp_path):
     for form in FORMS:
         assert list(find_ratings(tmp_path, form)) == IDS[form]
     lines = describe(tmp_path, find_ratings(tmp_path))
-    assert len(lines) == 5 and "2 other files or folders are left alone (more, notes.docx)" in lines[-1]
+    assert len(lines) == 5 and "other files or folders are left alone: more, notes.docx" in lines[-1]
 
 
 def test_a_recording_in_two_forms_is_refused_until_one_is_chosen(tmp_path):
@@ -56,8 +56,14 @@ def test_a_recording_in_two_forms_is_refused_until_one_is_chosen(tmp_path):
 @pytest.mark.parametrize("form", ["auto", *FORMS])
 def test_a_folder_without_ratings_says_what_is_expected(form, tmp_path):
     for folder in (tmp_path, tmp_path / "gone"):
-        with pytest.raises(UserError, match=f"no recordings in {folder}/: put the gold standard there"):
+        with pytest.raises(UserError, match=f"no recordings in {folder}/: it is empty. Put the gold standard there"):
             find_ratings(folder, form)
+
+
+def test_what_is_in_a_form_that_nothing_reads_is_named(tmp_path):
+    put(tmp_path, "P16.xlsx", "P17.mat")
+    with pytest.raises(UserError, match="what is there .P16.xlsx, P17.mat. is in none of the forms"):
+        find_ratings(tmp_path)
 
 
 # ---- from files of a form to a trained network ----------------------------------------------------------------------

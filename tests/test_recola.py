@@ -50,6 +50,7 @@ FORMS = {
     "named": dict(dev_1DOTcsv=lines(*GOLD.T, header="arousal;valence")),
     "named in the other order": dict(dev_1DOTcsv=lines(*GOLD.T[::-1], header="valence;arousal")),
     "with times": dict(dev_1DOTcsv=lines(TIMES, *GOLD.T, header="time;arousal;valence")),
+    "by blanks": dict(dev_1DOTtxt="\n".join(f"{a:g}  {v:g}" for a, v in GOLD)),
     "with times by tabs": dict(dev_1DOTtsv=lines(*GOLD.T[::-1], TIMES, separator="\t",
                                                  header="Valence\tArousal\tTime")),
     "with milliseconds": dict(dev_1DOTcsv=lines(TIMES * 1000, *GOLD.T, header="Time (ms);arousal;valence")),
@@ -63,6 +64,13 @@ FORMS = {
                          for target, gold in zip(TARGETS, GOLD.T)},
     "csv per dimension": {f"gs__{target.title()}__dev_1DOTcsv": lines(gold)
                           for target, gold in zip(TARGETS, GOLD.T)},
+    "by blanks with times per dimension": {f"{target}__dev_1DOTtxt": lines(TIMES, gold, separator=" ")
+                                           for target, gold in zip(TARGETS, GOLD.T)},
+    "MuSe": {f"{target}__dev_1DOTcsv": lines(
+        TIMES * 1000, gold, np.arange(50) // 20, separator=",", header="timestamp_ms,value,segment_id")
+        for target, gold in zip(TARGETS, GOLD.T)},
+    "arff in several folders": {f"{target}__dev_1DOTarff": arff(gold) for target, gold in zip(TARGETS, GOLD.T)}
+    | {f"more__{target}__other_1DOTarff": arff(gold) for target, gold in zip(TARGETS, GOLD.T[::-1])},
     "csv per dimension with times": {f"{target}__dev_1DOTcsv": lines(TIMES, gold, separator=",", header="time, gold")
                                      for target, gold in zip(TARGETS, GOLD.T)},
 }
@@ -147,12 +155,26 @@ def test_what_could_be_something_else_is_refused_and_never_guessed(text, says, t
     (lines(GOLD[:, 0], GOLD[:, 1]), "one column of ratings"),
     (lines(GOLD[:, 0], header="valence"), "ratings of arousal"),
     ("img,label_V,frame_id\na/00001.jpg,0.1,1\n", "ratings of arousal"),
+    (lines(TIMES, GOLD[:, 0], GOLD[:, 1], header="x;FM1;FM2"), "column 'x' rises evenly, as a time or a counter does"),
+    (lines(TIMES * 1000, GOLD[:, 0], header="timestamp;gold"), "line 3: timestamp grows by 40 from row to row: name"),
+    ("time,gold\n00:00:01.2,0.1\n", "'00:00:01.2' is not a number: seconds from the beginning"),
     (lines(TIMES, header="time"), "ratings of arousal"), (lines(TIMES, *GOLD.T), "one column of ratings"),
 ])
 def test_a_file_of_one_dimension_holds_that_one(text, says, tmp_path):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(UserError, match=says):
         read_dimension(tmp_path / "a.csv", "arousal")
+
+
+def test_several_recordings_in_one_csv_are_refused_and_a_name_for_every_row_is_not(tmp_path):
+    for names, several in (["a"] * 30 + ["b"] * 20, True), ([f"{k:05d}.jpg" for k in range(50)], False):
+        (tmp_path / "a.csv").write_text("file,arousal,valence\n" + "".join(
+            f"{name},{a:g},{v:g}\n" for name, (a, v) in zip(names, GOLD)))
+        if several:
+            with pytest.raises(UserError, match="line 32: 'b' after 'a' .file.: .*calls that column recording"):
+                read_pair(tmp_path / "a.csv")
+        else:
+            np.testing.assert_array_equal(read_pair(tmp_path / "a.csv").values, GOLD)
 
 
 def test_two_recordings_in_one_arff_are_refused(tmp_path):
@@ -177,9 +199,9 @@ def test_a_recording_has_one_file_of_ratings(tmp_path):
     folder = folder_of(tmp_path, aDOTcsv="", arousal__aDOTcsv="", valence__aDOTcsv="")
     with pytest.raises(UserError, match="are both ratings of a:"):
         find(folder)
-    folder = folder_of(tmp_path, individual__arousal__aDOTarff="")
-    with pytest.raises(UserError, match="both hold ratings of arousal"):
-        find_arff(folder)
+    folder = folder_of(tmp_path, individual__arousal__aDOTcsv="")
+    with pytest.raises(UserError, match="individual/arousal/a.csv are both ratings of arousal"):
+        find(folder)
 
 
 @given(st.binary(max_size=60) | st.text("0123456789.;,\n- \"tiaroulvnce", max_size=80).map(str.encode))
