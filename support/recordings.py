@@ -114,17 +114,22 @@ def fault_of_id(name):
         return "its name is not UTF-8: rename it"
     if length > LONGEST_ID:
         return f"its name is too long ({length} bytes): make it shorter, {LONGEST_ID} bytes at most"
-    strange = any(letter in "/\\" or unicodedata.category(letter) == "Cc" for letter in name)
+    strange = any(letter in "/\\" for letter in name) or not is_one_line(name)
     if strange or not name.strip() or name.startswith("."):
         return "its name is no name of a file (a dot at the beginning, a slash, a control character): rename it"
     return f"{name!r} is a row of the score tables and cannot be an id: rename it" if name in SUMMARIES else ""
+
+
+def is_one_line(text):
+    """Whether text has no control character and no end of a line; invisible ones, such as those in emoji, are none."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
 
 
 def refuse_unusable(path):
     """Raises UserError if a video or sound file, or its folder, cannot be a recording: for its name, because another
     one beside it has the same id, or as it is a folder."""
     if path.is_dir():
-        raise UserError(f"{path} is a folder, video or sound was expected: put what is in it into {path.parent}/ itself")
+        raise UserError(f"{path} is a folder, video or sound was expected: put what is in it into {path.parent}/")
     if why := fault_of_id(path.stem):
         raise UserError(f"{path}: {why}")
     same = sorted(str(one) for one in path.parent.glob(f"{glob.escape(path.stem)}.*")
@@ -137,7 +142,7 @@ def refuse_unusable(path):
 def is_inside(path):
     """Whether a relative path, as text, is one, and stays inside the folder that it is relative to."""
     parts = path.replace("\\", "/").split("/")
-    possible = path.isprintable() and all(len(os.fsencode(part)) < 256 for part in parts) and len(parts) < 9
+    possible = is_one_line(path) and all(len(os.fsencode(part)) < 256 for part in parts) and len(parts) < 9
     return possible and ".." not in parts and parts[0] != "" and ":" not in parts[0][1:2]
 
 
