@@ -19,7 +19,7 @@ from support.errors import UserError, run_script
 from support.failures import noted
 from support.files import there, whole_folder, write_bytes
 from support.media import about_frames, picture_clock
-from support.recordings import find_recordings, if_newer, keep_settings, known_frames, shard_of
+from support.recordings import find_recordings, if_newer, keep_settings, known_frames, refuse_unusable, shard_of
 from support.settings import parse_config
 from support.sound import read_sound
 from support.workers import for_each
@@ -125,6 +125,7 @@ def extract(path, frames, folder, cfg, report):
 
 def make(name, report, sounds, cfg):
     """Makes the segments of a recording, unless they exist: (line to print, (segments, whether they existed))."""
+    refuse_unusable(sounds[name])
     frames, folder = frames_of(name, sounds[name], cfg), cfg.segments_dir / name
     line = f"{name}: {frames} segments from {sounds[name]}"
     if not there(folder):

@@ -38,7 +38,7 @@ from support.files import changed_folder, claimed, there, whole_again, whole_fil
 from support.media import Picture, about_frames, frame_count, picture_clock, read_frames
 from support.opencv import cv2, read_picture
 from support.reading import clipped, read_bytes
-from support.recordings import FACE, find_recordings, if_newer, keep_settings, shard_of, side_of
+from support.recordings import FACE, find_recordings, if_newer, keep_settings, refuse_unusable, shard_of, side_of
 from support.settings import parse_config
 from support.workers import for_each
 
@@ -303,6 +303,7 @@ def make(name, report, videos, cfg, retain):
     """Crops of one recording, unless they are there: a line to print; (its faces.csv, whether anything was done)."""
     folder, sheet = cfg.crops_dir / name, cfg.crops_dir / f"{name}.jpg"
     whole_again(folder)
+    refuse_unusable(videos[name])
     if crops := other_crops(folder, lambda: frame_count(picture_clock(videos[name]).end_s, cfg.frame_rate)):
         return f"{name}: {len(crops.names)} crops of another program are there: left as they are", (None, False)
     side = side_of(name, videos[name], cfg.annotations_dir)

@@ -18,15 +18,17 @@ from support.decoding import Decoding, check_memory, packets_of, track_remarks, 
 from support.errors import UserError
 from support.files import regular
 from support.opencv import cv2
+from support.wavs import ASF, has_stale_length
 
 CLOCK_S = 0.002  # time stamps this close are the same: containers round to a millisecond, also the stamp of the start
 BACK = 1.0, 20  # seconds and usual gaps by which a time stamp lies before the ones before only if the clock runs back
 AHEAD = 10.0, 20  # the same for a gap in which time passed only if another track goes on meanwhile
 PAUSE = 1.0, 10  # the same for a gap that is worth a remark
 REGULAR = 0.9, 0.1  # share of gaps of a constant rate that are the usual one, and share of it by which they may differ
+MISSING_S = 0.5  # of the end of a video may be missing
 LONGEST_S = 86400  # of video or sound: a day; time stamps that reach further are damaged
 WIDEST = 8  # pixels, by their height; anamorphic video has up to 2
-APPENDED = {"mp4": b"ftyp", "flv": b"FLV\x01"}  # what files of these forms begin with
+APPENDED = {"mp4": b"ftyp", "flv": b"FLV\x01", "asf": ASF}  # what files of these forms begin with
 BT601 = (2, 5, 6)  # FFmpeg's numbers for colours of BT.601: unspecified (treated as such), BT.470BG, SMPTE 170M
 FULL_RANGE = 2  # FFmpeg's number for: black is 0 (not 16) and white 255 (not 235)
 
@@ -36,7 +38,8 @@ def open_media(path):
     """PyAV container of a video or sound file. Raises UserError for everything in it that FFmpeg cannot read."""
     try:
         whole = os.path.abspath(regular(path))  # FFmpeg takes what stands before a colon for a protocol: "concat:a.mp4"
-        with av.open(whole, metadata_errors="replace") as container:  # titles in Latin-1, say
+        options = {"ignore_length": "1"} if has_stale_length(whole) else {}
+        with av.open(whole, options=options, metadata_errors="replace") as container:  # titles in Latin-1, say
             yield container
     except av.error.FFmpegError as error:
         check_memory(error)
@@ -99,7 +102,8 @@ def picture_clock(video, cut_short=refuse):
         if not end - times[0] < LONGEST_S:
             raise UserError(f"{video} is damaged: by its time stamps it would be {end - times[0]:.3g} s long: replace "
                             "it")
-        promised_s, present_s = _lengths(container, stream, len(stamps), gap, others.end_s)
+        early_s = min(0, container.start_time or 0) / av.time_base  # a broadcast's clock that begins anew on the way
+        promised_s, present_s = _lengths(container, stream, len(stamps), gap, others.end_s - early_s)
         in_order = _in_order(container, stream, stamps[stamps[:, 2] == 0, 0])
         appended = _another_follows(container, others.end)
         remarks = track_remarks(container, stream) + _time_remarks(times, gap, others, form)
@@ -109,7 +113,7 @@ def picture_clock(video, cut_short=refuse):
     elif appended:
         cut_short(f"{video} is of two files or more, joined byte by byte: only the first can be read, "
                   f"{end - times[0]:.1f} s")
-    elif promised_s - present_s > max(0.5, 2 * gap):
+    elif promised_s - present_s > max(MISSING_S, 2 * gap):
         cut_short(f"{video} is cut short: it holds {present_s:.1f} of the stated {promised_s:.1f} s")
     return Clock(times - times[0], end - times[0], times[0], shown[:, 0], remarks, bool(jump), in_order)
 
@@ -337,11 +341,13 @@ def read_frames(video, frame_rate, cut_short=refuse, remark=ignored):
                 shown = following
     if shown is None:
         raise UserError(f"{video} is damaged: none of its {clock.end_s:.1f} s can be decoded: replace it")
-    if clock.times_s[-1] - time_s > 2 / frame_rate:
+    if clock.times_s[-1] - time_s > max(MISSING_S, 2 / frame_rate):
         cut_short(f"{video} is damaged: only {time_s:.1f} s of {clock.end_s:.1f} s can be decoded")
         readable = clock.times_s <= time_s + CLOCK_S
         frames = min(frames, frame_count(clock.times_s[~readable][0], frame_rate))
         clock = clock._replace(stamps=clock.stamps[readable])
+    elif clock.times_s[-1] - time_s > 2 / frame_rate:
+        remark(f"its last {clock.times_s[-1] - time_s:.1f} s cannot be decoded: the picture before is shown")
     if k < frames:
         yield range(k, frames), shown
     for message in clock.remarks + decoding.remarks(clock.stamps):

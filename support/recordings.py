@@ -25,6 +25,8 @@ MEDIA = set(".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .m2t
             ".mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m "
             ".aac .ac3 .aif .aifc .aiff .amr .ape .au .caf .flac .m4a .mka .mp2 .mp3 .oga .ogg .opus .ra .snd .sph "
             ".w64 .wav .wma .wv".split())  # endings of video and sound files
+SYSTEM_FOLDERS = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "__pycache__",
+                  "lost+found", "system volume information"}  # of file managers, NAS and file systems
 SIDES = {"_left": "left", "_right": "right"}  # ends of the ids of the two subjects of one video
 FACE = ["detected", "tracked"]  # `found` in faces.csv, of frames with a face; others: "missing" (black), "retained"
 SLACK = 0.01  # share by which the numbers of ratings, pictures and frames of a recording may differ
@@ -38,7 +40,8 @@ def find_recordings(folders, wanted, missing, annotations_dir=None):
 
     wanted: only these ids, if any; annotations_dir: where files <video>_left and <video>_right make two recordings of a
     video (by_subject). Raises UserError if there are none (`missing` says what to do), if a wanted id is missing, if a
-    folder has two files of one id, or if an id is that of a summary row in score tables.
+    folder has two files of one id, or if an id is that of a summary row in score tables. Of video and sound that is an
+    error of the one recording (refuse_unusable), which must not stop the others.
     """
     found = {}
     for folder in folders:
@@ -47,10 +50,11 @@ def find_recordings(folders, wanted, missing, annotations_dir=None):
             if not is_recording(path):
                 continue
             name = path.name if path.is_dir() else path.stem
-            if name in here:
-                raise UserError(f"{here[name]} and {path} have the same id: keep one of them")
+            if not is_media(path):  # media: one recording's fault, see refuse_unusable
+                if name in here and not is_media(here[name]):
+                    raise UserError(f"{here[name]} and {path} have the same id: keep one of them")
+                refuse_summary(name, path)
             here[name] = path
-            refuse_summary(name, path)
         found = here | found
     found = by_subject(found, annotations_dir) if annotations_dir else found
     places, names = " or ".join(f"{folder}/" for folder in folders), sorted(found, key=natural_key)
@@ -96,7 +100,7 @@ def is_recording(path):
 
     Subtitles, thumbnails, notes and what file managers leave are not.
     """
-    return is_media(path) or path.suffix == ".csv" or path.is_dir() and not path.name.startswith(("@", "__"))
+    return is_media(path) or path.suffix == ".csv" or path.is_dir() and path.name.lower() not in SYSTEM_FOLDERS
 
 
 def is_media(path):
@@ -111,16 +115,35 @@ def fault_of_id(name):
         return "its name is not UTF-8: rename it"
     if length > LONGEST_ID:
         return f"its name is too long ({length} bytes): make it shorter, {LONGEST_ID} bytes at most"
-    strange = any(letter in "/\\" or unicodedata.category(letter) == "Cc" for letter in name)
+    strange = any(letter in "/\\" for letter in name) or not is_one_line(name)
     if strange or not name.strip() or name.startswith("."):
         return "its name is no name of a file (a dot at the beginning, a slash, a control character): rename it"
     return f"{name!r} is a row of the score tables and cannot be an id: rename it" if name in SUMMARIES else ""
 
 
+def is_one_line(text):
+    """Whether text has no control character and no end of a line; invisible ones, such as those in emoji, are none."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
+
+
+def refuse_unusable(path):
+    """Raises UserError if a video or sound file, or its folder, cannot be a recording: for its name, because another
+    one beside it has the same id, or as it is a folder."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, video or sound was expected: put what is in it into {path.parent}/")
+    if why := fault_of_id(path.stem):
+        raise UserError(f"{path}: {why}")
+    same = sorted(str(one) for one in path.parent.glob(f"{glob.escape(path.stem)}.*")
+                  if one.stem == path.stem and is_media(one))
+    if len(same) > 1:
+        raise UserError(f"{' and '.join(same)} have the same id: keep one of them there (sound beside a video belongs "
+                        "into audio/)")
+
+
 def is_inside(path):
     """Whether a relative path, as text, is one, and stays inside the folder that it is relative to."""
     parts = path.replace("\\", "/").split("/")
-    possible = path.isprintable() and all(len(os.fsencode(part)) < 256 for part in parts) and len(parts) < 9
+    possible = is_one_line(path) and all(len(os.fsencode(part)) < 256 for part in parts) and len(parts) < 9
     return possible and ".." not in parts and parts[0] != "" and ":" not in parts[0][1:2]
 
 
@@ -247,6 +270,7 @@ def known_frames(name, frame_rate, crops_dir, videos_dir, annotations_dir=None):
     if there(faces):
         return faces_table(faces).count(b"\n") - 1, faces
     if video := media_file(name, videos_dir):
+        refuse_unusable(video)
         return frame_count(picture_clock(video).end_s, frame_rate), video
     for table in Path(annotations_dir).glob(f"*/{glob.escape(name)}.csv") if annotations_dir else []:
         return _lines(table) - 1, table
@@ -302,6 +326,7 @@ def has_sound(name, audio_dir, videos_dir, *made_dirs):
     path = sound_file(name, audio_dir, videos_dir)
     if not path:
         return False
+    refuse_unusable(path)
     with open_media(path) as container:
         return bool(container.streams.audio) and any(packet.size for packet in container.demux(audio=0))
 

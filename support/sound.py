@@ -3,7 +3,6 @@
 Files are used as they are: what of a file cannot be heard is silent, what is done about the rest is said (`remarks`).
 """
 import math
-import os
 
 import av
 import numpy as np
@@ -12,6 +11,7 @@ import soundfile
 from support.decoding import check_memory, packets_of
 from support.errors import UserError
 from support.media import LONGEST_S, check_codec, open_media
+from support.wavs import is_plain, refuse_joined, wav_remarks
 
 PIECE = 65536  # samples of a WAV read at a time
 JUMP_S = 0.05  # time stamps of sound that are off by less are rounding; by more, sound is missing or repeated
@@ -22,6 +22,7 @@ AGAIN = 100  # errors between packets after which a file is given up
 JUNK = b"TAG", b"APETAGEX", b"ID3", b"LYRICS", b"\xff\xff\xff\xff"  # tags, and what recorders fill up files with
 BARE = "mp3", "aac", "ac3", "eac3", "flac", "amr", "dts", "truehd"  # formats in which everything looks like sound
 LISTEN_S = 10.0  # audible sound by which it is told in advance whether channels cancel
+SILENT = 1e-4  # of full scale; in a track that reaches no further nothing was recorded
 AUDIBLE = 1e-7  # mean square of sound that counts as audible: -70 dB of full scale
 PART = 1024  # samples (every 4th) in which channels are compared
 COMPARE_S = 0.1  # channels are compared every so many seconds: to compare all packets takes longer than to decode them
@@ -38,7 +39,9 @@ def read_sound(path, rate, start_s=None, channel=0, remarks=None):
     channel: the one to take, from 1 on; 0: their mix. remarks: list to which is added, after the last block, what is
     not as it should be, and what was done about it. Raises UserError if there is no sound or it cannot be read.
     """
-    mix, lost, timeline, told = _planned(path, channel), Lost(), Timeline(rate, start_s), []
+    if start_s is None:
+        refuse_joined(path)
+    mix, lost, timeline, told = _planned(path, channel), Lost(), Timeline(rate, start_s), wav_remarks(path)
     if start_s is None and is_plain(path):
         blocks = _plain_sound(path, rate, mix)
     else:
@@ -59,22 +62,33 @@ def read_sound(path, rate, start_s=None, channel=0, remarks=None):
 
 
 def sound_track(container, path):
-    """PyAV stream of a file's sound: of several tracks that can be decoded the default one, else the first of them.
-
-    Raises UserError if there is none.
+    """PyAV stream of a file's sound: of several tracks that can be decoded the default one, else the first of them;
+    those that are digital silence are passed over. Raises UserError if there is none.
     """
     tracks = container.streams.audio
     if not tracks:
         raise UserError(f"{path} has no sound track: put the sound of this recording into audio/ as {path.stem}.wav")
-    known = [track for track in tracks if track.codec_context is not None]
-    default = [track for track in known if track.disposition & av.stream.Disposition.default]
-    track = (default or known or tracks)[0]
+    ranked = _ranked(tracks)
+    track = next((one for one in ranked if len(ranked) > 1 and not _is_silent(path, one.index)), ranked[0])
     check_codec(track, path)
     rate = track.codec_context.sample_rate
     if not RATES[0] <= rate <= RATES[1]:
         raise UserError(f"{path} is damaged: its sound would have {rate} samples per second, {RATES[0]} to {RATES[1]} "
                         "were expected: replace it")
     return track
+
+
+def _ranked(tracks):
+    """Those that can be decoded, if any can, the default one first."""
+    known = [track for track in tracks if track.codec_context is not None] or tracks
+    return sorted(known, key=lambda track: not track.disposition & av.stream.Disposition.default)
+
+
+def _is_silent(path, index):
+    """Whether a track is silent from end to end."""
+    with open_media(path) as container:
+        frames = _frames(container, container.streams[index], Lost())
+        return not any(frame is not None and np.abs(_samples(frame)).max(initial=0) > SILENT for frame in frames)
 
 
 # ---- packets and times ----------------------------------------------------------------------------------------------
@@ -183,7 +197,10 @@ def _about_tracks(container, stream):
     default = "the default one, " * bool(stream.disposition & av.stream.Disposition.default)
     names = [stream.metadata.get(key, "") for key in ("title", "language")]
     name = ", ".join(name for name in names if name not in ("", "und"))
-    return [f"it has {len(tracks)} sound tracks: {default}number {number}{f' ({name})' * bool(name)} is used"]
+    first = _ranked(tracks)[0].index
+    silent = f", as number {[track.index for track in tracks].index(first) + 1} is silent" * (first != stream.index)
+    return [f"it has {len(tracks)} sound tracks: {default}number {number}{f' ({name})' * bool(name)} is "
+            f"used{silent}"]
 
 
 def _frames(container, stream, lost):
@@ -191,9 +208,10 @@ def _frames(container, stream, lost):
     if stream.codec_context.name == "flac":  # else its checksums are not looked at: noise in place of damaged sound
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
     failed, size, read_s, bare = [], 0, 0.0, container.format.name in BARE
+    decoder = _decoder(stream.codec_context)
     for packet in _packets(container, stream, lost):
         try:
-            frames = packet.decode()
+            frames = decoder.decode(packet) if decoder else packet.decode()
         except av.error.FFmpegError as error:
             check_memory(error)
             failed.append(packet)
@@ -207,6 +225,15 @@ def _frames(container, stream, lost):
             size, read_s = size + packet.size, read_s + float(packet.duration * packet.time_base)
         yield from frames
     lost.add([one for one in failed if not (bare and _is_junk(one))])
+
+
+def _decoder(codec):
+    """The decoder of a WAV of 24 bits in 32, which FFmpeg takes for floats of Cool Edit; None: FFmpeg's own."""
+    if codec.name != "pcm_f24le":
+        return None
+    decoder = av.CodecContext.create("pcm_s32le", "r")
+    decoder.sample_rate, decoder.layout = codec.sample_rate, codec.layout
+    return decoder
 
 
 def _packets(container, stream, lost):
@@ -239,17 +266,6 @@ def _resampled(frames, rate, mix):
             resampler, made_for = frame and av.AudioResampler(format="s16", layout="mono", rate=rate), form
         yield from (resampler.resample(mix(frame)) if frame else [None])
     yield from (resampler.resample(None) if resampler else [])
-
-
-def is_plain(path):
-    """Whether a file is a complete WAV of 16 bits, mono or stereo, which can be read without FFmpeg."""
-    try:
-        about = soundfile.info(path)
-    except soundfile.LibsndfileError:
-        return False
-    header = os.path.getsize(path) - 2 * about.frames * about.channels  # bytes; many if the stated length is wrong
-    form = about.format, about.subtype
-    return form == ("WAV", "PCM_16") and about.channels <= 2 and about.frames > 0 and header < 2**16
 
 
 def _plain_sound(path, rate, mix):

@@ -1,4 +1,5 @@
 """The recordings of a corpus on disk, and the settings that a folder was made with."""
+import contextlib
 import os
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from support.recordings import (
     fault_of_id,
     find_recordings,
     if_newer,
+    is_inside,
     keep_settings,
     known_frames,
     made_with,
     media_file,
     natural_key,
+    refuse_unusable,
     shard_of,
     side_of,
     sound_file,
@@ -61,9 +64,42 @@ def test_what_is_missing_is_named_with_what_to_do(tmp_path):
         find_recordings([touch(tmp_path, "a.csv")], ("b",), "")
 
 
-def test_two_files_of_one_id_are_an_error(tmp_path):
+def test_two_tables_of_one_id_are_an_error(tmp_path):
+    (tmp_path / "a").mkdir()
     with pytest.raises(UserError, match="same id"):
-        find_recordings([touch(tmp_path, "a.mp4", "a.avi")], (), "")
+        find_recordings([touch(tmp_path, "a.csv")], (), "")
+
+
+@pytest.mark.parametrize("names, why", [(("a.mp4", "a.avi"), "same id"), (("a.mp4", "a.wav"), "into audio/"),
+                                        (("mean.mp4",), "score tables"), (("tab\t.mp4",), "control character")])
+def test_media_that_cannot_be_used_cost_one_recording(names, why, tmp_path):
+    found = find_recordings([touch(tmp_path, *names, "b.mp4", "c.x.mp4", "c.mp4")], (), "")
+    assert {"b", "c", "c.x"} < {*found}
+    for name, path in found.items():
+        with pytest.raises(UserError, match=why) if name not in ("b", "c", "c.x") else contextlib.nullcontext():
+            refuse_unusable(path)
+
+
+def test_a_folder_in_place_of_a_video_says_where_its_videos_belong(tmp_path):
+    (tmp_path / "session").mkdir()
+    with pytest.raises(UserError, match=f"put what is in it into {tmp_path}/"):
+        refuse_unusable(tmp_path / "session")
+
+
+def test_ids_may_begin_with_an_at_but_folders_of_file_managers_are_none(tmp_path):
+    for name in ("@user", "__a", "@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information"):
+        (tmp_path / name).mkdir()
+    assert {*find_recordings([tmp_path], (), "")} == {"@user", "__a"}
+
+
+@pytest.mark.parametrize("name", ["a\u200bb", "\U0001f469\u200d\U0001f52c", "\u4e2d\u3000\u6587", "a\xa0b", "\u200fa"])
+def test_invisible_letters_are_allowed_in_ids_and_paths_alike(name):
+    assert not fault_of_id(name) and is_inside(f"{name}/000000.jpg")
+
+
+@pytest.mark.parametrize("letter", ["\n", "\x85", "\u2028", "\t", "\0"])
+def test_control_characters_and_ends_of_lines_are_allowed_in_neither(letter):
+    assert fault_of_id(f"a{letter}b") and not is_inside(f"a{letter}b/000000.jpg")
 
 
 @pytest.mark.parametrize("name", ["mean", "concatenated"])
