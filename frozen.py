@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from augmentation import on_device
-from data import Batch
+from data import stream
 from packing import kept_array
 from support.errors import UserError
 from support.files import there
@@ -86,9 +86,9 @@ def _check_disk(images, maker, files):
     folder.mkdir(parents=True, exist_ok=True)
     size, free = images * maker.width * maker.kind.itemsize, shutil.disk_usage(folder).free
     print(f"the {MODALITIES[maker.name]} backbone is frozen: its {maker.width} features of {images} images (up to "
-          f"{len(VIEWS)} views of a frame) are computed once and take {size / 1e9:.2g} GB in {folder}/")
+          f"{len(VIEWS)} views of a frame) are computed once and take {size / 1e6:,.1f} MB in {folder}/")
     if size + MARGIN > free:
-        raise UserError(f"{folder}/ has {free / 1e9:.2g} GB left, {size / 1e9:.2g} GB are needed for the features of "
+        raise UserError(f"{folder}/ has {free / 1e6:,.0f} MB left, {size / 1e6:,.1f} are needed for the features of "
                         "the frozen backbone: make room, or take a smaller backbone or --no-augment (one view)")
 
 
@@ -126,14 +126,14 @@ class Maker:
     def pieces(self, recording, view, bar):
         """Yields the features of a view of all images of a recording, (n, F)."""
         changes = None if view == VIEWS[0] else torch.tensor(view)[:, None]
-        for start in range(0, len(recording), CHUNK):
-            images = torch.from_numpy(recording.arrays[self.name][start:start + CHUNK])[None]
-            batch = on_device(Batch(images, images, images), self.device, changes)
+        for batch in stream(recording, [self.name], CHUNK):
+            images = getattr(on_device(batch, self.device, changes), self.name)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bfloat16):
-                features = self.backbone.pretrained(getattr(batch, self.name)[0])
+                features = self.backbone.pretrained(images[0])
             with np.errstate(over="ignore"):
                 piece = features.float().cpu().numpy().astype(self.kind)
             if not np.isfinite(piece).all():
+                [(_, start)] = batch.clips
                 raise UserError(f"{recording.name}: the features of the frozen {MODALITIES[self.name]} backbone are not "
                                 f"finite from frame {start} on: use other weights"
                                 + ", or --precision float32" * self.in_bfloat16)
