@@ -68,7 +68,7 @@ def _one_view(part, changes):
         return part
     if changes is None:
         return part[:, :, 0].float()
-    views = ((1 - changes[2]) * part.shape[2]).long().clamp_max(part.shape[2] - 1)  # of two views, each in half
+    views = (changes[2] * part.shape[2]).long().clamp_max(part.shape[2] - 1)  # the second where it would be flipped
     return part[torch.arange(len(part), device=part.device), :, views].float()
 
 
