@@ -51,15 +51,25 @@ def _shifted(draw, reach, size):
 
 def on_device(batch, device, changes=None):
     """The batch on the device, its images as float in [0, 1], augmented by `changes` (draw_augmentation); features in
-    place of images stay as they are."""
+    place of images stay as they are, those of a frozen backbone are those of one view."""
     frames, specs, gold, taught = (part if part is None else part.to(device, non_blocking=True) for part in batch[:4])
-    if changes is None:
-        frames, specs = _as_float(frames), _as_float(specs)
-    else:
+    if changes is not None:
         changes = changes.to(device, non_blocking=True)  # five numbers a clip: a GPU makes the large indices itself
         frames = augment(frames, changes) if _are_images(frames) else frames
-        specs = _as_float(shift_in_time(specs, changes)) if _are_images(specs) else specs
+        specs = shift_in_time(specs, changes) if _are_images(specs) else specs
+    frames, specs = (_as_float(_one_view(part, changes)) for part in (frames, specs))
     return batch._replace(frames=frames, specs=specs, gold=gold, taught=taught)
+
+
+def _one_view(part, changes):
+    """Of (B, T, V, F), features of V views of images, those of the view that `changes` draw for each clip, or of the
+    first: (B, T, F). Anything else stays as it is."""
+    if part is None or part.ndim != 4:
+        return part
+    if changes is None:
+        return part[:, :, 0].float()
+    views = (changes[2] * part.shape[2]).long().clamp_max(part.shape[2] - 1)  # the second where it would be flipped
+    return part[torch.arange(len(part), device=part.device), :, views].float()
 
 
 def _are_images(part):

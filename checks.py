@@ -26,7 +26,7 @@ from runs import (
 from support.columns import read_table
 from support.errors import SettingsError, UserError
 from support.failures import unlabelled_files
-from support.recordings import PARTITIONS, TARGETS, UNLABELLED, media_file, subjects_of
+from support.recordings import MODALITIES, PARTITIONS, TARGETS, UNLABELLED, media_file, subjects_of
 
 
 def describe_way(cfg):
@@ -62,12 +62,21 @@ def check_before(runs):
         if cfg.stage == "student":
             check_teachers(cfg, state, runs, todo)
     for cfg in todo:
-        for kind in ("visual", "audio"):
+        for kind in MODALITIES.values():
             if f"{kind}_weights" in settings_of(cfg):
-                check_weights(getattr(cfg, f"{kind}_backbone"), getattr(cfg, f"{kind}_weights"))
+                check_backbone(cfg, kind)
     if todo:
         check_partitions(todo)
         warn(todo[0])
+
+
+def check_backbone(cfg, kind):
+    """Raises SettingsError or UserError if the "visual" or "audio" backbone cannot be made as it is wanted."""
+    name, weights, scale = (getattr(cfg, f"{kind}_{what}") for what in ("backbone", "weights", "lr_scale"))
+    check_weights(name, weights)
+    if scale == 0 and name != "features" and not weights:
+        raise SettingsError(f"{kind}_lr_scale: 0 keeps the {kind} backbone as its pretrained weights are, but it has "
+                            f"none, and random ones are of no use: give --{kind}-weights, or another number")
 
 
 def check_teachers(cfg, state, runs, todo):

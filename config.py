@@ -130,6 +130,9 @@ class Config:
                                                  # (teacher, audio); features: those in features/audio/ in their place
     visual_weights: str = ""  # "": random; a file (torchvision's or the FER2013 checkpoint); imagenet: download them
     audio_weights: str = ""  # "": random; a file; imagenet: download torchvision's
+    visual_lr_scale: NotNegative = 0.1  # times learning_rate: the visual backbone's (paper: 1e-5 beside 1e-4); 0: it
+                                        # stays as visual_weights are, and its features are computed once (cache/)
+    audio_lr_scale: NotNegative = 1.0  # times learning_rate: the audio backbone's; 0: it stays as audio_weights are
     feature_size: Count = 512  # features per frame out of a backbone
     gru_size: Count = 1024  # size of the GRU's state
     dropout: Share = 0.2  # on the visual features
@@ -164,8 +167,6 @@ class Config:
     epoch_steps: Whole = 0  # gradient steps of an epoch; 0: those of one pass over the rated recordings
     batch_size: Count = 8  # clips per gradient step
     learning_rate: Positive = 1e-4  # initial learning rate, of everything but the backbones
-    visual_lr_scale: NotNegative = 0.1  # times learning_rate: the visual backbone's (paper: 1e-5 beside 1e-4)
-    audio_lr_scale: NotNegative = 1.0  # times learning_rate: the audio backbone's
     optimizer: Literal["adam", "sgd"] = "adam"  # the original's code says Adam, its manual SGD (here: momentum 0.9)
     weight_decay: NotNegative = 0.0  # decoupled for adam (AdamW), L2 for sgd
     scheduler: Literal["cosine", "plateau", "none"] = "cosine"  # learning rate over the epochs

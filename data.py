@@ -11,7 +11,8 @@ import itertools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,8 @@ class Recording:
     # in memory, float32: "frames" and "specs" that are features (N, D), and "taught" (N, K + D), predictions and
     # features of a frozen teacher
     columns: dict = field(default_factory=dict)  # "frames" and "specs" that are features -> (file, its columns' names)
+    cache: Path | None = None  # folder in which features of its images are kept (frozen.py); None: nowhere
+    sums: dict = field(default_factory=dict)  # of "frames" and "specs" that are images: their checksums, once needed
 
     def __len__(self):
         return len(self.gold)
@@ -58,8 +61,8 @@ class Recording:
 
 class Batch(NamedTuple):
     """Clips, or one piece of a recording; what was not asked for is None. Images are uint8 until on_device()."""
-    frames: torch.Tensor | None  # (B, T, 3, S, S), or features (B, T, D)
-    specs: torch.Tensor | None  # (B, T, 1, M, F), or features (B, T, D)
+    frames: torch.Tensor | None  # (B, T, 3, S, S), or features (B, T, D), of a frozen backbone (B, T, views, D)
+    specs: torch.Tensor | None  # (B, T, 1, M, F), or features
     gold: torch.Tensor  # (B, T, K), NaN where invalid
     taught: torch.Tensor | None = None  # (B, T, K + D) predictions and features of a frozen teacher
     clips: tuple = ()  # (id of the recording, first frame) of every clip
@@ -169,7 +172,7 @@ def load_recordings(cfg, partition, inputs):
 
     Raises UserError if an annotation file, an image or a rating is missing or broken, naming the first.
     """
-    recordings = check_files(cfg, inputs, partition)
+    recordings = [replace(one, cache=cfg.cache_dir) for one in check_files(cfg, inputs, partition)]
     unpacked = [(recording, name) for recording in recordings for name in inputs if name not in recording.arrays]
     total = sum(len(recording) for recording, _ in unpacked)
     with tqdm(total=total, unit=" images", disable=None, leave=False) as bar:

@@ -48,6 +48,7 @@ import data
 import pseudo_labels
 from checkpoints import describe_model, finished, load_model, save_checkpoint
 from checks import check_before, describe_way, methods_of
+from frozen import with_features
 from losses import DISTILL, ccc_loss
 from models_kd import HINT, forward, standardise
 from postprocessing import fit_tables
@@ -62,7 +63,7 @@ from scores import (
     written_predictions,
 )
 from support.devices import first_goes_first, joined, wait_for_others, whole_batch, world
-from training import start_run
+from training import choose_precision, start_run
 from training import train as train_epochs
 
 # ---- task loss ------------------------------------------------------------------------------------------------------
@@ -181,8 +182,10 @@ def label(sets, shapes, cfg, device):
 def distil(sets, shapes, cfg, device):
     """(objective, rated, unlabelled recordings) of a student; the recordings get their teacher's outputs."""
     (one,) = teacher_runs(cfg)["teacher"]
-    recordings = sets["train"] + sets["unlabelled"]
-    add_teacher_outputs(recordings, load_teacher(one, shapes, device))
+    recordings, teacher = sets["train"] + sets["unlabelled"], load_teacher(one, shapes, device)
+    with first_goes_first():
+        with_features(recordings, teacher)  # computed by the first of several processes, kept for all
+    add_teacher_outputs(recordings, teacher)
     if cfg.gate == "adaptive" and not any(value > 0 for value in teacher_ccc(recordings, len(cfg.targets))):
         print("the teacher's CCC on its own training recordings is not above 0: the gate gives it hardly any weight, "
               "and the student may equal the visual baseline")
@@ -196,8 +199,8 @@ def add_teacher_outputs(recordings, teacher):
 
     It goes through each recording from the beginning, as in `predict`, and so knows what came before a clip.
     """
-    for recording in recordings:
-        parts = [torch.cat([output.pred, output.feat], 2)[0] for output in outputs(teacher, recording)]
+    for recording, fed in zip(recordings, with_features(recordings, teacher)):
+        parts = [torch.cat([output.pred, output.feat], 2)[0] for output in outputs(teacher, fed)]
         recording.arrays["taught"] = torch.cat(parts).cpu().numpy()
 
 
@@ -217,6 +220,7 @@ def load_teacher(cfg, shapes, device):
     wanted = {"targets": cfg.targets, "shapes": {name: shapes[name] for name in model.inputs}}
     if found != wanted:
         raise UserError(f"{path} was trained with {found}, the student needs {wanted}: train it again")
+    model.in_bfloat16 = choose_precision(cfg.precision, device) == "bfloat16"  # features of a frozen backbone
     return model.to(device).requires_grad_(False)
 
 
@@ -251,26 +255,29 @@ def training_call(cfg, device, teach):
         objective, rated, unlabelled = teach(sets, shapes)
         inputs = ("frames", "taught") if isinstance(objective, Distillation) else INPUTS[cfg.stage]
         about = describe_model(cfg, shapes, sets)
-        clips = data.Clips(rated, cfg.batch_size, cfg.clip_length, inputs, cfg.seed, cfg.epoch_steps, unlabelled)
         training = start_run(cfg, state, shapes, getattr(objective, "adapters", None), device)
+        with first_goes_first():
+            rated, unlabelled, chosen_on = (with_features(part, training.model, views) for part, views in (
+                (rated, cfg.augment), (unlabelled, cfg.augment), (sets.get("held_out", sets["val"]), False)))
+        clips = data.Clips(rated, cfg.batch_size, cfg.clip_length, inputs, cfg.seed, cfg.epoch_steps, unlabelled)
         if state == "new":  # a stopped one has them in last.pt
             standardise(training.model, data.statistics(sets["train"]))
-        chosen_on = sets.get("held_out", sets["val"])
         train_epochs(training, objective, clips, lambda model: score(predictions(model, chosen_on, cfg), cfg.targets),
                      folder, about)
-        scores = finish_run(folder, sets, cfg, device, about) if world()[0] == 0 else None
+        scores = finish_run(folder, sets, training, about) if world()[0] == 0 else None
     wait_for_others()
     return scores
 
 
-def finish_run(folder, sets, cfg, device, about):
+def finish_run(folder, sets, training, about):
     """Writes the predictions of the network that is kept, which marks the run as finished: its scores on Val_Set.
 
     Before that, best.pt gets these scores and the constants of the post-processing: as plot_ccc.py finds them, from the
     predictions as they are in the files.
     """
-    model, state = load_model(folder / "best.pt")
-    tables = {name: predictions(model.to(device), recordings, cfg) for name, recordings in sets.items()
+    cfg, (model, state) = training.cfg, load_model(folder / "best.pt")
+    model.in_bfloat16 = training.model.in_bfloat16
+    tables = {name: predictions(model.to(training.device), recordings, cfg) for name, recordings in sets.items()
               if name != "unlabelled"}
     scores = score(tables["val"], cfg.targets)
     with written_predictions(folder, tables) as part:

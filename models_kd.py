@@ -74,7 +74,12 @@ def _network(name, channels):
 
 
 class Backbone(nn.Module):
-    """Features of single images: (N, C, H, W) in [0, 1] -> (N, D)."""
+    """Features of single images: (N, C, H, W) in [0, 1] -> (N, D).
+
+    frozen: its network stays as its pretrained weights are, in evaluation mode; the layer after it alone is trained.
+    What that layer is fed can then be computed once (frozen.py) and given in place of images, (N, F).
+    """
+    frozen = False
 
     def __init__(self, name, weights, shape, size, norm):
         """shape: (C, H, W) of an image; size: D; weights: "", "imagenet" or a file (load_weights).
@@ -101,12 +106,27 @@ class Backbone(nn.Module):
                 setattr(self, name, getattr(self, name).new_empty(state[prefix + name].shape))
         super()._load_from_state_dict(state, prefix, *rest)
 
-    def forward(self, images):
+    def freeze(self):
+        self.frozen = True
+        self.net.requires_grad_(False).eval()
+        return self
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.net.train(mode and not self.frozen)
+        return self
+
+    def pretrained(self, images):
+        """(N, C, H, W) in [0, 1] -> (N, F): what the network without the layer after it gives."""
         images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.out(self.net(images).flatten(1))
+        return self.net(images).flatten(1)
+
+    def forward(self, images):
+        """(N, C, H, W), or (N, F) of pretrained() -> (N, D)."""
+        return self.out(images if images.ndim == 2 else self.pretrained(images))
 
     def each_frame(self, clips):
-        """(B, T, C, H, W) -> (B, T, D), with time folded into the batch."""
+        """(B, T, ...) -> (B, T, D), with time folded into the batch."""
         return self(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
 
 
@@ -144,16 +164,20 @@ def standardise(model, statistics):
 
 
 def visual_backbone(cfg, shape, weights):
-    return _backbone(cfg.visual_backbone, cfg.visual_weights if weights else "", shape, cfg)
+    return _backbone("visual", cfg, shape, weights)
 
 
 def audio_backbone(cfg, shape, weights):
-    return _backbone(cfg.audio_backbone, cfg.audio_weights if weights else "", shape, cfg)
+    return _backbone("audio", cfg, shape, weights)
 
 
-def _backbone(name, weights, shape, cfg):
+def _backbone(modality, cfg, shape, weights):
+    name, file, scale = (getattr(cfg, f"{modality}_{what}") for what in ("backbone", "weights", "lr_scale"))
     size, norm = cfg.feature_size, not cfg.linear_heads
-    return Standardised(shape, size, norm) if name == "features" else Backbone(name, weights, shape, size, norm)
+    if name == "features":
+        return Standardised(shape, size, norm)
+    backbone = Backbone(name, file if weights else "", shape, size, norm)
+    return backbone.freeze() if scale == 0 else backbone
 
 
 # ---- pretrained weights ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Shapes: N frames, K targets, G teachers.
 """
 import dataclasses
 import json
+from collections import defaultdict
 
 import numpy as np
 import pandas as pd
@@ -59,11 +60,11 @@ def out_of_fold(members, recordings, fold_of):
     members: its networks, the i-th trained without fold i; fold_of: {id of a rated subject: its fold}. A rated subject
     is predicted by the member that was not trained on it, an unlabelled one by the mean of all.
     """
-    preds = {}
-    for recording in recordings:
-        unseen = [members[fold_of[recording.name]]] if recording.name in fold_of else members
-        preds[recording.name] = np.mean([predict(member, [recording])[recording.name] for member in unseen], axis=0)
-    return preds
+    preds = defaultdict(list)
+    for fold, member in enumerate(members):
+        for name, pred in predict(member, [one for one in recordings if fold_of.get(one.name, fold) == fold]).items():
+            preds[name].append(pred)
+    return {recording.name: np.mean(preds[recording.name], axis=0) for recording in recordings}
 
 
 # ---- the confirmation test ------------------------------------------------------------------------------------------

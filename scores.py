@@ -12,6 +12,7 @@ import torch
 
 from augmentation import on_device
 from data import prefetch, stream
+from frozen import with_features
 from losses import ccc
 from models_kd import forward
 from runs import AGAIN
@@ -42,6 +43,7 @@ def predict(model, recordings):
     """Predictions for every frame, {id: (N, K) float32}. The model is in evaluation mode meanwhile."""
     was_training = model.training
     model.eval()
+    recordings = with_features(recordings, model)
     preds = {recording.name: torch.cat([output.pred[0] for output in outputs(model, recording)]).cpu().numpy()
              for recording in recordings}
     model.train(was_training)

@@ -165,6 +165,15 @@ class Training:
         self.replay = Replay(self.device if one_gpu and cfg.cuda_graph else None)  # of gradients()
         self._set_rates()
 
+    @property
+    def precision(self):
+        """"float32" or "bfloat16", in which the model computes in training, and the features of a frozen backbone."""
+        return "bfloat16" if self.model.in_bfloat16 else "float32"
+
+    @precision.setter
+    def precision(self, value):
+        self.model.in_bfloat16 = value == "bfloat16"
+
     def end_epoch(self, value):
         """Ends an epoch whose validation CCC is `value`: True if it is the best so far."""
         if self.cfg.scheduler == "plateau":
@@ -230,11 +239,13 @@ class Training:
 
 
 def make_optimizer(model, adapters, cfg):
-    """SGD or Adam over three groups: the visual backbone, the audio backbone, and all the rest."""
-    scales = {"visual.": cfg.visual_lr_scale, "audio.": cfg.audio_lr_scale, "": 1.0}
+    """SGD or Adam over three groups: the visual backbone, the audio backbone, and all the rest. Of a frozen backbone
+    there is only the layer after it, which has the learning rate of the rest."""
+    scales = {"visual.": cfg.visual_lr_scale or 1.0, "audio.": cfg.audio_lr_scale or 1.0, "": 1.0}
     groups = defaultdict(list)
     for name, parameter in [*model.named_parameters(), *adapters.named_parameters("adapters")]:
-        groups[next(prefix for prefix in scales if name.startswith(prefix))].append(parameter)
+        if parameter.requires_grad:
+            groups[next(prefix for prefix in scales if name.startswith(prefix))].append(parameter)
     groups = [{"params": groups[prefix], "lr": rate, "first_lr": rate} for prefix, rate in
               ((prefix, cfg.learning_rate * scale) for prefix, scale in scales.items() if prefix in groups)]
     if cfg.optimizer == "sgd":
@@ -291,7 +302,6 @@ def train_epoch(training, objective, clips, after_step=lambda: None):
         raise UserError(f"{folder / 'last.pt'} is of step {training.step} of an epoch, an epoch has {clips.steps}: "
                         f"delete {folder}/ and train again")
     training.model.train()
-    training.model.in_bfloat16 = training.precision == "bfloat16"
     for batch in prefetch(clips.batches(training.epoch, training.step, world()), training.device.type == "cuda"):
         train_step(training, objective, batch)
         after_step()
