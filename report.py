@@ -108,7 +108,10 @@ def again(cfg, runs, folds):
         settings = plot_ccc.settings_in(folder)
         commands.append(tables.command_of(settings) if settings else f"# {name}: {tables.NO_CONFIG}")
         card = card_of(folder)
-        rows.append((name, settings, note_of(folder / "subjects.json"), card.get("date") or finished_on(folder),
+        if not (subjects := note_of(folder / "subjects.json")):
+            say_once(f"{folder / 'subjects.json'} is missing or cannot be read: the page does not say how many "
+                     "recordings the run was trained on")
+        rows.append((name, settings, subjects, card.get("date") or finished_on(folder),
                      card.get("versions") or {}))
     # a student comes after its teachers
     commands.sort(key=lambda command: "--stage student" in command)
