@@ -27,7 +27,7 @@ MEDIA = set(".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .m2t
             ".aac .ac3 .aif .aifc .aiff .amr .ape .au .caf .flac .m4a .mka .mp2 .mp3 .oga .ogg .opus .ra .snd .sph "
             ".w64 .wav .wma .wv".split())  # endings of video and sound files
 SIDES = {"_left": "left", "_right": "right"}  # ends of the ids of the two subjects of one video
-LONGEST_ID = 220  # bytes: file systems take 255, and files are named after ids with up to 28 more (cache/)
+LONGEST_ID = 220  # bytes: file systems take 255, and files are named after ids with up to 29 more (cache/)
 
 
 # ---- which recordings there are -------------------------------------------------------------------------------------
