@@ -164,20 +164,21 @@ def standardise(model, statistics):
 
 
 def visual_backbone(cfg, shape, weights):
-    return _backbone("visual", cfg, shape, weights)
+    made_of = cfg.visual_backbone, cfg.visual_weights if weights else "", cfg.visual_lr_scale == 0
+    return _backbone(*made_of, shape, cfg)
 
 
 def audio_backbone(cfg, shape, weights):
-    return _backbone("audio", cfg, shape, weights)
+    made_of = cfg.audio_backbone, cfg.audio_weights if weights else "", cfg.audio_lr_scale == 0
+    return _backbone(*made_of, shape, cfg)
 
 
-def _backbone(modality, cfg, shape, weights):
-    name, file, scale = (getattr(cfg, f"{modality}_{what}") for what in ("backbone", "weights", "lr_scale"))
+def _backbone(name, weights, frozen, shape, cfg):
     size, norm = cfg.feature_size, not cfg.linear_heads
     if name == "features":
         return Standardised(shape, size, norm)
-    backbone = Backbone(name, file if weights else "", shape, size, norm)
-    return backbone.freeze() if scale == 0 else backbone
+    backbone = Backbone(name, weights, shape, size, norm)
+    return backbone.freeze() if frozen else backbone
 
 
 # ---- pretrained weights ---------------------------------------------------------------------------------------------

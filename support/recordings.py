@@ -30,7 +30,7 @@ SYSTEM_FOLDERS = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recyc
 SIDES = {"_left": "left", "_right": "right"}  # ends of the ids of the two subjects of one video
 FACE = ["detected", "tracked"]  # `found` in faces.csv, of frames with a face; others: "missing" (black), "retained"
 SLACK = 0.01  # share by which the numbers of ratings, pictures and frames of a recording may differ
-LONGEST_ID = 220  # bytes: file systems take 255, and files are named after ids with up to 28 more (cache/)
+LONGEST_ID = 220  # bytes: file systems take 255, and files are named after ids with up to 29 more (cache/)
 
 
 # ---- which recordings there are -------------------------------------------------------------------------------------

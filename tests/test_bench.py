@@ -84,6 +84,16 @@ def test_the_bench_of_features_prints_a_line_for_every_stage(bench, capsys):
     assert all(float(line.split()[1]) > 0 and np.isfinite(float(line.split()[-1])) for line in lines)
 
 
+def test_the_bench_of_frozen_backbones_prints_rates_and_ratios(bench, monkeypatch, capsys):
+    module = bench("frozen")
+    monkeypatch.setattr(module, "SECONDS", 1)
+    monkeypatch.setattr(module, "SIZES", {"small": ("", 1)})
+    module.main(["--backbones", "small_cnn"])
+    *rates, ratio = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[3] for line in rates] == ["float32", "bfloat16"]
+    assert all(float(line.split()[4]) > 0 for line in rates) and "every step" in ratio and " x; RECOLA's" in ratio
+
+
 def test_the_predict_bench_prints_a_line_for_every_side(bench, monkeypatch, capsys):
     module = bench("predict")
     monkeypatch.setattr(module, "STUDENTS", {"small": module.DEMO, "large": {"visual_backbone": "small_cnn"}})

@@ -52,8 +52,8 @@ def test_best_holds_what_is_needed_to_use_a_network_and_nothing_more(trained_cor
     state = best_of(trained_corpus, stage)
     assert list(state) == ["stage", "config", "targets", "shapes", "card", "model", "epoch"]
     needed = {"target", "feature_size", "gru_size", "dropout", "linear_heads"}
-    needed |= {"visual_backbone"} if "frames" in state["shapes"] else set()
-    needed |= {"audio_backbone", "audio_gru"} if "specs" in state["shapes"] else set()
+    needed |= {"visual_backbone", "visual_lr_scale"} if "frames" in state["shapes"] else set()
+    needed |= {"audio_backbone", "audio_lr_scale", "audio_gru"} if "specs" in state["shapes"] else set()
     assert set(state["config"]) == needed | ({"fusion", "modality_dropout"} if stage == "teacher" else set())
     assert {"learning_rate", "seed", "visual_weights"} & set(load_checkpoint(
         run_of(trained_corpus, stage) / "last.pt")["config"]) >= {"learning_rate", "seed"}

@@ -247,8 +247,9 @@ def test_with_bfloat16_features_take_half_the_bytes_and_are_about_the_same(made,
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
-def test_a_resumed_run_of_a_frozen_network_ends_in_the_same_bits(made, call, weights):
-    words = ["--data-dir", made, *TINY, "--stage", "visual", *frozen_words(weights, "visual")]
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_resumed_run_of_a_frozen_network_ends_in_the_same_bits(made, call, weights, precision):
+    words = ["--data-dir", made, *TINY, "--stage", "visual", "--precision", precision, *frozen_words(weights, "visual")]
     assert call("mmpkd", *words, "--variant", "whole")[0] == 0
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, "step", 2)
@@ -273,6 +274,19 @@ def test_teachers_students_and_folds_train_on_features(made, call, weights, unla
 
 def name_of(distill):
     return "pseudo-labels" if distill == "pseudo" else distill
+
+
+def test_a_network_trained_on_features_runs_on_a_video_and_as_onnx(made, raw_corpus, call, weights, tmp_path,
+                                                                  monkeypatch):
+    words = ["--data-dir", made, *TINY, "--stage", "visual", *frozen_words(weights, "visual")]
+    assert call("mmpkd", *words)[0] == 0
+    best, out = run_of(made, "visual", "arousal") / "best.pt", tmp_path / "out"
+    code, _, err = call("predict", best, raw_corpus / "videos" / "dev_1.mp4", "--out", out, "--device", "cpu")
+    assert code == 0 and (out / "dev_1.csv").exists(), err
+    monkeypatch.setattr("export.STREAM", 50)
+    monkeypatch.setattr("export.TIMED_S", 0)
+    code, _, err = call("export", best, "--out", tmp_path / "frozen.onnx")
+    assert code == 0 and (tmp_path / "frozen.onnx").stat().st_size, err
 
 
 def test_a_frozen_student_may_learn_from_a_teacher_that_is_not(made, call, weights):
