@@ -92,8 +92,10 @@ def check_teachers(cfg, state, runs, todo):
             if differ := changed(*settings_then_and_now(one)):
                 named = ", ".join(f"{name} {was} (now {value})" for name, was, value in differ)
                 print(f"{run_folder(one)}: used although it was trained with {named}")
-    if state != "new" and any(one in todo for one in needed):
-        raise UserError(f"{run_folder(cfg)}/ holds a student whose teachers are to be trained now: delete the folder")
+    for one in (one for one in needed if state != "new" and one in todo):
+        why = "was stopped" if (run_folder(one) / "last.pt").exists() else "has no last.pt"
+        raise UserError(f"{run_folder(cfg)}/ holds a student whose teachers are to be trained now ({run_folder(one)}/ "
+                        f"{why}): delete the folder of the student")
 
 
 def check_partitions(runs):
