@@ -57,6 +57,6 @@ def describe(folder, sources):
 
 def others_in(folder, used):
     """The names of what else is in a folder, in a few words, "" if there is nothing. used: paths that do not count."""
-    alone = [path.name for path in sorted(folder.glob("[!.]*"))
+    alone = [path.name if path.name.isprintable() else ascii(path.name) for path in sorted(folder.glob("[!.]*"))
              if path not in used and path.name.lower() not in LEFTOVERS]
     return ", ".join(alone[:3]) + f" and {len(alone) - 3} more" * (len(alone) > 3)
