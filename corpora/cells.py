@@ -235,7 +235,7 @@ def _read_parquet(path):
             table = file.read().to_pandas()
     except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read as Parquet ({clipped(str(error))})") from None
-    table = table.reset_index(drop=True)
+    table = table.reset_index(drop=table.index.names == [None])  # pandas may have written columns as its index
     table.index += 1
     return _checked(Cells(path, table.set_axis([_name(str(name)) for name in table.columns], axis=1), True))
 

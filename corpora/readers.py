@@ -39,7 +39,8 @@ def find_ratings(folder, form="auto"):
     if not found:
         wanted = "; or ".join(FORMS[name].files for name in ([form] if form != "auto" else FORMS))
         names = others_in(folder, ())
-        there = f"what is there ({names}) is in none of the forms that can be read" if names else "it is empty"
+        other = "in none of the forms that can be read" if form == "auto" else f"not in the form {form}"
+        there = f"what is there ({names}) is {other}" if names else "it is empty"
         raise UserError(f"no recordings in {folder}/: {there}. Put the gold standard there: {wanted}")
     return {name: found[name] for name in sorted(found, key=natural_key)}
 

@@ -173,3 +173,11 @@ def test_ids_are_names_without_their_endings(tmp_path):
     written(tmp_path, "", "a.csv.gz")
     with pytest.raises(UserError, match="a.csv and .*a.csv.gz have the same id"):
         files_by_id(tmp_path, ("csv",))
+
+
+def test_what_pandas_wrote_as_the_index_of_a_table_is_a_column(tmp_path):
+    table = pd.DataFrame({"recording": ["a", "a"], "time_s": [0.0, 0.04], "arousal": [0.1, 0.2]})
+    for index in (["recording"], ["recording", "time_s"]):
+        table.set_index(index).to_parquet(tmp_path / "t.parquet")
+        cells = read_cells(tmp_path / "t.parquet")
+        assert list(cells.table) == list(table) and list(cells.table.index) == [1, 2]
