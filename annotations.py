@@ -27,7 +27,7 @@ import pandas as pd
 from corpora import features
 from corpora.copies import BYTES, Alike, alike, copies, spelt_alike
 from corpora.images import crops_of, images_of
-from corpora.ratings import Pictures, moved_earlier, on_frames, to_scale
+from corpora.ratings import Pictures, moved_earlier, on_frames, scale_note, to_scale
 from corpora.readers import describe, find_ratings
 from corpora.strays import apart, holders, left_alone, listed
 from support.crops import other_crops
@@ -70,6 +70,7 @@ def gold_of(name, source, cfg):
         raise UserError(f"{source.files[0]}: {error}") from None
     frames, known_from, pictures = frames_of(name, cfg)
     gold, _, notes, *_ = on_frames(ratings, cfg.frame_rate, frames, known_from, pictures)
+    notes += scale_note(ratings.values, cfg.label_range)
     if known_from and known_from.is_relative_to(cfg.features_dir):
         notes = (f"as many as in {known_from}", *notes)
     if late := round(cfg.label_delay_s * cfg.frame_rate):

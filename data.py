@@ -114,7 +114,8 @@ def check_files(cfg, inputs, partition):
     """Reads the annotations of a partition and checks that every image is there, without reading any; reads features.
 
     Recordings that cannot be used are left out, which is printed; of Val_Set, on which runs are compared, from every
-    run those without faces and from none those without sound. Raises UserError as load_recordings does.
+    run those without faces (or visual features) and from none those without sound. Raises UserError as load_recordings
+    does.
     """
     val = partition == PARTITIONS["val"]
     files = annotation_files(cfg, partition)
@@ -122,8 +123,9 @@ def check_files(cfg, inputs, partition):
     files = without_failed(files, input_folders(cfg, ["frames"] if val else inputs), cfg)
     recordings = [read_recording(path, cfg.targets, input_folders(cfg, inputs), partition != UNLABELLED)
                   for path in files]
-    for kind in (kind for kind in inputs if uses_features(cfg, kind)):
-        add_features(recordings, kind, cfg)
+    for kind in (kind for kind in MODALITIES if uses_features(cfg, kind)):
+        if kind in inputs or val and kind == "frames":
+            recordings = add_features(recordings, kind, cfg, needed=val and kind == "specs", kept=kind in inputs)
     return recordings
 
 
@@ -140,7 +142,8 @@ def check_sets(sets, cfg):
             raise UserError(f"{place} has no valid rating of {cfg.targets[k]}: numbers within [-1, 1] were expected")
     for recording in sets["train"] + sets["unlabelled"]:
         if len(recording) < cfg.clip_length:
-            raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}")
+            raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}: "
+                            f"take it out of {cfg.annotations_dir}/, or make --clip-length smaller")
     for kind in MODALITIES:
         features.check_columns([one.columns[kind] for name in sets for one in sets[name] if kind in one.columns])
 
@@ -282,20 +285,38 @@ def with_sound(tables, inputs, cfg):
     return [table for table in tables if table.stem in there]
 
 
-def add_features(recordings, kind, cfg):
-    """Gives recordings the features that are their "frames" or "specs". Raises UserError if a file is missing, or not
-    as expected."""
-    folder = cfg.features_dir / MODALITIES[kind]
+def add_features(recordings, kind, cfg, needed=False, kept=True):
+    """The recordings with the features that are their "frames" or "specs", or, unless `kept`, with no more than before.
+
+    Those whose features are missing or cannot be used are left out, which is printed. Raises UserError if that is so of
+    all of them or, where they are `needed`, of one.
+    """
+    folder, reasons = cfg.features_dir / MODALITIES[kind], {}
     files = features.find(folder)
     for recording in tqdm(recordings, desc=f"reading {folder}", unit=" recordings", disable=None, leave=False):
-        if recording.name not in files:
-            raise UserError(f"{folder / recording.name}.csv (or .arff, .npy) is missing: with --{MODALITIES[kind]}-"
-                            "backbone features, the features of every recording were expected there")
-        path = files[recording.name]
-        state = path.stat()
-        columns, recording.arrays[kind] = _features(
-            path, len(recording), cfg.frame_rate, cfg.cache_dir, (state.st_size, state.st_mtime_ns))
-        recording.columns[kind] = path, columns
+        try:
+            path, columns, array = _features_of(recording, files, kind, cfg)
+        except (UserError, OSError) as error:
+            reasons[recording.name] = error
+            continue
+        if kept:
+            recording.arrays[kind], recording.columns[kind] = array, (path, columns)
+    if reasons and (needed or len(reasons) == len(recordings)):
+        raise next(iter(reasons.values()))
+    for name, why in reasons.items():
+        print(f"{name}: left out: {why}")
+    return [recording for recording in recordings if recording.name not in reasons]
+
+
+def _features_of(recording, files, kind, cfg):
+    """(file, names of its columns, (N, D)) of a recording. Raises UserError if its file is missing, or not as expected.
+    """
+    if recording.name not in files:
+        raise UserError(f"{cfg.features_dir / MODALITIES[kind] / recording.name}.csv (or .arff, .npy) is missing: with "
+                        f"--{MODALITIES[kind]}-backbone features, the features of every recording were expected there")
+    path = files[recording.name]
+    state = path.stat()
+    return path, *_features(path, len(recording), cfg.frame_rate, cfg.cache_dir, (state.st_size, state.st_mtime_ns))
 
 
 @functools.cache

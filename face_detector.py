@@ -330,8 +330,8 @@ def make(name, report, videos, cfg, retain):
 
 def main(argv=None, script=__file__, doc=__doc__, retain=False):
     cfg = parse_config(argv, script, doc)
-    videos = find_recordings([cfg.videos_dir], cfg.recordings, "put the raw videos there, one <id>.mp4 (or other) each",
-                             cfg.annotations_dir)
+    videos = find_recordings([cfg.videos_dir], cfg.recordings, "put the raw videos there, one <id>.mp4 (or other) each "
+                             "(crops and features of other programs need no such step)", cfg.annotations_dir)
     torch_device(cfg.device)  # an error now rather than one for every recording
     keep_settings(cfg.crops_dir, cfg, SETTINGS)
     shard = shard_of(videos, cfg.shard)

@@ -21,6 +21,8 @@ LIMIT = 2**28  # bytes of text that are read: 256 MiB, some 5 million rows
 MARKS = [(b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xef\xbb\xbf", "utf-8-sig"),
          (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")]  # byte order marks
 COMMA = r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?"  # a number with a decimal comma
+SEPARATOR = re.compile(r'\s*"?sep=([;,\t])"?\s*', re.IGNORECASE)  # Excel's first line
+MISSING = ["", "nan", "na", "n/a", "null", "none"]  # cells without a number, in lower case
 NUMBER = re.compile(r"[+-]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][+-]?\d+)?|[+-]?inf|nan", re.ASCII | re.IGNORECASE)
 
 
@@ -50,7 +52,7 @@ def read_cells(path):
 
 
 def numbers(cells, columns):
-    """(R, n) float of some columns of a table; NaN where a cell is empty or `nan`.
+    """(R, n) float of some columns of a table; NaN where a cell is empty, `nan`, `NA` or another of MISSING.
 
     Raises UserError, naming the line, if another cell is not a number, or if decimal points and commas are mixed.
     """
@@ -58,7 +60,7 @@ def numbers(cells, columns):
     if not all(table[name].dtype.kind in "iuf" for name in columns):
         table = _with_points(cells, table.astype(object).fillna("nan").astype(str).astype(object))
         values = table.apply(pd.to_numeric, errors="coerce")
-        missing = table.apply(lambda column: column.str.strip().str.lower().isin(["", "nan"]))
+        missing = table.apply(lambda column: column.str.strip().str.lower().isin(MISSING))
         for row, column in zip(*np.nonzero((values.isna() & ~missing).to_numpy())):
             raise cells.fault(table.index[row], f"{quoted(table.iat[row, column])} is not a number")
         table = values
@@ -91,6 +93,7 @@ def text_lines(path):
     except UnicodeDecodeError as error:
         line = held.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path} line {line}: not {encoding.upper()} text: save the file as UTF-8") from None
+    text = re.sub("\N{MINUS SIGN}(?=[.,]?[0-9])", "-", text)
     if "\0" in text:
         raise UserError(f"{path} line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL byte, so it is not text "
                         "(or UTF-16 without a byte order mark): save the file as UTF-8")
@@ -116,25 +119,43 @@ def _rows(path, lines, separator, quote='"', first=1):
 
 def _read_csv(path):
     lines = text_lines(path)
-    bare = re.sub(r'"[^"]*"', "", lines[0])
-    separator = next((mark for mark in ";\t," if mark in bare), "")
+    first, separator = _beginning(lines)
+    lines = lines[first - 1:]
     if not separator and _by_blanks(lines):
         separator, lines = " ", [" ".join(line.split()) for line in lines]
-    rows = list(_rows(path, lines, separator))
-    first = rows[0][1]
-    named = any(first) and not any(NUMBER.fullmatch(cell) for cell in first)
-    if len(first) > (1 if named else 2) and not first[-1]:  # a separator at the end of the line
-        first = first[:-1]
-    width = len(first)
+    rows = list(_rows(path, lines, separator, first=first))
+    head = rows[0][1]
+    named = any(head) and not any(NUMBER.fullmatch(cell) for cell in head)
+    if len(head) > (1 if named else 2) and not head[-1]:  # a separator at the end of the line
+        head = head[:-1]
+    width = len(head)
     for number, (line, cells) in enumerate(rows):
         if len(cells) == width + 1 and not cells[-1]:
             rows[number] = line, cells[:-1]
         elif len(cells) != width:
             found = quoted((separator or ";").join(cells))
-            raise UserError(f"{path} line {line}: {found} has {len(cells)} columns, line 1 has {width}")
+            raise UserError(f"{path} line {line}: {found} has {len(cells)} columns, line {first} has {width}: a table "
+                            "with as many in every line, and nothing else, was expected")
     if not named:
         return Cells(path, _table(rows, range(width)), False, separator or ";")
-    return _checked(Cells(path, _table(rows[1:], map(column_name, first)), True, separator or ";"))
+    return _checked(Cells(path, _table(rows[1:], map(column_name, head)), True, separator or ";"))
+
+
+def _beginning(lines):
+    """(number of the first line of the table, separator of its columns, "" without one).
+
+    Before it may be `sep=;`, as Excel writes it, and lines of comments, which begin with #; the last of these is the
+    header if it has as many columns as the line below it.
+    """
+    for number, line in enumerate(lines, 1):
+        if said := SEPARATOR.fullmatch(line):
+            return min(number + 1, len(lines)), said[1]
+        separator = next((mark for mark in ";\t," if mark in re.sub(r'"[^"]*"', "", line)), "")
+        below = lines[number] if number < len(lines) else ""
+        is_header = separator and line.count(separator) == below.count(separator) and not below.startswith("#")
+        if not line.startswith("#") or is_header or number == len(lines):
+            return number, separator
+    return 1, ""
 
 
 def _by_blanks(lines):
@@ -214,7 +235,7 @@ def _read_parquet(path):
             table = file.read().to_pandas()
     except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read as Parquet ({quoted(str(error))})") from None
-    table = table.reset_index(drop=True)
+    table = table.reset_index(drop=table.index.names == [None])  # pandas may have written columns as its index
     table.index += 1
     return _checked(Cells(path, table.set_axis([column_name(str(name)) for name in table.columns], axis=1), True))
 
@@ -246,5 +267,5 @@ def header_of(path):
     except (OSError, EOFError, zlib.error):
         return []
     encoding = next((name for mark, name in MARKS if held.startswith(mark)), "utf-8")
-    line = re.split("\r|\n", held.decode(encoding, "ignore"))[0]
-    return [column_name(cell) for cell in re.split("[;\t,]", line)]
+    lines = re.split("\r\n|\r|\n", held.decode(encoding, "ignore"))
+    return [column_name(cell) for cell in re.split("[;\t,]", lines[_beginning(lines)[0] - 1])]

@@ -17,6 +17,7 @@ from corpora.findings import (
     differences,
     line_of,
     loudness_followed,
+    never_negative,
     ordered,
     swapped,
     swapped_all,
@@ -70,6 +71,8 @@ def findings_of(facts):
     follows = [loudness_followed(one.gold, one.rate, one.levels) for one in rated]
     if rated and (why := swapped_all([one.gold for one in rated], rated[0].rate, follows)):
         found.append(Finding("swapped_all", (), why))
+    if rated and (why := never_negative([one.gold for one in rated])):
+        found.append(Finding("positive", (), why))
     return found
 
 

@@ -33,7 +33,7 @@ from support.recordings import MODALITIES, TARGETS, is_near
 # Columns that say where a row belongs, how sure a program was, or what is to be predicted
 NO_FEATURES = {*TIMES, *COUNTERS, *INSTANCES, *NO_RATERS, "file", "start", "end", "face_id", "confidence",
                "success", "class", *TARGETS, *GOLD}
-NOT_A_NUMBER = r"|[+-]?nan(?:\([a-z]*\))?|[+-]?1\.#(?:ind|qnan)0*"  # empty, or as programs print one; in lower case
+NOT_A_NUMBER = r"|na|n/a|null|none|[+-]?nan(?:\([a-z]*\))?|[+-]?1\.#(?:ind|qnan)0*"  # in lower case
 
 
 class Features(NamedTuple):

@@ -66,6 +66,8 @@ KINDS = {
                    "rows nan if so."),
     "clipped": Kind(WARNING, "Ratings at the end of their scale",
                     "Look at the trace: did the scale end too early, or was --label-range too narrow?"),
+    "positive": Kind(WARNING, "Ratings that are never negative",
+                     "If their scale is 0 to 1, name it: --label-range 0 1. If it is -1 to 1, ignore this."),
     "jumps": Kind(WARNING, "Ratings that jump",
                   "Look at the trace there: rows are missing, or single values are wrong; make wrong ones nan."),
     "unordered": Kind(WARNING, "Ratings without relation from one frame to the next",
@@ -114,6 +116,7 @@ MANY_INVALID = 0.25  # share of the frames
 SHORT_S = 5.0
 FROZEN_S, FROZEN = 30.0, 0.5  # seconds, or share of the recording, without any change
 CLIPPED, ENDS = 0.05, 0.99  # share of the frames at the same highest or lowest value, if that is near an end
+REACH = 0.8  # how high ratings without negative ones must reach to be on a scale from 0 to 1
 JUMP, USUAL = 0.5, 10  # change from frame to frame, on the scale [-1, 1]; by how much it exceeds the usual one
 COARSE = 12  # so few different values are steps of a scale
 UNRELATED = 0.5  # correlation of neighbouring frames below which they have little to do with each other
@@ -185,6 +188,14 @@ def _steps(target, values, rate):
         return []
     at = ", ".join(f"{(k + 1) / rate:.1f} s ({values[k]:+.2f} to {values[k + 1]:+.2f})" for k in jumps[:3])
     return [("jumps", f"{target}: at {at}" + f" and {len(jumps) - 3} more" * (len(jumps) > 3))]
+
+
+def never_negative(golds):
+    """A sentence if the ratings [(N, 2)] of a whole corpus are all above 0 and reach high, as from 0 to 1."""
+    valid = np.concatenate([gold[valid_labels(gold)] for gold in golds])
+    if len(golds) < 2 or not len(valid) or valid.min() < 0 or valid.max() < REACH:
+        return ""
+    return f"both dimensions of {len(golds)} recordings reach from {valid.min():.2f} to {valid.max():.2f}"
 
 
 def gold_findings(gold, rate):

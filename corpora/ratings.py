@@ -21,6 +21,7 @@ OTHER_NAMES = {"arousal": ["label_arousal", "arousal_label", "label_a", "a"],
                "valence": ["label_valence", "valence_label", "label_v", "v"]}  # in label files of images
 INVALID = -5  # how Aff-Wild2 marks a frame without a rating
 OTHER_SCALE = 0.1  # share of the ratings outside the scale from which on they are taken to be on another one
+SMALL_PART = 0.05  # share of a scale below which all ratings of a recording should not lie
 PAUSE_S = 1.0  # the longest time between two pictures of a video over which their ratings are interpolated
 NO_STEP = 10  # numbers that grow by so much from row to row are hardly seconds
 LONGEST_S = 1e5  # a day: times beyond are no times of a recording
@@ -183,6 +184,17 @@ def to_scale(values, label_range):
                             f"reach from {given.min():g} to {given.max():g}): they are on another scale, which "
                             "--label-range LOWEST HIGHEST names")
     return (values - low) / (high - low) * 2 - 1 if label_range else values
+
+
+def scale_note(values, label_range):
+    """A note if ratings (R, 2), on the scale [-1, 1] now, are so small a part of label_range that it may be wrong."""
+    rated = values[np.isfinite(values)]
+    if not label_range or not len(rated) or np.ptp(rated) > SMALL_PART * 2:
+        return ()
+    low, high = label_range
+    lowest, highest = (low + (value + 1) / 2 * (high - low) for value in (rated.min(), rated.max()))
+    return (f"WARNING: its ratings reach from {lowest:g} to {highest:g} alone: is --label-range {low:g} {high:g} "
+            "right?",)
 
 
 # ---- time -----------------------------------------------------------------------------------------------------------

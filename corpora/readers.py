@@ -39,7 +39,8 @@ def find_ratings(folder, form="auto"):
     if not found:
         wanted = "; or ".join(FORMS[name].files for name in ([form] if form != "auto" else FORMS))
         names = others_in(folder, ())
-        there = f"what is there ({names}) is in none of the forms that can be read" if names else "it is empty"
+        other = "in none of the forms that can be read" if form == "auto" else f"not in the form {form}"
+        there = f"what is there ({names}) is {other}" if names else "it is empty"
         raise UserError(f"no recordings in {folder}/: {there}. Put the gold standard there: {wanted}")
     return {name: found[name] for name in sorted(found, key=natural_key)}
 
@@ -57,6 +58,6 @@ def describe(folder, sources):
 
 def others_in(folder, used):
     """The names of what else is in a folder, in a few words, "" if there is nothing. used: paths that do not count."""
-    alone = [path.name for path in sorted(folder.glob("[!.]*"))
+    alone = [path.name if path.name.isprintable() else ascii(path.name) for path in sorted(folder.glob("[!.]*"))
              if path not in used and path.name.lower() not in LEFTOVERS]
     return ", ".join(alone[:3]) + f" and {len(alone) - 3} more" * (len(alone) > 3)

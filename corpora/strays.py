@@ -1,5 +1,6 @@
 """What lies in the data folder and is not used, or does not go together by its names, as lines for the user."""
 from corpora import features
+from corpora.readers import others_in
 from support.crops import IMAGES
 from support.recordings import MODALITIES, is_media, natural_key, video_of
 
@@ -10,12 +11,12 @@ def left_alone(cfg):
         if others := [path.name for path in folder.glob("[!.]*") if path.is_file() and not is_media(path)]:
             yield (f"{folder}: {len(others)} files that are not video or sound by their names are left alone "
                    f"({listed(others)})")
-    if others := [path.name for path in cfg.features_dir.glob("[!.]*") if path.name not in MODALITIES.values()]:
-        yield f"{cfg.features_dir}: only visual/ and audio/ are looked into, not {listed(others)}"
-    for folder in (cfg.features_dir / modality for modality in MODALITIES.values()):
-        used = set(features.find(folder).values())
-        if others := [path.name for path in folder.glob("[!.]*") if path not in used]:
-            yield f"{folder}: no features that can be read (.csv, .arff, .npy), left alone: {listed(others)}"
+    folders = {cfg.features_dir / modality for modality in MODALITIES.values()}
+    if others := others_in(cfg.features_dir, folders):
+        yield f"{cfg.features_dir}: only visual/ and audio/ are looked into, not {others}"
+    for folder in sorted(folders):
+        if others := others_in(folder, set(features.find(folder).values())):
+            yield f"{folder}: no features that can be read (.csv, .arff, .npy), left alone: {others}"
     if folders := holders(cfg.crops_dir):
         yield (f"WARNING: {listed([path.name for path in folders])} in {cfg.crops_dir}/ holds folders and no images: "
                f"crops of a recording were expected in {cfg.crops_dir}/<id>/, so move them up")

@@ -50,6 +50,15 @@ def test_numbers_are_the_same_however_tools_write_them(text, encoding, tmp_path)
     np.testing.assert_array_equal(values_of(written(tmp_path, text.encode(encoding))), [[0.1, 0.2], [-0.3, np.nan]])
 
 
+@pytest.mark.parametrize("before, line", [
+    ("sep=;\n", 2), ('"sep=;"\nx;y\n', 3), ("# rater A, 25 Hz\n#\n", 3), ("# made by hand\n# x;y\n", 3), ("#x;y\n", 2)])
+def test_what_stands_before_a_table_is_not_of_it_and_lines_keep_their_numbers(before, line, tmp_path):
+    cells = read_cells(written(tmp_path, before + "0.1;\N{MINUS SIGN}0.2\nNA;n/a\n"))
+    np.testing.assert_array_equal(numbers(cells, list(cells.table)), [[0.1, -0.2], [np.nan, np.nan]])
+    assert list(cells.table.index) == [line, line + 1] and cells.named == ("x;y" in before)
+    assert header_of(cells.path) == (["x", "y"] if cells.named else ["0_1", "0_2"])
+
+
 def test_big_endian_and_compressed_text_is_read(tmp_path):
     text = "0.1;0.2\n0.3;0.4\n"
     assert values_of(written(tmp_path, b"\xfe\xff" + text.encode("utf-16-be"))) == [[0.1, 0.2], [0.3, 0.4]]
@@ -164,3 +173,11 @@ def test_ids_are_names_without_their_endings(tmp_path):
     written(tmp_path, "", "a.csv.gz")
     with pytest.raises(UserError, match="a.csv and .*a.csv.gz have the same id"):
         files_by_id(tmp_path, ("csv",))
+
+
+def test_what_pandas_wrote_as_the_index_of_a_table_is_a_column(tmp_path):
+    table = pd.DataFrame({"recording": ["a", "a"], "time_s": [0.0, 0.04], "arousal": [0.1, 0.2]})
+    for index in (["recording"], ["recording", "time_s"]):
+        table.set_index(index).to_parquet(tmp_path / "t.parquet")
+        cells = read_cells(tmp_path / "t.parquet")
+        assert list(cells.table) == list(table) and list(cells.table.index) == [1, 2]

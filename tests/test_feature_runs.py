@@ -1,5 +1,6 @@
 """Features in place of images: from files as their programs write them to trained networks, by the real scripts."""
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -236,9 +237,9 @@ def refused(call, corpus, *words, code=1):
 
 
 @pytest.mark.parametrize("part, name, words", [
-    ("visual", "train_2.csv", "--visual-backbone features"), ("visual", "dev_1.csv", "is missing"),
-    ("visual", "other_1.csv", "is missing"), ("audio", "dev_1.npy", "--audio-backbone features")])
-def test_missing_features_are_named(corpus, call, part, name, words):
+    ("visual", "dev_1.csv", "--visual-backbone features"), ("visual", "other_1.csv", "is missing"),
+    ("audio", "dev_1.npy", "--audio-backbone features")])
+def test_features_missing_in_all_of_a_set_or_to_compare_runs_are_named(corpus, call, part, name, words):
     (corpus / "features" / part / name).unlink()
     line = refused(call, corpus)
     assert f"features/{part}/{name.split('.')[0]}.csv (or .arff, .npy) is missing" in line and words in line
@@ -257,21 +258,42 @@ def test_a_training_recording_without_audio_features_is_left_out_as_one_without_
     assert sorted(path.stem for path in predicted.glob("*.csv")) == ["train_1", "train_3"]
 
 
-@pytest.mark.parametrize("content, words", [
+@pytest.mark.parametrize("put, words", [
     ("frame, timestamp, a\n1, 0, 1\n2, 0.04\n", "train_2.csv line 3"), ("", "train_2.csv is empty"),
-    ("timestamp,AU00_r\n" + "".join(f"{k / 25},1\n" for k in range(FRAMES)), "train_2.csv has no column 'au01_r'"),
-    ("AU00_r\n" + "1\n" * (FRAMES // 2), f"train_2.csv has {FRAMES // 2} rows for {FRAMES} frames")])
-def test_a_damaged_file_of_features_is_named(corpus, call, content, words):
-    (corpus / "features" / "visual" / "train_2.csv").write_text(content)
-    assert words in refused(call, corpus)
+    ("AU00_r\n" + "1\n" * (FRAMES // 2), f"train_2.csv has {FRAMES // 2} rows for {FRAMES} frames"),
+    (None, "train_2.csv .or .arff, .npy. is missing"), (os.mkfifo, "train_2.csv is a pipe"),
+    (lambda path: path.symlink_to("nowhere"), "train_2.csv")])
+def test_a_recording_whose_features_cannot_be_used_is_left_out_and_the_others_train(corpus, call, put, words):
+    path = corpus / "features" / "visual" / "train_2.csv"
+    path.unlink()
+    path.write_text(put) if isinstance(put, str) else put and put(path)
+    code, out, _ = call("mmpkd", "--data-dir", corpus, *WORDS, "--stage", "visual")
+    assert code == 0 and re.search(f"train_2: left out: .*{words}", out), out
+    predicted = run_of(corpus, "visual") / "predictions" / "train"
+    assert sorted(path.stem for path in predicted.glob("*.csv")) == ["train_1", "train_3"]
+
+
+def test_runs_on_sound_alone_leave_out_of_val_set_what_has_no_visual_features(corpus, call):
+    for source, copy in (("Annotations/Val_Set/dev_1.csv", "Annotations/Val_Set/dev_2.csv"),
+                         ("features/audio/dev_1.npy", "features/audio/dev_2.npy")):
+        shutil.copy(corpus / source, corpus / copy)
+    for stage in ("visual", "audio"):
+        code, out, _ = call("mmpkd", "--data-dir", corpus, *WORDS, "--stage", stage)
+        assert code == 0 and "dev_2: left out: " in out
+        assert [path.stem for path in (run_of(corpus, stage) / "predictions" / "val").glob("*.csv")] == ["dev_1"]
+
+
+def test_other_columns_in_one_recording_are_named(corpus, call):
+    (corpus / "features" / "visual" / "train_2.csv").write_text(
+        "timestamp,AU00_r\n" + "".join(f"{k / 25},{k % 3}\n" for k in range(FRAMES)))
+    assert "train_2.csv has no column 'au01_r'" in refused(call, corpus)
 
 
 @pytest.mark.parametrize("put", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
-@pytest.mark.parametrize("file", ["visual/train_2.csv", "audio/dev_1.npy"])
-def test_what_is_no_file_is_named_and_not_waited_for(corpus, call, put, file):
-    (corpus / "features" / file).unlink()
-    put(corpus / "features" / file)
-    assert file in refused(call, corpus)
+def test_what_is_no_file_is_named_and_not_waited_for(corpus, call, put):
+    (corpus / "features" / "audio" / "dev_1.npy").unlink()
+    put(corpus / "features" / "audio" / "dev_1.npy")
+    assert "audio/dev_1.npy" in refused(call, corpus)
 
 
 def test_weights_of_a_backbone_are_refused_for_features(corpus, call):

@@ -179,3 +179,10 @@ def test_before_training_only_the_targets_that_are_trained_on_count():
     assert quick_findings(golds, ["valence"], RATE) == [constant]
     golds = {"a": both(1), "b": both(1), "c": np.stack([ratings(2), np.full(1500, np.nan)], 1)}
     assert quick_findings(golds, ["arousal"], RATE) == [Finding("copies", ("a", "b"), "the same ratings")]
+
+
+def test_ratings_from_0_to_1_are_told_from_those_that_are_high_by_chance():
+    rising = np.column_stack([np.linspace(0, 1, 50), np.linspace(0.2, 0.9, 50)])
+    assert findings.never_negative([rising, rising]) == "both dimensions of 2 recordings reach from 0.00 to 1.00"
+    others = [rising], [rising, rising - 0.1], [rising / 2, rising / 2], [rising * np.nan] * 2
+    assert not any(map(findings.never_negative, others))

@@ -13,6 +13,7 @@ from corpora.ratings import (
     on_frames,
     resample,
     rises_evenly,
+    scale_note,
     to_scale,
 )
 from support.errors import UserError
@@ -272,3 +273,10 @@ def test_delayed_ratings_are_moved_to_earlier_frames_and_the_last_are_masked():
     np.testing.assert_array_equal(made[:40], RISING[60:])
     assert np.isnan(made[40:]).all() and made.shape == RISING.shape
     assert np.isnan(moved_earlier(RISING, 200)).all() and moved_earlier(RISING, 200).shape == RISING.shape
+
+
+def test_ratings_that_take_up_a_twentieth_of_the_named_scale_are_said():
+    assert "from -0.5 to 0.5 alone: is --label-range -100 100 right" in scale_note(
+        to_scale(np.array([[-0.5, 0], [0.5, np.nan]]), (-100, 100)), (-100, 100))[0]
+    for values, scale in (([[20.0, 0]], (-100, 100)), ([[0.1, 0.1]], ()), ([[np.nan, np.nan]], (1, 9))):
+        assert scale_note(to_scale(np.array(values), scale), scale) == ()

@@ -64,6 +64,8 @@ def test_what_is_in_a_form_that_nothing_reads_is_named(tmp_path):
     put(tmp_path, "P16.xlsx", "P17.mat")
     with pytest.raises(UserError, match="what is there .P16.xlsx, P17.mat. is in none of the forms"):
         find_ratings(tmp_path)
+    with pytest.raises(UserError, match="P17.mat. is not in the form avec"):
+        find_ratings(tmp_path, "avec")
 
 
 # ---- from files of a form to a trained network ----------------------------------------------------------------------
