@@ -260,7 +260,9 @@ def _read_weights(path):
     items = state.items() if isinstance(state, dict) else ()
     tensors = {_own_name(str(key)): value for key, value in items if torch.is_tensor(value)}
     if not tensors:
-        raise UserError(f"{path} holds no named tensors: {EXPECTED}")
+        several = [str(name) for name, value in items if isinstance(value, dict) and _has_tensors(value)]
+        raise UserError(f"{path} holds " + (f"several networks ({_some(several)}), it is not known which is meant"
+                                            if several else "no named tensors") + f": {EXPECTED}")
     return tensors, scale
 
 
