@@ -24,6 +24,7 @@ from face_detector import BOX, FaceRows, Steadying, finder, shots
 from faces import Tracker, crop_face, one_thread
 from model_card import FEATURES, has_images
 from postprocessing import PostProcessing, postprocess
+from support.decoding import video_tracks
 from support.errors import SettingsError, UserError, torch_device
 from support.files import there
 from support.media import frame_count, ignored, open_media, picture_clock, read_frames
@@ -202,9 +203,9 @@ class Person:
 
 
 def has_pictures(video):
-    """Whether a file has a video track."""
+    """Whether a file has a video track; the cover picture of a sound file is none."""
     with open_media(video) as container:
-        return bool(container.streams.video)
+        return bool(video_tracks(container))
 
 
 def frames_of(video, network):

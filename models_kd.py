@@ -5,6 +5,7 @@ Images (face crops and spectrograms) come in as float in [0, 1]; features of oth
 as those programs give them. `model.inputs` names what a model is given; a student is given no sound. A new backbone is
 a name among config.py's choices, and a line in CNNS or what `_torchvision` needs to remove its classifier.
 """
+from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
@@ -201,7 +202,7 @@ def check_weights(name, weights):
     elif weights:
         with torch.device("meta"):  # names and shapes without values
             own = _network(name, 3).state_dict()
-        _fitting(own, _read_weights(weights)[0], name, weights)
+        _fitting(own, _without_prefix(own, _read_weights(weights)[0]), name, weights)
 
 
 def load_weights(net, name, weights):
@@ -213,6 +214,7 @@ def load_weights(net, name, weights):
     """
     state, (mean, std) = _downloaded(name) if weights == "imagenet" else _read_weights(weights)
     own = net.state_dict()
+    state = _without_prefix(own, state)
     first = next(key for key, value in own.items() if value.ndim == 4)
     if own[first].shape[1] == 1:  # colour weights for grey spectrograms
         if first in state and state[first].ndim == 4:
@@ -225,6 +227,19 @@ def load_weights(net, name, weights):
     print(f"{weights}: {len(fits)} of the {len(own)} tensors of {name} loaded; not in it, so random: "
           f"{_some(set(own) - set(fits))}; in it, but not used: {_some(set(state) - set(fits))}")
     return mean, std
+
+
+def _without_prefix(own, state):
+    """`state` without what stands in front of the names of `own` in it ("encoder.conv1.weight"), if that is one thing.
+
+    Of two networks in one file, such as a student and a teacher, neither is chosen.
+    """
+    fronts = Counter(key.removesuffix(name) for name in own for key in state
+                     if key.endswith(f".{name}") and state[key].shape == own[name].shape)
+    likely = [front for front, count in fronts.items() if 2 * count >= len(own)]
+    if len(likely) != 1 or 2 * len(own.keys() & state.keys()) >= len(own):
+        return state
+    return {key.removeprefix(likely[0]): value for key, value in state.items() if key.startswith(likely[0])}
 
 
 def _fitting(own, state, name, weights):
@@ -265,13 +280,30 @@ def _read_weights(path):
     except Exception as error:  # torch's own messages advise to load without weights_only: that can run code in it
         reason = f" ({error})" if isinstance(error, ValueError) and str(error).startswith("it") else ""
         raise UserError(f"{path} is damaged, not torch's, or holds more than tensors{reason}: {EXPECTED}") from None
-    while isinstance(state, dict) and (nest := next((one for one in NESTS if isinstance(state.get(one), dict)), None)):
-        state, scale = state[nest], NESTS[nest]
+    while isinstance(state, dict) and (nest := _nest(state)):
+        state, scale = state[nest], NESTS.get(nest, IMAGENET)
     items = state.items() if isinstance(state, dict) else ()
     tensors = {_own_name(str(key)): value for key, value in items if torch.is_tensor(value)}
     if not tensors:
-        raise UserError(f"{path} holds no named tensors: {EXPECTED}")
+        several = [str(name) for name, value in items if isinstance(value, dict) and _has_tensors(value)]
+        raise UserError(f"{path} holds " + (f"several networks ({_some(several)}), it is not known which is meant"
+                                            if several else "no named tensors") + f": {EXPECTED}")
     return tensors, scale
+
+
+def _nest(state):
+    """The name under which a dict holds the dict with the weights: one of NESTS, or else the only one with tensors."""
+    known = [one for one in NESTS if isinstance(state.get(one), dict)]
+    if known or any(map(torch.is_tensor, state.values())):
+        return known[0] if known else None
+    others = [name for name, value in state.items() if isinstance(value, dict) and _has_tensors(value)]
+    return others[0] if len(others) == 1 else None
+
+
+def _has_tensors(state):
+    """Whether a dict holds named tensors, at whatever depth."""
+    return any(isinstance(name, str) and torch.is_tensor(value) or isinstance(value, dict) and _has_tensors(value)
+               for name, value in state.items())
 
 
 def _own_name(name):

@@ -408,13 +408,13 @@ def _copied(video, clock, stream):
     """Yields the packets of AAC sound, as they are."""
     with open_media(video) as container:
         source = sound_track(container, video)
-        start = round(clock.start_s / source.time_base)
+        start, last = round(clock.start_s / source.time_base), -1
         for packet in container.demux(source):
-            time_s = None if packet.pts is None else float((packet.pts - start) * source.time_base)
-            if time_s is None or time_s < 0:
+            if packet.pts is None or packet.pts - start <= last:  # before the pictures, or after the clock ran back
                 continue
-            if time_s >= clock.end_s:
+            if float((packet.pts - start) * source.time_base) >= clock.end_s:
                 return
+            last = packet.pts - start
             packet.pts, packet.dts, packet.stream = packet.pts - start, packet.pts - start, stream
             yield packet
 

@@ -28,7 +28,7 @@ COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 def video_track(container, path):
     """The stream that is the video of a file: no cover picture; of several that can be decoded the one marked as
     default, or the first. Raises UserError if there is none."""
-    tracks = _tracks(container)
+    tracks = video_tracks(container)
     if not tracks:
         cover = "only a cover picture and " if container.streams.video else ""
         raise UserError(f"{path} has {cover}no video track: replace it by a video")
@@ -41,7 +41,8 @@ def video_track(container, path):
     return track
 
 
-def _tracks(container):
+def video_tracks(container):
+    """The video tracks of a file, without cover pictures."""
     return [track for track in container.streams.video if not track.disposition & COVER]
 
 
@@ -59,10 +60,10 @@ def check_memory(error):
 
 def track_remarks(container, stream):
     """Which track is the video, if a file has several."""
-    tracks = [track.index for track in _tracks(container)]
+    tracks = [track.index for track in video_tracks(container)]
     if len(tracks) == 1:
         return []
-    unknown = sum(track.codec_context is None for track in _tracks(container))
+    unknown = sum(track.codec_context is None for track in video_tracks(container))
     return [f"{len(tracks)} video tracks" + f", {unknown} in a codec that is not known here" * bool(unknown)
             + f": number {tracks.index(stream.index) + 1} is used"]
 

@@ -11,7 +11,7 @@ from support.files import regular
 
 PLAIN = {"collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter", "torch.Size"}
 TORCH = ("torch.", "collections.", "_codecs.encode", "builtins.set")  # torch decides: no bytearray, of any size
-NOTES = ("numpy.", "argparse.Namespace")  # what people keep beside weights: an accuracy, the flags of a training
+NOTES = ("numpy.", "argparse.Namespace", "pathlib.", "datetime.")  # kept beside weights: accuracies, flags, paths
 OLD = 4  # pickles, one after the other, in a file that is no ZIP: two numbers, the system, the content
 
 

@@ -166,7 +166,7 @@ def read(video):
 
 
 @pytest.mark.parametrize("kind, codec", [("ts", "libx264"), ("mpg", "mpeg1video"), ("mkv", "libx264"),
-                                         ("mp4", "libx264"), ("flv", "libx264")])
+                                         ("mp4", "libx264"), ("flv", "libx264"), ("wmv", "wmv2")])
 def test_of_pieces_joined_byte_by_byte_the_first_is_read_where_that_is_wanted(kind, codec, tmp_path):
     """Half of the pictures would be lost without a word: the times of the second piece begin at 0 again."""
     first, second = (write_pictures(tmp_path / f"{at}.{kind}", [bars(at + n) for n in range(40)], range(40),
@@ -178,6 +178,13 @@ def test_of_pieces_joined_byte_by_byte_the_first_is_read_where_that_is_wanted(ki
     assert numbers == list(range(40)) and len(cut) == 1 and "joined" in cut[0] and not said
     with pytest.raises(UserError, match="joined.*1.6 s.*: replace it"):
         picture_clock(video)
+
+
+def test_a_broadcast_whose_clock_begins_anew_on_the_way_is_read_to_its_end(tmp_path):
+    """The clock of an MPEG transport stream has 33 bits."""
+    stamps = [2**33 - 200000 + n * 3600 for n in range(60)]
+    video = write_pictures(tmp_path / "a.ts", [bars(n) for n in range(60)], stamps)
+    assert read(video) == (list(range(60)), [], [])
 
 
 def test_a_clock_that_jumps_is_not_time_that_passed(tmp_path):

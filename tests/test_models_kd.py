@@ -3,6 +3,8 @@ import inspect
 import pickle
 import subprocess
 import sys
+from argparse import Namespace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -264,7 +266,7 @@ def test_a_fer2013_checkpoint_loads_and_its_unused_classifier_is_named(tmp_path,
     assert f"{len(state)} of the {len(state)} tensors" in printed and "classifier.bias, classifier.weight" in printed
 
 
-@pytest.mark.parametrize("nest", ["state_dict", "model"])
+@pytest.mark.parametrize("nest", ["state_dict", "model", "params_ema", "encoder"])
 def test_weights_nested_in_a_checkpoint_are_found(tmp_path, nest):
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save({"epoch": 3, nest: {"module." + key: value for key, value in state.items()}}, tmp_path / "weights.pth")
@@ -272,6 +274,22 @@ def test_weights_nested_in_a_checkpoint_are_found(tmp_path, nest):
     assert load_weights(net, "resnet18", str(tmp_path / "weights.pth")) == models_kd.IMAGENET
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     check_weights("resnet18", str(tmp_path / "weights.pth"))
+
+
+def test_weights_are_found_behind_any_prefix_that_is_one_alone(tmp_path):
+    state, path = torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "weights.pth"
+    named = {f"feature_extractor.cnn.{key}": value for key, value in state.items()}
+    torch.save({"state_dict": named | {"head.weight": torch.zeros(7, 512)}, "made": datetime.now(),
+                "args": Namespace(out=Path("out"))}, path)
+    net = models_kd._torchvision("resnet18", 3)
+    load_weights(net, "resnet18", str(path))
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    torch.save(named | {f"momentum.{key}": value for key, value in state.items()}, path)
+    with pytest.raises(UserError, match="0 of the 120 tensors.*not in resnet18: feature_extractor"):
+        check_weights("resnet18", str(path))
+    torch.save({"student": state, "teacher": state}, path)
+    with pytest.raises(UserError, match="several networks .student, teacher"):
+        check_weights("resnet18", str(path))
 
 
 def test_a_network_of_pretrained_weights_is_built_again_without_their_file(tmp_path):

@@ -303,6 +303,14 @@ def test_what_the_video_shows_is_not_changed_beside_the_drawing(tmp_path):
     assert away.mean() < 8 and np.abs((after[:200] - before[:200]).mean((0, 1))).max() < 1.5
 
 
+def test_the_sound_of_joined_pieces_ends_where_their_clock_runs_back(tmp_path):
+    piece = clip(tmp_path / "a.ts", "aac")
+    piece.write_bytes(2 * piece.read_bytes())
+    write_overlay(piece, table(75), BOTH, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.video[0].frames == 75 and 2.9 < container.duration / av.time_base < 3.2
+
+
 def test_a_video_that_cannot_be_read_leaves_nothing_behind(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(UserError, match="a.mp4 cannot be read"):

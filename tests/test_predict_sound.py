@@ -2,6 +2,7 @@
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -72,3 +73,18 @@ def test_frames_and_faces_are_counted_once_for_everybody(run, tmp_path):
     write_video(tmp_path / "both.mp4", [np.concatenate(pair, axis=1) for pair in zip(one, two)])
     out = run("student", tmp_path / "both.mp4", "--people", "all")[1]
     assert "both: 30 frames, 30 with a face, persons: 2\n" in out and " 30         100%" in out
+
+
+def test_a_cover_picture_does_not_make_a_video_of_a_sound_file(run, raw_corpus, tmp_path):
+    samples, rate = soundfile.read(raw_corpus / "audio" / "train_1.wav", dtype="int16")
+    with av.open(str(tmp_path / "song.mp3"), "w") as container:
+        track, cover = container.add_stream("mp3", rate=rate, layout="mono"), container.add_stream("png")
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = rate
+        container.mux(track.encode(next(iter(av.AudioResampler("s16p", "mono", rate).resample(frame)))))
+        container.mux(track.encode(None) + cover.encode(None))
+    code, out, err = run("audio", tmp_path / "song.mp3")
+    assert (code, err) == (0, "") and len(table_of(tmp_path, "song")) >= 60

@@ -209,6 +209,19 @@ def test_sound_that_is_late_missing_or_silent_is_said(tmp_path):
     assert "digital silence" in read_and_told(tmp_path / "a.wav")[1]
 
 
+def test_a_track_on_which_nothing_was_recorded_is_passed_over(tmp_path):
+    """As of a camera without a microphone in its first input."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        tracks = [container.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(3)]
+        tracks[0].disposition = av.stream.Disposition.default
+        for track, value in zip(tracks, (0, 0, 3276)):
+            frame = av.AudioFrame.from_ndarray(np.full((1, RATE), value, np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
+            container.mux(track.encode(frame) + track.encode(None))
+    made, told = read_and_told(tmp_path / "a.mkv")
+    assert (made == 3276).all() and "3 sound tracks: number 3 is used, as number 1 is silent" in told
+
+
 @pytest.mark.parametrize("default,level", [(0, 3276), (1, 16383)])
 def test_of_several_tracks_the_default_one_is_read_and_named(default, level, tmp_path):
     with av.open(str(tmp_path / "a.mka"), "w") as container:
