@@ -6,7 +6,6 @@ import csv
 import re
 
 import numpy as np
-import pandas as pd
 
 from support.errors import UserError
 from support.reading import clipped, read_text
@@ -17,10 +16,10 @@ def read_table(path, again, numbers=(), texts=(), whole=True):
     texts; index: the line of each row in the file.
 
     whole: there must be no empty lines and the last line must end, as in all files that are written here; else it was
-    cut short. Raises UserError,
-    naming the line, if a column, a cell or all rows are missing, or if a cell is not a number; OSError if the file is
-    missing.
+    cut short. Raises UserError, naming the line, if a column, a cell or all rows are missing, or if a cell is not a
+    number; OSError if the file is missing.
     """
+    import pandas as pd  # here, so that scripts and workers that read no table start fast
     text = read_text(path, again)
     lines, (names, *rows) = _rows(text, path, again, whole)
     if missing := [name for name in (*numbers, *texts) if name not in names]:
@@ -37,6 +36,7 @@ def read_table(path, again, numbers=(), texts=(), whole=True):
 def to_numbers(texts, path, again):
     """A column of texts of read_table() as floats; NaN where empty or "nan". Raises UserError, naming the line, for
     other texts."""
+    import pandas as pd
     values = pd.to_numeric(texts, errors="coerce").astype(float)
     for row in np.flatnonzero(values.isna() & ~texts.str.strip().str.lower().isin(["", "nan"])):
         word = clipped(texts.iloc[row])
