@@ -150,6 +150,9 @@ def _faces(cfg, shape, recordings):
 
 def _sound(cfg, shape):
     """How the spectrograms were made; None if they are of another origin."""
+    if len(shape) > 1 and not made_with(cfg.specs_dir):
+        print(f"{cfg.specs_dir}/ has no settings.json: how the spectrograms were made is not known, and not in the "
+              "model card")
     made = _settings(made_with(cfg.segments_dir) | made_with(cfg.specs_dir), SOUND)
     return made if made and shape[1:2] == (made["n_mels"],) else None
 

@@ -53,7 +53,7 @@ from drawn.people import Recording as Drawn
 from runs import read_log
 from scores import read_predictions, score
 from study.methods import FACES, METHODS, MUCH, NETWORKS, OLD, QUICK, QUICK_METHODS, SETTINGS, SPECS, TAG
-from study.results import merge, report
+from study.results import merge, read_results, report
 from support.errors import SettingsError, UserError, run_script, torch_device
 from support.files import claimed, whole_file, whole_folder
 from support.machine import cores
@@ -353,7 +353,7 @@ def main(argv=None):
     if cfg.report:
         if not file.exists():
             raise UserError(f"{file} is not there: run the same without --report first")
-        print(report(pd.read_csv(file), file))
+        print(report(read_results(file), file))
         return None
     keep_settings(cfg.data_dir, cfg, "quick")
     check_finished(cfg, jobs)

@@ -34,7 +34,7 @@ from tqdm import tqdm
 import figures
 from config import Config
 from postprocessing import fit_tables, postprocess, six_digits
-from runs import INPUTS, changed
+from runs import INPUTS, changed, run_folder, say_once
 from scores import AGAIN, gaps_closed, read_predictions, score, summary_of, targets_of
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS
 
@@ -123,8 +123,11 @@ def settings_in(folder):
         settings = read_settings(folder / "config.json")
         settings = settings and {"stage": stage_of(folder.name)} | settings
         check_settings(Config(**settings))
-    except SettingsError:
+    except SettingsError as error:
+        say_once(f"{error}. The settings of this run are not known")
         return {}
+    if (own := run_folder(Config(**settings)).name) != folder.name:
+        say_once(f"{folder}/config.json is of a run that is called {own}")
     return settings if settings.get("stage") in INPUTS else {}
 
 

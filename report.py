@@ -34,7 +34,7 @@ from postprocessing import fit_tables
 from pseudo_labels import read_report
 from report_page import charts, recordings, tables
 from report_page.templates import PAGE, template
-from runs import read_log
+from runs import read_log, say_once
 from scores import summary_of
 
 VEGA_LITE = "6.4"
@@ -131,7 +131,8 @@ def card_of(folder):
     """The model card in a run's best.pt; {} if there is none that can be read."""
     try:
         return load_checkpoint(folder / "best.pt")["card"]
-    except UserError:
+    except UserError as error:
+        say_once(f"{error}. The page does not have what this file says of the run")
         return {}
 
 

@@ -6,15 +6,16 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-from corpora import features
 from support.checksums import LIST, digest, identity
 from support.errors import SettingsError, UserError
 from support.failures import folder_of, unlabelled_files
-from support.files import claimed, is_claimed, there
+from support.files import claimed, is_claimed, regular, there
 from support.reading import clipped, parse_json, read_bytes, read_json
 from support.recordings import MODALITIES, PARTITIONS, UNLABELLED, uses_features
 from support.settings import field_notes, fields_of, read_settings
@@ -151,6 +152,7 @@ def image_identity(table, kind, cfg):
     """identity() of the images that an annotation file names: of the folder of the first, or of an array's file; or of
     the file of features in their place."""
     if uses_features(cfg, kind):
+        from corpora import features  # here: pandas, which comes with it, takes its time
         file = features.find(cfg.features_dir / MODALITIES[kind]).get(table.stem)
         return identity(file) if file else ""
     array = cfg.specs_dir / f"{table.stem}.npy"
@@ -176,6 +178,8 @@ def check_origin(cfg):
         raise UserError(f"{note} is damaged ({wrong} is {clipped(before.get(wrong, made[0]))}): {again}")
     differ = {name: set(ids) ^ set(before[name]) for name, ids in now.items()}
     if all(teachers) and teachers[0] != teachers[1]:
+        for one in needed_by(cfg):
+            check_whole(run_folder(one))
         raise UserError(f"{folder}/ holds a student whose teachers (or visual baseline) have been trained again since: "
                         "delete the folder")
     for name, ids in differ.items():
@@ -274,6 +278,18 @@ def fingerprint(runs):
     if not all(map(there, paths)):
         return ""
     return digest(b"".join(map(read_bytes, paths)))
+
+
+def check_whole(folder):
+    """Raises UserError if the best.pt of a run is damaged."""
+    path = folder / "best.pt"
+    try:
+        with zipfile.ZipFile(regular(path)) as file:
+            whole = file.testzip() is None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is damaged: {AGAIN.format(folder)}")
 
 
 def check_trained(runs):

@@ -96,7 +96,7 @@ def write_pictures(folder, partitions, seconds, cfg):
                 cv2.imwrite(str(out / f"{k:06d}.{ending}"), image.transpose(1, 2, 0)[..., ::-1])
         table = Path(folder, "Annotations", partition, f"{name}.csv")
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(annotation_table(name, drawn.gold[:-1]))
+        table.write_text(annotation_table(name, drawn.gold[:-1], [f"{k:06d}.jpg" for k in range(len(drawn.gold) - 1)]))
 
 
 def read(paths):

@@ -12,7 +12,8 @@ COLUMNS = ["lost", "traceback", "hang", "silent", "nameless", "differs"]
 ON_THE_WAY = ("last.pt", "best.pt", "log.jsonl", "curves.png")  # of a run: they change while it trains
 # The user's own files carry no checksum: another valid file is another corpus, and nobody can tell
 UNKNOWABLE = {(damage, kind) for damage in ("flip", "exchange", "remove") for kind in OWN} | {
-    (damage, kind) for damage in ("at_line", "cut") for kind in ("subjects.csv", "results", "ratings table")}
+    (damage, kind) for damage in ("at_line", "cut") for kind in ("subjects.csv", "results", "ratings table")} | {
+    ("flip", "annotations")}  # which users may edit
 REASON = re.compile(r"damage|unread|cannot|missing|cut|break|broke|ends|silent|left out|chang|drop|fewer|without"
                     r"|invalid|\bno\b|\bnot\b|delete|mask|warning|lack|again|differ|expected|error|version",
                     re.IGNORECASE)
@@ -46,7 +47,7 @@ def losses(before, after, wanted, but=()):
     lost = [path for path in before if after.get(path) not in (before[path], wanted.get(path))]
     half = [path for path in after if path not in before and after[path] != wanted.get(path)]
     return [path for path in lost + half if path not in but and Path(path).name not in ON_THE_WAY
-            and not path.startswith("cache/")]
+            and not path.startswith("cache/") and not path.endswith(".failed")]
 
 
 def names_of(path):

@@ -42,6 +42,7 @@ import training
 from checkpoints import describe_model
 from config import Config
 from drawn.people import FRAME_RATE, Recording, write_video
+from faces import Tracker
 from models_kd import build_model
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import torch_device
@@ -373,10 +374,10 @@ def faces(bench):
     cfg, rates = Config(frame_rate=FRAME_RATE), {}
     for kind in kinds * 2:
         with face_detector.one_thread():
-            find = face_detector.finder(cfg.min_face_size, cfg.face_score, kind)
+            tracker = Tracker(face_detector.finder(cfg.min_face_size, cfg.face_score, kind))
             with tempfile.TemporaryDirectory(dir=bench.folder) as out:
                 began = time.perf_counter()
-                face_detector.detect(video, Path(out, "faces"), find, cfg, False, lambda n: None)
+                face_detector.detect(video, Path(out, "faces"), tracker, cfg, False, lambda n: None)
                 rates[kind] = frames / (time.perf_counter() - began)  # the second time: warm
     say("\nface_detector.py, one process, 640 x 480: "
         + ", ".join(f"{rate:.0f} frames/s on {kind}" for kind, rate in rates.items()) + ".")

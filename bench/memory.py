@@ -38,8 +38,10 @@ EVERY_S = 0.5
 SLACK, SLACK_MB = 1.3, 100  # of a step that is flat
 TEACHER = ("--stage teacher --target both --visual-backbone tiny_cnn --audio-backbone tiny_cnn --feature-size 16 "
            "--gru-size 16 --epochs 1 --device cpu")
-STEPS = {"annotations.py": "", "face_detector.py": "--face-size 48", "audio_extract.py": "",
-         "audio_melspec.py": "--n-mels 32", "mmpkd.py": TEACHER, "plot_ccc.py": "", "report.py": "", "predict.py": ""}
+ONE = "--workers 1"  # in one process: a corpus of a minute is not worth two
+STEPS = {"annotations.py": "", "face_detector.py": f"--face-size 48 {ONE}", "audio_extract.py": ONE,
+         "audio_melspec.py": f"--n-mels 32 {ONE}", "mmpkd.py": TEACHER, "plot_ccc.py": "", "report.py": "",
+         "predict.py": ONE}
 
 
 # ---- the corpora ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ from study.methods import (
     QUESTIONS,
     SETTINGS,
 )
-from support.files import whole_file
+from support.columns import read_table
+from support.errors import UserError
+from support.files import there, whole_file
 from support.recordings import TARGETS
 
 RESAMPLES = 10000  # of the bootstrap
@@ -28,11 +30,20 @@ ALL_TARGETS = (*TARGETS, "both")  # both: the mean of the two
 UPPER = ("teacher", "oracle")
 
 
+def read_results(path):
+    """The table of a file of results. Raises UserError, naming the line, if it is not as merge() writes it."""
+    again = "delete it and run experiment.py again"
+    table = read_table(path, again, ["seed", "ccc", "seconds"], ["setting", "method", "target", "recording"])
+    for row in np.flatnonzero(~np.isfinite(table["seed"])):
+        raise UserError(f"{path} line {table.index[row]}: no seed: {again}")
+    return table.astype({"seed": int}).reset_index(drop=True)
+
+
 def merge(rows, path):
     """The whole table after `rows` replaced the earlier ones of the same runs in the file of results."""
     rows = pd.DataFrame(rows, columns=COLUMNS)
-    if path.exists():
-        rows = pd.concat([pd.read_csv(path), rows]).drop_duplicates(COLUMNS[:5], keep="last")
+    if there(path):
+        rows = pd.concat([read_results(path), rows]).drop_duplicates(COLUMNS[:5], keep="last")
     place = {name: number for number, name in enumerate([*SETTINGS, *DESCRIPTIONS])}
     rows = rows.sort_values(COLUMNS[:4], kind="stable", key=lambda column: (
         column.map(place) if column.name in ("setting", "method") else column))

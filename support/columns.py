@@ -3,9 +3,11 @@
     again: the end of an error's message, what to do: "delete it and run audio_melspec.py".
 """
 import csv
+import io
 import re
 
 import numpy as np
+import pandas as pd
 
 from support.errors import UserError
 from support.reading import clipped, read_text
@@ -19,8 +21,10 @@ def read_table(path, again, numbers=(), texts=(), whole=True):
     cut short. Raises UserError, naming the line, if a column, a cell or all rows are missing, or if a cell is not a
     number; OSError if the file is missing.
     """
-    import pandas as pd  # here, so that scripts and workers that read no table start fast
     text = read_text(path, again)
+    table = _regular(text, (*numbers, *texts), numbers)
+    if table is not None:
+        return table
     lines, (names, *rows) = _rows(text, path, again, whole)
     if missing := [name for name in (*numbers, *texts) if name not in names]:
         raise UserError(f"{path} line 1: no column {missing[0]!r} in {clipped(','.join(names))!r}: {again}")
@@ -36,12 +40,30 @@ def read_table(path, again, numbers=(), texts=(), whole=True):
 def to_numbers(texts, path, again):
     """A column of texts of read_table() as floats; NaN where empty or "nan". Raises UserError, naming the line, for
     other texts."""
-    import pandas as pd
     values = pd.to_numeric(texts, errors="coerce").astype(float)
     for row in np.flatnonzero(values.isna() & ~texts.str.strip().str.lower().isin(["", "nan"])):
         word = clipped(texts.iloc[row])
         raise UserError(f"{path} line {texts.index[row]}: {word!r} is not a number ({texts.name}): {again}")
     return values
+
+
+def _regular(text, wanted, numbers):
+    """What read_table() makes of a text with nothing unusual in it, in a tenth of the time and memory; None for any
+    other, which is read line by line, or refused with its line."""
+    raw = np.frombuffer(text.encode(), np.uint8)
+    names, ends = text.partition("\n")[0].split(","), np.flatnonzero(raw == ord("\n"))
+    commas = np.searchsorted(np.flatnonzero(raw == ord(",")), ends)
+    if (np.isin(raw, list(b'"\r\0')).any() or len(ends) < 2 or ends[-1] != len(raw) - 1 or (np.diff(ends) == 1).any()
+            or (commas != (len(names) - 1) * np.arange(1, len(ends) + 1)).any()
+            or len(set(names)) < len(names) or not {*wanted} <= {*names}):
+        return None
+    kinds = {name: float if name in numbers else object for name in names}
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, index_col=False,
+                            na_values={name: ["", "nan"] for name in numbers})
+    except (ValueError, OverflowError):
+        return None
+    return table.set_axis(range(2, len(table) + 2))
 
 
 def _rows(text, path, again, whole):

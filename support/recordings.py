@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from support.checksums import checked, read_list
-from support.columns import read_table
 from support.errors import UserError
 from support.files import is_claimed, there, whole_file
 from support.media import frame_count, open_media, picture_clock
@@ -150,6 +149,7 @@ def subjects_of(data_dir, names):
     path, subjects, again = Path(data_dir, "subjects.csv"), {}, "a table of recording,subject was expected"
     if not there(path):
         return {name: name for name in names}
+    from support.columns import read_table  # here: pandas, which comes with it, takes its time
     table = read_table(path, again, whole=False)
     if [name.strip().lower() for name in table] != ["recording", "subject"]:
         raise UserError(f"{path} line 1: the header recording,subject was expected")
@@ -181,7 +181,7 @@ def keep_settings(folder, cfg, names, made_of=None):
                   f"({', '.join(f'{name} {settings[name]}' for name in names.split())})")
     if made_with(folder) != settings:  # nothing has been made yet
         with whole_file(Path(folder, "settings.json")) as part:
-            part.write_text(json.dumps(settings | {"crc32": _crc_of(settings)}, indent=1) + "\n")
+            part.write_text(json.dumps(settings | {"crc32": _crc_of(settings, folder)}, indent=1) + "\n")
     return settings
 
 
@@ -193,16 +193,16 @@ def made_with(folder):
     if not there(note):
         return {}
     settings = read_json(note, again)
-    if settings.pop("crc32", crc := _crc_of(settings)) != crc:  # older versions noted none
+    if settings.pop("crc32", crc := _crc_of(settings, folder)) != crc:  # older versions noted none
         raise UserError(f"{note} is damaged, or was changed after it was written (its checksum is another): {again}")
     if wrong := next((name for name, value in settings.items() if not fits(name, value)), None):
         raise UserError(f"{note} is damaged ({clipped(wrong)} is {clipped(settings[wrong])}): {again}")
     return settings
 
 
-def _crc_of(settings):
-    """Checksum of the settings in a settings.json, apart from itself: eight hexadecimal digits."""
-    told = {name: value for name, value in settings.items() if name != "crc32"}
+def _crc_of(settings, folder):
+    """Checksum of the settings in the settings.json of a folder, apart from itself: eight hexadecimal digits."""
+    told = {name: value for name, value in settings.items() if name != "crc32"} | {"folder": Path(folder).name}
     return f"{zlib.crc32(json.dumps(told, sort_keys=True).encode()):08x}"
 
 

@@ -36,6 +36,7 @@ from models_kd import build_model
 from scores import predict
 from support.checksums import LIST
 from support.errors import UserError
+from support.recordings import made_with
 
 BOTH = ["arousal", "valence"]
 
@@ -60,9 +61,9 @@ def test_best_holds_what_is_needed_to_use_a_network_and_nothing_more(trained_cor
 
 def test_a_card_says_how_its_inputs_were_made(trained_corpus):
     card = best_of(trained_corpus, "teacher")["card"]
-    made = json.loads((trained_corpus / "Cropped_Aligned" / "settings.json").read_text())
+    made = made_with(trained_corpus / "Cropped_Aligned")
     assert card["faces"] == {name: made[name] for name in made if name != "frame_rate"} | {"retained": False}
-    made = json.loads((trained_corpus / "specs" / "settings.json").read_text())
+    made = made_with(trained_corpus / "specs")
     assert card["sound"] == {name: made[name] for name in made if name in SOUND}
     assert "audio_channel" in made  # of the recordings, not of the network
     assert card["frame_rate"] == 25 and card["inputs"] == {"frames": [3, 32, 32], "specs": [1, 16, 101]}
@@ -133,7 +134,8 @@ def test_crops_of_another_origin_are_called_unknown_and_retention_is_noticed(mad
         tables[2].write_text(tables[2].read_text().replace(",tracked,", ",retained,", 1))
     else:
         value = {"face_size": 64} if case == "another size" else {"face_score": "high"}
-        note.write_text(json.dumps(json.loads(note.read_text()) | value))
+        settings = json.loads(note.read_text()) | value
+        note.write_text(json.dumps({name: settings[name] for name in settings if name != "crc32"}))
     code, out, err = call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--epochs", 1)
     if case == "another value":
         assert f"{note} is damaged (face_score is high)" in one_line(code, err)

@@ -34,6 +34,7 @@ from inference import (
 from packing import read_image
 from postprocessing import PostProcessing, postprocess
 from scores import read_predictions
+from support.checksums import LIST
 from support.errors import SettingsError, UserError
 from support.media import read_frames
 
@@ -342,6 +343,7 @@ def test_a_run_on_crops_of_another_origin_says_that_it_cannot_see_videos(made_co
     data = copied(made_corpus, tmp_path / "data")
     for table in (data / "Cropped_Aligned").glob("*/faces.csv"):
         table.unlink()
+        table.with_name(LIST).unlink()
     assert call("mmpkd", "--data-dir", data, *TINY, "--stage", "visual")[0] == 0
     network = open_model(run_of(data, "visual", "arousal") / "best.pt", "cpu")
     with pytest.raises(SettingsError, match="cannot be given a video"):

@@ -8,6 +8,7 @@ from onnx import numpy_helper
 import export
 import int8
 from onnx_network import OnnxNetwork
+from support.checksums import LIST
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,7 @@ def test_another_corpus_is_refused(trained, tmp_path, call):
     assert "run annotations.py first" in one_line(code, err)
     for path in (trained / "Cropped_Aligned" / "dev_1").glob("*.jpg"):
         cv2.imwrite(own(path), np.zeros((16, 16, 3), np.uint8))
+    (trained / "Cropped_Aligned" / "dev_1" / LIST).unlink()
     code, _, err = call(*words, trained)
     assert "crops of 16 px, the network takes 32 px" in one_line(code, err)
     for path in (trained / "Annotations" / "Train_Set").glob("train_*.csv"):
