@@ -36,10 +36,10 @@ from report_page import charts, recordings, tables
 from report_page.templates import PAGE, template
 from runs import read_log, say_once
 from scores import summary_of
+from support.recordings import FOLDERS
 
 VEGA_LITE = "6.4"
 FIELDS = ("data_dir", "runs_dir", "frame_rate", "smoothing", "max_window_s", "max_delay_s")  # of this script
-MADE_OF = ("Cropped_Aligned", "audio_segments", "specs")  # folders of the preprocessing, which have a ...
 NOTE = "settings.json"
 
 
@@ -112,7 +112,7 @@ def again(cfg, runs, folds):
     # a student comes after its teachers
     commands.sort(key=lambda command: "--stage student" in command)
     commands.append(tables.command("report.py", cfg, FIELDS))
-    corpus = [row for folder in MADE_OF for row in corpus_rows(folder, note_of(Path(cfg.data_dir, folder, NOTE)))]
+    corpus = [row for folder in FOLDERS for row in corpus_rows(folder, note_of(Path(cfg.data_dir, folder, NOTE)))]
     table, versions = tables.again_table(rows)
     return {"words": "These commands train the runs again on the same recordings. With the same seed, machine and "
                      "versions the result is the same; without --stage, mmpkd.py trains all that a student needs.",
