@@ -4,9 +4,11 @@ Reads   ratings_gold_standard/                  of RECOLA, AVEC, Aff-Wild2, or a
         videos/<id>.*, Cropped_Aligned/<id>/    if there: the number of frames that the ratings must match
         features/{visual,audio}/<id>.*          in place of either (corpora/features.py): the same
         audio/<id>.*, videos/<id>.*             of recordings without ratings: whether they have sound
+        subjects.csv                            if there: which recordings are of one subject
 Writes  Annotations/{Train_Set,Val_Set}/<id>.csv    header: image path,spec path,arousal,valence; line k = frame k
         Annotations/Unlabelled_Set/<id>.csv         of recordings without ratings: image path,spec path
-        Cropped_Aligned/<id>/no_face.jpg        black, beside crops of another program: for frames that have none
+        Cropped_Aligned/<id>/no_face.jpg            black, beside crops of another program: for frames that have none
+        cache/<id>.<modality>.*.npz                 features as they were read, to be read faster
 
     python annotations.py --data-dir data
     python annotations.py --data-dir data --check           first: what is wrong with the corpus -> plots/check.html

@@ -1,9 +1,10 @@
 """Step 2: raw sound -> one audio segment per frame.
 
 Reads   audio/<id>.*    or, if there is none, the sound track of videos/<id>.*
+        Cropped_Aligned/<id>/faces.csv, videos/<id>.*, Annotations/*/<id>.csv   the first that is there: how many frames
 Writes  audio_segments/<id>/000000.wav ...      mono, 16 bit: the sound around frame k or, if causal, up to frame k
-        audio_segments/<id>.failed              why a recording has none: training leaves it out
         audio_segments/<id>/checksums.sfv       of all of them, so that damage is noticed
+        audio_segments/<id>.failed              why a recording has none: training leaves it out
 
     python audio_extract.py --data-dir data
 """

@@ -52,7 +52,8 @@ class Config:
                                           # Unlabelled_Set although val_ids or the name test* keeps them out
     check: bool = False  # only look at what there is of every recording, say what is wrong and what to do about it, and
                          # write plots/check.html; exit code 1 if there is an error
-    show_delay: bool = False  # only show how well ratings fit face and sound by delay, on Train_Set alone
+    show_delay: bool = False  # only show how well ratings fit face and sound by delay, on Train_Set alone, and draw it
+                              # to plots/label_delay.png
 
     # --- step 1, faces: face_detector.py face_detector_frameRetention.py
     min_face_size: Count = 60  # smallest face to detect, pixels of the video; larger is faster

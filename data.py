@@ -268,7 +268,6 @@ def image_shapes(recordings):
 
 # ---- features in place of images ------------------------------------------------------------------------------------
 
-
 def with_sound(tables, inputs, cfg):
     """Those annotation files whose recordings have sound, or features in its place, if `inputs` have "specs"; else all.
 

@@ -3,8 +3,8 @@
 Reads   videos/<id>.*                           any container, any frame rate, constant or variable
 Writes  Cropped_Aligned/<id>/000000.jpg ...     frame k: what the video shows at k / frame_rate seconds; RGB, upright
         Cropped_Aligned/<id>/faces.csv          per frame: time_s, found, box in pixels of the video, score
-        Cropped_Aligned/<id>.failed             why a recording has none of these: training leaves it out
         Cropped_Aligned/<id>/checksums.sfv      of all of these, so that damage is noticed
+        Cropped_Aligned/<id>.failed             why a recording has none of these: training leaves it out
         Cropped_Aligned/<id>.jpg                contact sheet: crops from end to end of the recording, to check by eye
 
     python face_detector.py --data-dir data

@@ -9,11 +9,15 @@
     torchrun --nproc_per_node=2 mmpkd.py ...    on two devices
 
 Reads   Annotations/{Train_Set,Val_Set,Unlabelled_Set}/*.csv, Cropped_Aligned/, and specs/ for networks with audio
+        features/{visual,audio}/        in place of these images, where a backbone is "features"
+        subjects.csv                    if there: which recordings are of one subject
 Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]/
-            config.json subjects.json log.jsonl curves.png    settings, subjects, a line per epoch
+            config.json subjects.json log.jsonl curves.png  settings; subjects, with checksums of what they were trained
+                                                            on; a line per epoch
             last.pt best.pt                                 to resume from; the network that is kept and its model card
             labels/<id>.csv                                 a student's pseudo-labels
             predictions/{train,val,held_out}/<id>.csv       written last: they mark the run as finished
+        cache/                                              the images of a recording as one array; may be deleted
 """
 import dataclasses
 import shutil

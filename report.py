@@ -23,7 +23,6 @@ from support.settings import answer_first, parse_config
 
 answer_first(__name__, __file__, __doc__)
 
-import jinja2
 import markupsafe
 import vl_convert
 from tqdm import tqdm
@@ -34,13 +33,13 @@ from checkpoints import load_checkpoint
 from postprocessing import fit_tables
 from pseudo_labels import read_report
 from report_page import charts, recordings, tables
+from report_page.templates import PAGE, template
 from runs import read_log, say_once
 from scores import summary_of
+from support.recordings import FOLDERS
 
 VEGA_LITE = "6.4"
-PAGE = Path(__file__).with_name("report_page")
 FIELDS = ("data_dir", "runs_dir", "frame_rate", "smoothing", "max_window_s", "max_delay_s")  # of this script
-MADE_OF = ("Cropped_Aligned", "audio_segments", "specs")  # folders of the preprocessing, which have a ...
 NOTE = "settings.json"
 
 
@@ -116,7 +115,7 @@ def again(cfg, runs, folds):
     # a student comes after its teachers
     commands.sort(key=lambda command: "--stage student" in command)
     commands.append(tables.command("report.py", cfg, FIELDS))
-    corpus = [row for folder in MADE_OF for row in corpus_rows(folder, note_of(Path(cfg.data_dir, folder, NOTE)))]
+    corpus = [row for folder in FOLDERS for row in corpus_rows(folder, note_of(Path(cfg.data_dir, folder, NOTE)))]
     table, versions = tables.again_table(rows)
     return {"words": "These commands train the runs again on the same recordings. With the same seed, machine and "
                      "versions the result is the same; without --stage, mmpkd.py trains all that a student needs.",
@@ -171,16 +170,12 @@ def vega():
 
 def page_of(content, data):
     """The page as text. content: what page.html shows; data: what page.js draws."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # JavaScript cannot read NaN
-    environment.filters["breakable"] = lambda text: markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>"))
     parts = {"css": (PAGE / "page.css").read_text(), "script": (PAGE / "page.js").read_text(),
              "library": vega()}
     for name, text in parts.items():
         assert "</s" not in text.lower().replace("</span", "").replace("</svg", ""), f"{name} would end its own element"
     parts = {name: markupsafe.Markup(text) for name, text in parts.items()}
-    return environment.get_template("page.html").render(
+    return template("page.html").render(
         **content, **parts, data=data, vega=vl_convert.get_vega_version(), vega_lite=VEGA_LITE)
 
 

@@ -17,7 +17,7 @@ from losses import ccc
 from models_kd import forward
 from runs import AGAIN
 from support import columns
-from support.checksums import list_all, verify
+from support.checksums import list_all, read_list, verify
 from support.errors import UserError
 from support.files import whole_folder
 from support.recordings import SUMMARIES, TARGETS, find_recordings
@@ -145,8 +145,12 @@ def read_predictions(folder, partition, frame_rate):
 
 
 def read_tables(folder, frame_rate, again):
-    """{id: table} of a folder of predictions, in natural order. Raises UserError as read_table does."""
-    return {name: read_table(path, frame_rate, again) for name, path in find_recordings([folder], (), again).items()}
+    """{id: table} of a folder of predictions, in natural order. Raises UserError as read_table does, and if one that is
+    in the list of its checksums is missing."""
+    found = find_recordings([folder], (), again)
+    for name in sorted(set(read_list(folder)) - {path.name for path in found.values()})[:1]:
+        raise UserError(f"{folder / name} is missing: {again}")
+    return {name: read_table(path, frame_rate, again) for name, path in found.items()}
 
 
 def read_table(path, frame_rate, again):

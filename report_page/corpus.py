@@ -1,18 +1,16 @@
 """The page of annotations.py --check: findings first, then every recording with its numbers, its traces and faces."""
 import base64
-from pathlib import Path
 
-import jinja2
 import markupsafe
 import numpy as np
 
 from corpora.findings import LEVELS, NOTE, ordered
 from figures import shown_times, thinned
 from report_page.table import Table, counted
+from report_page.templates import PAGE, template
 from support.files import whole_file
 from support.recordings import MODALITIES, TARGETS, valid_labels
 
-PAGE = Path(__file__).parent
 ROOM = 8e6  # characters of traces and faces: recordings without findings are left out beyond
 
 
@@ -27,12 +25,9 @@ def write_page(path, facts, findings, data_dir):
                "counts": counts_table(facts), "ratings": ratings_table(facts),
                "about_traces": "Ratings as annotations.py makes them: one per frame. The dashed line is 0; gaps are "
                                "frames without a valid rating. All recordings have the same scale." + left}
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters["breakable"] = lambda text: markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>"))
     css = markupsafe.Markup((PAGE / "page.css").read_text() + (PAGE / "check.css").read_text())
     with whole_file(path) as part:
-        part.write_text(environment.get_template("check.html").render(**content, css=css), encoding="utf-8",
+        part.write_text(template("check.html").render(**content, css=css), encoding="utf-8",
                         errors="backslashreplace")
     return path
 

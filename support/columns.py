@@ -63,7 +63,7 @@ def _regular(text, wanted, numbers):
                             na_values={name: ["", "nan"] for name in numbers})
     except (ValueError, OverflowError):
         return None
-    return table.set_axis(range(2, len(table) + 2))
+    return table.set_axis(range(2, len(table) + 2)) if len(table) == len(ends) - 1 else None  # lines of spaces are gone
 
 
 def _rows(text, path, again, whole):

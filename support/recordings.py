@@ -27,6 +27,7 @@ MEDIA = set(".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .m2t
             ".w64 .wav .wma .wv".split())  # endings of video and sound files
 SYSTEM_FOLDERS = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "__pycache__",
                   "lost+found", "system volume information"}  # of file managers, NAS and file systems
+FOLDERS = "Cropped_Aligned", "audio_segments", "specs"  # of the preprocessing, with a settings.json each
 SIDES = {"_left": "left", "_right": "right"}  # ends of the ids of the two subjects of one video
 FACE = ["detected", "tracked"]  # `found` in faces.csv, of frames with a face; others: "missing" (black), "retained"
 SLACK = 0.01  # share by which the numbers of ratings, pictures and frames of a recording may differ
@@ -243,7 +244,9 @@ def made_with(folder):
 
 def _crc_of(settings, folder):
     """Checksum of the settings in the settings.json of a folder, apart from itself: eight hexadecimal digits."""
-    told = {name: value for name, value in settings.items() if name != "crc32"} | {"folder": Path(folder).name}
+    told = {name: value for name, value in settings.items() if name != "crc32"}
+    if Path(folder).name in FOLDERS:  # that of another step is wrong there; others may be renamed
+        told["folder"] = Path(folder).name
     return f"{zlib.crc32(json.dumps(told, sort_keys=True).encode()):08x}"
 
 

@@ -45,3 +45,8 @@ def test_a_regular_table_goes_the_quick_way(tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_text("a,b\n0.30000000000000004,x\nnan,\n")
     table = read_table(tmp_path / "t.csv", "", ["a"])
     assert table["a"][2] == 0.30000000000000004 and table["b"].tolist() == ["x", ""] and [*table.index] == [2, 3]
+
+
+def test_a_line_of_spaces_is_a_row_in_a_table_of_one_column(tmp_path):
+    (tmp_path / "t.csv").write_text("a\n1\n  \n2\n")
+    assert read_table(tmp_path / "t.csv", "")["a"].to_list() == ["1", "  ", "2"]

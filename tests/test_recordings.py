@@ -1,6 +1,7 @@
 """The recordings of a corpus on disk, and the settings that a folder was made with."""
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,16 @@ def test_a_damaged_settings_file_is_an_error(text, tmp_path):
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(UserError, match="settings.json is damaged"):
         keep_settings(tmp_path, Config(), "face_size")
+
+
+def test_a_folder_may_be_renamed_but_no_step_takes_the_settings_of_another(tmp_path):
+    keep_settings(tmp_path / "predictions", Config(), "frame_rate")
+    (tmp_path / "predictions").rename(tmp_path / "other")
+    assert made_with(tmp_path / "other") == {"frame_rate": 25.0}
+    keep_settings(tmp_path / "audio_segments", Config(), "audio_rate")
+    shutil.copytree(tmp_path / "audio_segments", tmp_path / "specs")
+    with pytest.raises(UserError, match="specs/settings.json is damaged, or was changed"):
+        made_with(tmp_path / "specs")
 
 
 def test_a_setting_that_was_changed_in_its_file_is_noticed(tmp_path):

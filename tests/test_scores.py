@@ -171,6 +171,13 @@ def test_another_frame_rate_is_named(tmp_path):
         scores.read_predictions(tmp_path, "val", 50)
 
 
+def test_predictions_of_a_recording_that_were_deleted_are_missed(tmp_path):
+    write(tmp_path, {"val": {"dev_1": table_of(), "dev_2": table_of(1)}})
+    (tmp_path / "predictions" / "val" / "dev_2.csv").unlink()
+    with pytest.raises(UserError, match="val/dev_2.csv is missing: delete"):
+        scores.read_predictions(tmp_path, "val", 25)
+
+
 def test_damaged_or_missing_predictions_of_a_finished_run_are_one_line(trained, call):
     words = ["--data-dir", trained, *TINY, "--target", "both", "--stage", "visual"]
     path = run_of(trained, "visual") / "predictions" / "val" / "dev_1.csv"
