@@ -377,14 +377,16 @@ def list_runs(root):
 def run_line(folder):
     """A run's line in list_runs()."""
     try:
-        entries, epochs = read_log(folder), read_settings(folder / "config.json").get("epochs", 0)
+        entries, settings = read_log(folder), read_settings(folder / "config.json")
     except SettingsError:
         return f"{folder.name:40} of another version"
     except UserError as error:
         return f"{folder.name:40} {error}"
     state = ("running" if is_claimed(folder) else "finished" if there(folder / "predictions")
              else "stopped, --resume" if there(folder / "last.pt") else "nothing saved yet")
+    epochs, done = settings.get("epochs", 0), entries[-1]["epoch"] if entries else 0
+    if state == "finished" and done < epochs and not settings.get("patience"):
+        state = "finished, its log is cut"
     values = [float(np.mean([val["mean"] for val in entry["val"].values()])) for entry in entries]
     best = f"{max(values):9.3f} {entries[int(np.argmax(values))]['epoch']:9}" if values else ""
-    done = entries[-1]["epoch"] if entries else 0
     return f"{folder.name:40} {state:24} {f'{done}/{epochs}':>9} {best}"

@@ -38,7 +38,8 @@ def lines_of(printed):
 
 def unlike(one, other, but=()):
     """Paths in which two contents differ, except some and what lies in them."""
-    return sorted(path for path in one.keys() | other.keys() if one.get(path) != other.get(path)
+    return sorted(path for path in one.keys() | other.keys()
+                  if one.get(path) != other.get(path) and not path.endswith(".failed")
                   and not any(path == name or path.startswith(f"{name}/") for name in but))
 
 

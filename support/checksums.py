@@ -53,9 +53,12 @@ def list_all(folder, known=()):
 def list_text(folder, again=""):
     """The bytes of a folder's list, b"" if it has none. Raises UserError if it is damaged; again: what to do then."""
     path = Path(folder, LIST)
-    if not there(path):
-        return b""
-    text = read_bytes(path)
+    try:
+        if not there(path):
+            return b""
+        text = read_bytes(path)
+    except UserError:  # it is a folder, a pipe, a link to nothing
+        text = b""
     end = len(text) - len(_last_line(0))
     if end < 0 or text[end:] != _last_line(zlib.crc32(text[:end])):
         again = again or f"delete {path.parent}/ and make it again"
