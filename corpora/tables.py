@@ -9,7 +9,7 @@ from corpora.cells import files_by_id, header_of, quoted, read_cells
 from corpora.ratings import Ratings, Source, named_ratings, times_of
 from support.errors import UserError
 
-PEOPLE = ["subject", "person"]
+PEOPLE = ["subject", "person"]  # columns that tell the people of one recording apart
 
 
 def find(folder):
@@ -29,20 +29,34 @@ def sources_of(path):
     names = cells.table["recording"]
     for line in names.index[(names.isna() | (names.astype(str).str.strip() == "")).to_numpy()]:
         raise cells.fault(line, "no recording is named")
-    return {str(name): Source("table", (path,), functools.partial(read, cells._replace(table=rows), str(name)))
-            for name, rows in cells.table.groupby("recording", sort=False)}
+    found = {}
+    for name, rows in cells.table.groupby("recording", sort=False):
+        for one, part in by_person(cells, str(name), rows):
+            if one in found:
+                raise cells.fault(part.index[0], f"{quoted(one)} is already a recording: rename it, or the person")
+            found[one] = Source("table", (path,), functools.partial(read, cells._replace(table=part), one))
+    return found
+
+
+def by_person(cells, name, rows):
+    """[(id, its rows)] of a recording: <recording>_<person> where a column of PEOPLE tells several; else itself.
+
+    Raises UserError, naming the line, if a row of such a recording names no person.
+    """
+    column = next((column for column in PEOPLE if column in rows and rows[column].nunique() > 1), None)
+    if not column:
+        return [(name, rows)]
+    people = rows[column].fillna("").astype(str).str.strip()
+    for line in people.index[(people == "").to_numpy()]:
+        raise cells.fault(line, f"{name} has several people, and this row names none ({column})")
+    return [(f"{name}_{person}", part) for person, part in rows.groupby(people, sort=False)]
 
 
 def read(cells, name, raters="mean"):
     """Ratings of one recording from its rows of a table, sorted by time.
 
-    Raises UserError, naming the line, if a column is missing, a time occurs twice, or it rates several people.
+    Raises UserError, naming the line, if a column is missing or a time occurs twice.
     """
-    for column in (column for column in PEOPLE if column in cells.table):
-        people = cells.table[column].astype(str).unique()
-        if len(people) > 1:
-            raise UserError(f"{cells.path}: {name} rates several people ({quoted(people[0])}, {quoted(people[1])}): "
-                            "a recording of one person each was expected, with a video of its own")
     times = times_of(cells)
     if times is None:
         raise cells.fault(1, f"the columns are {cells.first_line()}: none is called time_s, which should hold the "

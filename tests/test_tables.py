@@ -2,6 +2,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,12 +50,29 @@ def test_another_scale_is_refused_and_read_once_it_is_named(tmp_path, call):
 
 @pytest.mark.parametrize("change,says", [
     ({"time_s": 0.0}, "line 3: a second rating of train_1 at 0 s (the first: 2)"),
-    ({"person": list("ab") * 20}, "several people ('a', 'b')"),
     ({"time_s": None}, "line 2: no time_s"), ({"arousal": "x"}, "line 2: 'x' is not a number"),
 ])
 def test_rows_that_cannot_be_right_are_refused(change, says, tmp_path, call):
     code, out, _ = call("annotations", "--data-dir", write(tmp_path, GOLD.assign(**change)))
     assert code == 1 and "ratings.csv" in out and says in out
+
+
+def test_several_people_of_a_recording_are_recordings_of_their_own(tmp_path, call):
+    people = [GOLD.assign(person=person, arousal=sign * GOLD["arousal"]) for person, sign in (("left", 1), ("ann", -1))]
+    code, out, err = call("annotations", "--data-dir", write(tmp_path, pd.concat(people).sort_values("time_s")))
+    assert (code, err) == (0, "") and "4 recordings in the form table" in out
+    assert [path.stem for path in sorted((tmp_path / "Annotations" / "Train_Set").glob("*.csv"))] == [
+        "train_1_ann", "train_1_left"]
+    np.testing.assert_allclose(annotated(tmp_path, "dev_1_ann")[:, 0], -annotated(tmp_path, "dev_1_left")[:, 0])
+
+
+def test_a_row_of_several_people_must_name_one(tmp_path, call):
+    write(tmp_path, GOLD.assign(person=["a", "b", "", "a"] * 10))
+    line = one_line(*call("annotations", "--data-dir", tmp_path)[::2])
+    assert "ratings.csv line 4: train_1 has several people" in line
+    rows = GOLD.assign(person=["a", "b"] * 20)
+    write(tmp_path, pd.concat([rows, rows[:1].assign(recording="train_1_a", person="")]))
+    assert "train_1_a" in one_line(*call("annotations", "--data-dir", tmp_path)[::2])
 
 
 def test_one_bad_recording_leaves_the_others(tmp_path, call):
