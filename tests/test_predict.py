@@ -369,7 +369,7 @@ def test_of_a_video_that_breaks_off_what_was_read_is_kept_and_said(run, student,
     assert (code, err) == (0, "") and "half.mp4 is cut short: it holds" in out
     half, full = table_of(tmp_path, "half"), table_of(tmp_path, "whole")
     assert 10 < len(half) < 45
-    early = slice(0, len(half) - 8)  # landmarks are averaged, and interpolated from later ones
+    early = slice(0, len(half) - 20)  # the last picture may stay for 12; landmarks depend on 8 later ones
     pd.testing.assert_frame_equal(half[early], full[early], atol=1e-4)
     assert "done before; " in (again := run(whole, video)[1]) and "half.mp4 is cut short" in again
     with pytest.warns(UserWarning, match="cut short"):
