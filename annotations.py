@@ -45,6 +45,7 @@ from support.recordings import (
     has_sound,
     is_recording,
     known_frames,
+    made_with,
     media_file,
     natural_key,
     subjects_of,
@@ -314,6 +315,10 @@ def write_table(out, table):
 def check(cfg):
     """The findings of --check. Raises UserError at the end if there is an error among them."""
     from corpora.check import Finding, check_corpus  # here: with it comes what draws the page
+    for folder in (cfg.crops_dir, cfg.segments_dir):
+        if (made := made_with(folder).get("frame_rate", cfg.frame_rate)) != cfg.frame_rate:
+            raise UserError(f"{folder}/ was made with frame_rate {made:g}, now it is {cfg.frame_rate:g}: give "
+                            f"--frame-rate {made:g}")
     before, sources, others, partitions = [], {}, [], {}
     try:
         sources, others = choose(cfg)

@@ -91,6 +91,11 @@ def test_a_folder_of_ratings_that_cannot_be_used_is_a_finding(whole, call):
     assert page.count("data:image/jpeg;base64,") == 36
 
 
+def test_another_frame_rate_than_that_of_the_crops_is_told(whole, call):
+    code, _, err = call("annotations", "--data-dir", whole, "--check", "--frame-rate", 5)
+    assert code == 1 and "was made with frame_rate 25, now it is 5: give --frame-rate 25" in err
+
+
 def test_only_the_recordings_that_are_named_are_looked_at(whole, call):
     code, out, page = check(call, whole, "--recordings", "train_2")
     assert code == 0 and out.startswith("1 recording looked at") and "train_1" not in page
