@@ -210,6 +210,10 @@ def refill(folder, table, sheet, size, retain):
         if sums:  # else it stays without
             (part / LIST).unlink()  # it is a file of the other folder, too
             list_all(part, {name: crc for name, crc in sums.items() if name in kept})
+        try:
+            contact_sheet(part, table, size)  # a crop may be damaged, which must be known before anything is lost
+        except UserError as error:
+            raise UserError(str(error).replace(str(part), str(folder))) from None
         sheet.unlink(missing_ok=True)
     return table
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from support.errors import UserError, run_script
 from support.files import there, whole_file
 from support.reading import read_json
+from support.recordings import PARTITIONS
 from support.settings import answer_first, parse_config
 
 answer_first(__name__, __file__, __doc__)
@@ -107,7 +108,9 @@ def again(cfg, runs, folds):
         settings = plot_ccc.settings_in(folder)
         commands.append(tables.command_of(settings) if settings else f"# {name}: {tables.NO_CONFIG}")
         card = card_of(folder)
-        if not (subjects := note_of(folder / "subjects.json")):
+        subjects = note_of(folder / "subjects.json")
+        if not subjects or not all(isinstance(subjects.get(name), list) for name in PARTITIONS.values()):
+            subjects = None if subjects or subjects is None else {}
             say_once(f"{folder / 'subjects.json'} is missing or cannot be read: the page does not say how many "
                      "recordings the run was trained on")
         rows.append((name, settings, subjects, card.get("date") or finished_on(folder),

@@ -60,7 +60,7 @@ def use_utf8():
 def is_of_memory(error):
     """Whether an error says that there was too little memory: Python's, torch's of a CPU or a GPU, or OpenCV's."""
     words = ("not enough memory", "out of memory", "can't allocate memory", "can't start new thread",
-             "Insufficient memory")
+             "Insufficient memory", "could not create a primitive")
     own = isinstance(error, RuntimeError) or type(error).__module__ in ("torch", "cv2")
     return isinstance(error, MemoryError) or own and any(one in str(error) for one in words)
 

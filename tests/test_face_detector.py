@@ -359,6 +359,14 @@ def test_a_damaged_face_is_not_repeated(damage, words, done, call):
     assert code == 1 and words in out and "delete" in out and tree(done) == before
 
 
+def test_a_crop_that_the_contact_sheet_cannot_show_is_told_before_anything_is_lost(done, call):
+    path = done / "Cropped_Aligned" / "train_1" / "000005.jpg"
+    path.write_bytes(path.read_bytes()[:-100])
+    before = tree(done)
+    code, out, _ = call(BOTH[1], "--data-dir", done)
+    assert code == 1 and f"{path} is not a readable image" in out and tree(done) == before
+
+
 def test_damage_to_another_crop_is_not_made_good_by_filling_the_gaps(done, call):
     folder = done / "Cropped_Aligned" / "train_1"
     flip(folder / "000005.jpg")
