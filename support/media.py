@@ -102,7 +102,7 @@ def picture_clock(video, cut_short=refuse):
         if not end - times[0] < LONGEST_S:
             raise UserError(f"{video} is damaged: by its time stamps it would be {end - times[0]:.3g} s long: replace "
                             "it")
-        early_s = min(0, container.start_time or 0) / av.time_base  # a broadcast's clock that begins anew on the way
+        early_s = min(0, container.start_time or 0) / av.time_base  # a broadcast's clock that starts again on the way
         promised_s, present_s = _lengths(container, stream, len(stamps), gap, others.end_s - early_s)
         in_order = _in_order(container, stream, stamps[stamps[:, 2] == 0, 0])
         appended = _another_follows(container, others.end)
@@ -312,12 +312,11 @@ def _plane(plane):
 
 
 def read_frames(video, frame_rate, cut_short=refuse, remark=ignored):
-    """Yields (ks, Picture) in one pass over a video: a picture, and the range of frames k that show it.
+    """Yields (ks, Picture) in one pass over a video: a picture, and the range of frames k that show it, if any do.
 
-    Pictures that no frame shows are left out. Where one cannot be decoded, the one before is shown, black at the
-    beginning. cut_short(message): called if the end of the video is missing or cannot be decoded; the frames before it
-    are yielded. remark(message): called for everything else that is not as it should be. Raises UserError if nothing
-    can be decoded.
+    Where one cannot be decoded, the one before is shown, black at the beginning. cut_short(message): called if the end
+    of the video is missing or cannot be decoded; the frames before it are yielded. remark(message): called for
+    everything else that is not as it should be. Raises UserError if nothing can be decoded.
     """
     clock = picture_clock(video, cut_short)
     k, frames = 0, frame_count(clock.end_s, frame_rate)
@@ -341,13 +340,14 @@ def read_frames(video, frame_rate, cut_short=refuse, remark=ignored):
                 shown = following
     if shown is None:
         raise UserError(f"{video} is damaged: none of its {clock.end_s:.1f} s can be decoded: replace it")
-    if clock.times_s[-1] - time_s > max(MISSING_S, 2 / frame_rate):
+    missing_s = clock.times_s[-1] - time_s  # of the end
+    if missing_s > max(MISSING_S, 2 / frame_rate):
         cut_short(f"{video} is damaged: only {time_s:.1f} s of {clock.end_s:.1f} s can be decoded")
         readable = clock.times_s <= time_s + CLOCK_S
         frames = min(frames, frame_count(clock.times_s[~readable][0], frame_rate))
         clock = clock._replace(stamps=clock.stamps[readable])
-    elif clock.times_s[-1] - time_s > 2 / frame_rate:
-        remark(f"its last {clock.times_s[-1] - time_s:.1f} s cannot be decoded: the picture before is shown")
+    elif missing_s > 2 / frame_rate:
+        remark(f"its last {missing_s:.1f} s cannot be decoded: the picture before is shown")
     if k < frames:
         yield range(k, frames), shown
     for message in clock.remarks + decoding.remarks(clock.stamps):

@@ -13,6 +13,7 @@ import torchvision
 from torch import nn
 
 import models_kd
+import weights
 from config import Config
 from models_kd import MODELS, Backbone, CrossAttention, Student, build_model, check_weights, cnn, load_weights
 from support.errors import SettingsError, UserError
@@ -271,7 +272,7 @@ def test_weights_nested_in_a_checkpoint_are_found(tmp_path, nest):
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save({"epoch": 3, nest: {"module." + key: value for key, value in state.items()}}, tmp_path / "weights.pth")
     net = models_kd._torchvision("resnet18", 3)
-    assert load_weights(net, "resnet18", str(tmp_path / "weights.pth")) == models_kd.IMAGENET
+    assert load_weights(net, "resnet18", str(tmp_path / "weights.pth")) == weights.IMAGENET
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     check_weights("resnet18", str(tmp_path / "weights.pth"))
 
@@ -301,7 +302,7 @@ def test_a_network_of_pretrained_weights_is_built_again_without_their_file(tmp_p
     faces = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(one(faces), other(faces))
-    assert other.mean.flatten().tolist() == pytest.approx(models_kd.IMAGENET[0])
+    assert other.mean.flatten().tolist() == pytest.approx(weights.IMAGENET[0])
 
 
 def test_torchvisions_file_for_colour_loads_into_a_network_for_grey_spectrograms(tmp_path, capsys):
@@ -311,7 +312,7 @@ def test_torchvisions_file_for_colour_loads_into_a_network_for_grey_spectrograms
     backbone = Backbone("resnet18", str(file), (1, 64, 64), 16, False).eval()
     assert "fc.bias, fc.weight" in capsys.readouterr().out
     theirs.fc = nn.Identity()
-    mean, std = sum(models_kd.IMAGENET[0]) / 3, sum(models_kd.IMAGENET[1]) / 3
+    mean, std = sum(weights.IMAGENET[0]) / 3, sum(weights.IMAGENET[1]) / 3
     grey = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
         same = theirs.eval()(((grey - mean) / std).expand(-1, 3, -1, -1))
@@ -368,7 +369,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 def test_no_file_is_nothing_to_check_and_imagenet_is_fetched_at_once(monkeypatch):
     fetched = []
-    monkeypatch.setattr("models_kd._downloaded", fetched.append)
+    monkeypatch.setattr("models_kd.downloaded", fetched.append)
     check_weights("resnet18", "")
     check_weights("resnet18", "imagenet")
     assert fetched == ["resnet18"]
@@ -418,7 +419,7 @@ def test_imagenet_weights_are_downloaded_on_request_and_a_failure_is_one_line(mo
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", fetch)
     backbone = Backbone("resnet18", "imagenet", (3, 32, 32), 8, False)
     assert len(asked) == 1 and "120 of the 120 tensors" in capsys.readouterr().out
-    assert backbone.mean.flatten().tolist() == pytest.approx(models_kd.IMAGENET[0])
+    assert backbone.mean.flatten().tolist() == pytest.approx(weights.IMAGENET[0])
 
     def fail(self, **kwargs):
         raise OSError("no network")
