@@ -319,8 +319,7 @@ def read_frames(video, frame_rate, cut_short=refuse, remark=ignored):
     everything else that is not as it should be. Raises UserError if nothing can be decoded.
     """
     clock = picture_clock(video, cut_short)
-    k, frames = 0, frame_count(clock.end_s, frame_rate)
-    shown, time_s, mirrored = None, 0.0, False
+    k, frames, shown, time_s, mirrored = 0, frame_count(clock.end_s, frame_rate), None, 0.0, False
     with open_media(video) as container:
         stream = video_track(container, video)
         check_codec(stream, video)
