@@ -201,8 +201,8 @@ def fill_gaps(folder, table, size, retain, before=None):
 
 
 def refill(folder, table, sheet, size, retain):
-    """The same for a recording whose frames without a face were filled otherwise before: all of it is exchanged at
-    once, and its contact sheet is removed."""
+    """The same for a recording whose frames without a face were filled otherwise before: its contact sheet is written,
+    then all of it is exchanged at once."""
     sums = read_list(folder)
     kept = {f"{k:06d}.jpg" for k in np.flatnonzero(table["found"].isin(FACE))}
     with changed_folder(folder) as part:
@@ -211,10 +211,9 @@ def refill(folder, table, sheet, size, retain):
             (part / LIST).unlink()  # it is a file of the other folder, too
             list_all(part, {name: crc for name, crc in sums.items() if name in kept})
         try:
-            contact_sheet(part, table, size)  # a crop may be damaged, which must be known before anything is lost
-        except UserError as error:
+            write_sheet(sheet, part, table, size)
+        except UserError as error:  # a crop is damaged
             raise UserError(str(error).replace(str(part), str(folder))) from None
-        sheet.unlink(missing_ok=True)
     return table
 
 
@@ -277,6 +276,15 @@ def contact_sheet(folder, table, size):
     return _jpeg(sheet[:((count - 1) // SHEET[0] + 1) * (side + 16)], 90)
 
 
+def write_sheet(sheet, folder, table, size):
+    """Writes the contact sheet of the crops in a folder."""
+    content = contact_sheet(folder, table, size)
+    for left in sheet.parent.glob(f".{glob.escape(sheet.name)}.*"):
+        left.unlink()  # a temporary file of a run that was killed
+    with whole_file(sheet) as part:
+        part.write_bytes(content)
+
+
 def summary(tables, frame_rate):
     """Text: how the faces of each recording (id -> its faces.csv) were found, and which contact sheets to check."""
     widths = {"detected": 10, "tracked": 9, "retained": 10, "missing": 9}
@@ -322,10 +330,9 @@ def make(name, report, videos, cfg, retain):
         if not table["found"].isin([*FACE, _filled(retain)]).all():
             table, new = refill(folder, table, sheet, cfg.face_size, retain), True
         if not there(sheet):
-            for left in (*folder.glob(".*"), *cfg.crops_dir.glob(f".{glob.escape(sheet.name)}.*")):
+            for left in folder.glob(".*"):
                 left.unlink()  # a temporary file of a run that was killed
-            with whole_file(sheet) as part:
-                part.write_bytes(contact_sheet(folder, table, cfg.face_size))
+            write_sheet(sheet, folder, table, cfg.face_size)
     line = f"{name}: {len(table)} frames, " + ", ".join(f"{n} {word}" for word, n in Counter(table["found"]).items())
     remarks += [f"the {side} one of the two subjects of {videos[name]}"] * bool(side)
     remarks += [] if new else [f"done before{if_newer(videos[name], folder)}"]

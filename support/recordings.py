@@ -47,10 +47,11 @@ def find_recordings(folders, wanted, missing, annotations_dir=None):
     found = {}
     for folder in folders:
         here = {}
-        for path in Path(folder).glob("[!.]*"):
+        for path in sorted(Path(folder).glob("[!.]*")):
             if not is_recording(path):
                 continue
-            name = path.name if path.is_dir() else path.stem
+            in_place_of_media = annotations_dir and path.suffix.lower() in MEDIA  # of its id, as refuse_unusable says
+            name = path.name if path.is_dir() and not in_place_of_media else path.stem
             if not is_media(path):  # media: one recording's fault, see refuse_unusable
                 if name in here and not is_media(here[name]):
                     raise UserError(f"{here[name]} and {path} have the same id: keep one of them")
@@ -89,7 +90,7 @@ def side_of(name, video, annotations_dir):
     annotations and no video of its own: then <id> is the other one.
     """
     if video.stem != name:
-        return next((side for end, side in SIDES.items() if name.endswith(end)), "")
+        return next(side for end, side in SIDES.items() if name.endswith(end))
     others = [side for end, side in SIDES.items()
               if any(Path(annotations_dir).glob(f"*/{glob.escape(name + end)}.csv"))
               and not own_file(name + end, video.parent)]

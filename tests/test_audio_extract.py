@@ -416,3 +416,11 @@ def test_a_file_that_must_not_be_read_does_not_stop_the_others(tmp_path, call):
     (sounding(tmp_path, train_1=noise(0.5), train_2=noise(0.5)) / "audio" / "train_1.wav").chmod(0)
     code, out, _ = call("audio_extract", "--data-dir", tmp_path)
     assert code == 1 and "train_1" in failure(out) and len(segments(tmp_path, "train_2")) == 12
+
+
+def test_a_folder_in_the_place_of_a_sound_is_not_passed_over_for_the_videos_sound(tmp_path, call):
+    give_video(tmp_path, "train_1", 25, noise(1))
+    (tmp_path / "audio" / "train_1.wav").mkdir(parents=True)
+    code, out, _ = call("audio_extract", "--data-dir", tmp_path)
+    assert code == 1 and "audio/train_1.wav is a folder" in failure(out)
+    assert not (tmp_path / "audio_segments" / "train_1").exists()
