@@ -5,6 +5,7 @@
 Reads   the video, and its predictions as predict.py writes them: time_s, arousal, valence, face, score, x1, y1, x2, y2
 Writes  <name>_overlay.mp4: H.264 and AAC, which browsers play. Frames without a face are marked, never invented
 """
+import contextlib
 import functools
 import itertools
 import os
@@ -19,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from figures import PEOPLE
 from support.decoding import video_track
+from support.errors import UserError
 from support.files import whole_file
 from support.media import ignored, open_media, picture_clock, read_frames
 from support.opencv import cv2
@@ -326,7 +328,8 @@ def write_overlay(video, table, targets, path, report=lambda frames: None):
     window_s, rate = float(np.clip(np.ceil(clock.end_s), *WINDOW_S)), _rate(video, clock)
     about = targets, limit_of(tracks), window_s, len(tracks) > 1, bool(table["face"].fillna("").ne("").any())
     options = {"movflags": "faststart"}
-    with whole_file(path) as part, av.open(os.path.abspath(part), "w", format="mp4", options=options) as out:
+    with (whole_file(path) as part, encoded(path),
+          av.open(os.path.abspath(part), "w", format="mp4", options=options) as out):
         overlay = writer = None
         for ks, picture in read_frames(video, float(rate), ignored):
             if not overlay:
@@ -339,6 +342,17 @@ def write_overlay(video, table, targets, path, report=lambda frames: None):
                 writer.add(overlay.paint(picture.rgb, now))
             report(int((ks[-1] + 1) / rate / row_s) - int(ks[0] / rate / row_s))
         writer.end()
+
+
+@contextlib.contextmanager
+def encoded(path):
+    """Raises UserError in place of what an encoder raises in this block, such as where there is too little memory."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):  # of the disk
+            raise
+        raise UserError(f"{path} cannot be encoded ({error.strerror}): is there too little memory?") from None
 
 
 def tracks_of(table, targets):

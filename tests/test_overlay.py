@@ -319,3 +319,13 @@ def test_a_video_that_cannot_be_read_leaves_nothing_behind(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write_overlay(tmp_path / "b.mp4", table(75), BOTH, tmp_path / "made.mp4", lambda n: 1 / 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"] and whole
+
+
+def test_an_encoder_without_memory_is_one_error_that_names_the_file(tmp_path, monkeypatch):
+    def no_memory(*_):
+        raise av.error.ExternalError(542398533, "Generic error in an external library", "avcodec_open2")
+    video = write_pictures(tmp_path / "a.mp4", [bars(k) for k in range(5)])
+    monkeypatch.setattr(overlay.Writer, "add", no_memory)
+    with pytest.raises(UserError, match="b.mp4 cannot be encoded .*too little memory"):
+        write_overlay(video, table(5), BOTH, tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mp4").exists()
