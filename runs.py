@@ -58,8 +58,8 @@ def settings_of(cfg):
 def state_of_run(cfg):
     """"new", "stopped" or "finished".
 
-    Raises UserError if a process is training it, if it has other settings, epochs, subjects or teachers, or if it is
-    stopped and --resume was not given.
+    Raises UserError if a process is training it, if it has other settings, epochs, subjects or teachers, if it is
+    finished but its network is gone, or if it is stopped and --resume was not given.
     """
     folder = run_folder(cfg)
     if is_claimed(folder):
@@ -70,6 +70,8 @@ def state_of_run(cfg):
     check_same(folder, before, settings_of(cfg))
     check_origin(cfg)
     finished, epochs = there(folder / "predictions"), before.get("epochs", 0)
+    if finished and not there(folder / "best.pt"):
+        raise UserError(f"{folder / 'best.pt'} is missing: {AGAIN.format(folder)}")
     if finished and cfg.epochs < epochs:
         raise UserError(f"{folder}/ holds a run of {epochs} epochs, {cfg.epochs} are wanted now: {KEEP_BOTH}")
     if finished and cfg.epochs == epochs:

@@ -367,6 +367,8 @@ def main(argv=None):
         case = args.only.split(":")[1]
         names = [name for name in names if fnmatch.fnmatch(name, case)]
     shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    if args.work_dir:
+        Path(args.work_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.work_dir or shm, prefix="faults-") as folder:
         began = time.monotonic()
         shop = Workshop(Path(folder), names, bool(NAME.match(args.only)))

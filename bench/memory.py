@@ -165,6 +165,8 @@ def main(argv=None):
     parser.add_argument("--work-dir", help="where the corpora are made [the folder for temporary files]")
     parser.add_argument("--plot", metavar="FILE.png", help="also draw the curves")
     args = parser.parse_args(argv)
+    if args.work_dir:
+        Path(args.work_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.work_dir) as folder:
         short, long = Path(folder, "short"), Path(folder, "long")
         draw_minute(short)

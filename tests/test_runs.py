@@ -209,6 +209,9 @@ def test_a_run_is_new_stopped_or_finished(tmp_path):
         state_of_run(cfg)
     assert state_of_run(resuming) == "stopped"
     (run / "predictions").mkdir()
+    with pytest.raises(UserError, match="best.pt is missing: delete"):
+        state_of_run(cfg)
+    (run / "best.pt").touch()
     assert state_of_run(cfg) == state_of_run(resuming) == "finished"
     with pytest.raises(UserError, match="4 epochs, 3"):
         state_of_run(dataclasses.replace(cfg, epochs=3))
