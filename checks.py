@@ -95,7 +95,7 @@ def check_teachers(cfg, state, runs, todo):
     for one in (one for one in needed if state != "new" and one in todo):
         why = "was stopped" if (run_folder(one) / "last.pt").exists() else "has no last.pt"
         raise UserError(f"{run_folder(cfg)}/ holds a student whose teachers are to be trained now ({run_folder(one)}/ "
-                        f"{why}): delete the folder of the student")
+                        f"{why}): delete {run_folder(cfg)}/, too")
 
 
 def check_partitions(runs):

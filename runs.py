@@ -183,7 +183,7 @@ def check_origin(cfg):
         for one in needed_by(cfg):
             check_whole(run_folder(one))
         raise UserError(f"{folder}/ holds a student whose teachers (or visual baseline) have been trained again since: "
-                        "delete the folder")
+                        f"delete {folder}/")
     for name, ids in differ.items():
         for one in sorted(ids)[:1]:
             was = "was" if one in before[name] else "was not"

@@ -250,16 +250,17 @@ def limit(shop, fault, place):
     mount(place / DATA, *((max(4096, size), "") if fault.kind == "full" else (2**30, ",ro")))
 
 
-def rerun(shop, fault, place, base=None):
+def rerun(shop, fault, place, base=None, asks=2):
     """What differs after the script has run again, from what an undisturbed one leaves.
 
-    base: if the script may ask for something else to be deleted first, where that is restored from.
+    base: if the script may ask for something else to be deleted first, where that is restored from; asks: how often (a
+    network, then the runs that were taught by it).
     """
     ended = run(shop.call(fault.case), place)
     shop.show(ended)
-    if base and ended.code and not ended.hung:
+    if base and asks and ended.code and not ended.hung:
         undo(place, base, fault, ended.printed)
-        return rerun(shop, fault, place)
+        return rerun(shop, fault, place, base, asks - 1)
     if ended.hung or ended.code:
         how = "hangs" if ended.hung else f"ends with exit code {ended.code}"
         return {"differs": f"the next run {how}: {ended.printed[-250:]}"}
