@@ -41,6 +41,7 @@ from support.recordings import (
     PARTITIONS,
     TARGETS,
     UNLABELLED,
+    check_agrees,
     fault_of_id,
     has_sound,
     is_recording,
@@ -316,9 +317,8 @@ def check(cfg):
     """The findings of --check. Raises UserError at the end if there is an error among them."""
     from corpora.check import Finding, check_corpus  # here: with it comes what draws the page
     for folder in (cfg.crops_dir, cfg.segments_dir):
-        if (made := made_with(folder).get("frame_rate", cfg.frame_rate)) != cfg.frame_rate:
-            raise UserError(f"{folder}/ was made with frame_rate {made:g}, now it is {cfg.frame_rate:g}: give "
-                            f"--frame-rate {made:g}")
+        if "frame_rate" in (made := made_with(folder)):
+            check_agrees(folder, made, {"frame_rate": cfg.frame_rate})
     before, sources, others, partitions = [], {}, [], {}
     try:
         sources, others = choose(cfg)

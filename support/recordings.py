@@ -214,11 +214,11 @@ def keep_settings(folder, cfg, names, made_of=None):
     """
     settings = {name: getattr(cfg, name) for name in names.split()}
     source = made_with(made_of) if made_of else {}
-    _agree(made_of, source, {name: settings[name] for name in settings if name in source})
+    check_agrees(made_of, source, {name: settings[name] for name in settings if name in source})
     settings = source | settings
     made = any(path.is_dir() or path.suffix in (".npy", ".csv") for path in Path(folder).glob("[!.]*"))
     if made or any(is_claimed(path) for path in Path(folder).glob(".*.part")):  # by another process, now
-        _agree(folder, made_with(folder) or settings, settings)
+        check_agrees(folder, made_with(folder) or settings, settings)
         if made and not made_with(folder):
             print(f"{folder}/ has no settings.json: what is in it is taken for made with the settings of today "
                   f"({', '.join(f'{name} {settings[name]}' for name in names.split())})")
@@ -257,13 +257,14 @@ def if_newer(source, made):
     return f"; {source} has changed since: delete {made} if it should be redone" if newer else ""
 
 
-def _agree(folder, before, now):
+def check_agrees(folder, before, now):
     """Raises UserError if a setting of `folder` differs from `before` to `now`."""
     before = {"spec_files": "pictures", "audio_channel": 0} | before  # folders made by older versions lack it
     for name, value in now.items():
         if before.get(name) != value:
-            raise UserError(f"{folder}/ was made with {name} {before.get(name)}, now it is {value}: "
-                            f"use the old value, or delete {folder}/")
+            old, new = (f"{one:.12g}" if isinstance(one, float) else str(one) for one in (before.get(name), value))
+            give = f"give --{name.replace('_', '-')} {old}" if name in before and " " not in old else "use the old value"
+            raise UserError(f"{folder}/ was made with {name} {old}, now it is {new}: {give}, or delete {folder}/")
 
 
 # ---- what is known of a recording -----------------------------------------------------------------------------------
