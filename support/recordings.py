@@ -263,7 +263,8 @@ def check_agrees(folder, before, now):
     for name, value in now.items():
         if before.get(name) != value:
             old, new = (f"{one:.12g}" if isinstance(one, float) else str(one) for one in (before.get(name), value))
-            give = f"give --{name.replace('_', '-')} {old}" if name in before and " " not in old else "use the old value"
+            a_flag = name in before and " " not in old
+            give = f"give --{name.replace('_', '-')} {old}" if a_flag else "use the old value"
             raise UserError(f"{folder}/ was made with {name} {old}, now it is {new}: {give}, or delete {folder}/")
 
 
