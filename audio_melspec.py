@@ -56,6 +56,7 @@ class MelSpec(NamedTuple):
 
 
 def mel_spec_of(cfg):
+    """The MelSpec that settings ask for, with librosa's mel bands."""
     try:
         from librosa.filters import mel  # here, because it takes long to import and only one process needs it
     except RuntimeError:  # numba, which mel() does not use, has no folder to write its cache to

@@ -108,6 +108,7 @@ class Backbone(nn.Module):
         super()._load_from_state_dict(state, prefix, *rest)
 
     def freeze(self):
+        """Keeps the pretrained network as it is from here on; returns the backbone."""
         self.frozen = True
         self.net.requires_grad_(False).eval()
         return self

@@ -190,13 +190,19 @@ def test_an_error_that_cannot_be_sent_between_processes_is_raised_all_the_same(w
     assert code == 1 and err[-1].endswith("Odd: onetwo") and {"good_2 done", "good_3 done"} < set(out)
 
 
+def told_of_workers(folder, file):
+    """What /proc/<pid>/<file> says of two workers in the middle of their work."""
+    job = Job(folder, 2, "long_1", "long_2")
+    told = [Path(f"/proc/{pid}/{file}").read_text() for pid in job.pids("long_1", "long_2")]
+    job.process.kill()
+    job.process.communicate()
+    return told
+
+
 @on_linux
 def test_workers_need_no_shared_memory(tmp_path):
     """Containers have a small /dev/shm, a read-only one or none: semaphores and shared arrays would lie there."""
-    job = Job(tmp_path, 2, "long_1", "long_2")
-    maps = [Path(f"/proc/{pid}/maps").read_text() for pid in job.pids("long_1", "long_2")]
-    job.process.kill()
-    job.process.communicate()
+    maps = told_of_workers(tmp_path, "maps")
     assert all(maps) and "/dev/shm" not in "".join(maps)
 
 
@@ -226,11 +232,7 @@ def test_ctrl_c_while_workers_start_is_one_line_too(begun, tmp_path):
 @on_linux
 def test_interrupts_are_blocked_in_every_worker_from_its_start(tmp_path):
     """Also in the first: Python starts a process of its own before, and unblocks them then."""
-    job = Job(tmp_path, 2, "long_1", "long_2")
-    status = [Path(f"/proc/{pid}/status").read_text() for pid in job.pids("long_1", "long_2")]
-    job.process.kill()
-    job.process.communicate()
-    masks = [int(re.search(r"SigBlk:\s*(\w+)", text)[1], 16) for text in status]
+    masks = [int(re.search(r"SigBlk:\s*(\w+)", text)[1], 16) for text in told_of_workers(tmp_path, "status")]
     assert len(masks) == 2 and all(mask & 1 << signal.SIGINT - 1 for mask in masks)
 
 
