@@ -13,7 +13,7 @@ ON_THE_WAY = ("last.pt", "best.pt", "log.jsonl", "curves.png")  # of a run: they
 # The user's own files carry no checksum: another valid file is another corpus, and nobody can tell
 UNKNOWABLE = {(damage, kind) for damage in ("flip", "exchange", "remove") for kind in OWN} | {
     (damage, kind) for damage in ("at_line", "cut") for kind in ("subjects.csv", "results", "ratings table")} | {
-    ("flip", "annotations")}  # which users may edit
+    ("flip", "annotations"), ("remove", "annotations")}  # which users may edit, and delete to train without a recording
 REASON = re.compile(r"damage|unread|cannot|missing|cut|break|broke|ends|silent|left out|chang|drop|fewer|without"
                     r"|invalid|\bno\b|\bnot\b|delete|mask|warning|lack|again|differ|expected|error|version",
                     re.IGNORECASE)
