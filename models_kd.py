@@ -165,14 +165,24 @@ def standardise(model, statistics):
         getattr(model, MODALITIES[name]).standardise(*statistics[name])
 
 
-def backbone_of(modality, cfg, shape, weights):
-    """The backbone of "visual" or "audio" that cfg names, for inputs of a shape; weights: load the file, too."""
-    name, file, scale = (getattr(cfg, f"{modality}_{what}") for what in ("backbone", "weights", "lr_scale"))
+def visual_backbone(cfg, shape, weights):
+    """The backbone of the faces that cfg names, for inputs of a shape; weights: load the file, too."""
+    made_of = cfg.visual_backbone, cfg.visual_weights if weights else "", cfg.visual_lr_scale == 0
+    return _backbone(*made_of, shape, cfg)
+
+
+def audio_backbone(cfg, shape, weights):
+    """As visual_backbone, of the voices."""
+    made_of = cfg.audio_backbone, cfg.audio_weights if weights else "", cfg.audio_lr_scale == 0
+    return _backbone(*made_of, shape, cfg)
+
+
+def _backbone(name, weights, frozen, shape, cfg):
     size, norm = cfg.feature_size, not cfg.linear_heads
     if name == "features":
         return Standardised(shape, size, norm)
-    backbone = Backbone(name, file if weights else "", shape, size, norm)
-    return backbone.freeze() if scale == 0 else backbone
+    backbone = Backbone(name, weights, shape, size, norm)
+    return backbone.freeze() if frozen else backbone
 
 
 def check_weights(name, weights):
@@ -206,7 +216,7 @@ class Student(nn.Module):
         """frame_shape: (3, S, S), or (F,) of features; targets: K; weights: load the files that cfg names (a checkpoint
         needs none)."""
         super().__init__()
-        self.visual = backbone_of("visual", cfg, frame_shape, weights)
+        self.visual = visual_backbone(cfg, frame_shape, weights)
         self.dropout = nn.Dropout(cfg.dropout)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
         self.hint = head([cfg.gru_size, 512, 256, HINT], cfg.linear_heads)
@@ -226,7 +236,7 @@ class Audio(nn.Module):
     def __init__(self, cfg, spec_shape, targets, weights=True):
         """spec_shape: (1, M, F), of features (F,); the rest as for Student."""
         super().__init__()
-        self.audio = backbone_of("audio", cfg, spec_shape, weights)
+        self.audio = audio_backbone(cfg, spec_shape, weights)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
         self.hint = head([cfg.gru_size if cfg.audio_gru else cfg.feature_size, 256, HINT], cfg.linear_heads)
         self.out = head([HINT, 64, targets], cfg.linear_heads, before=True)
@@ -277,8 +287,8 @@ class Teacher(nn.Module):
     def __init__(self, cfg, frame_shape, spec_shape, targets, weights=True):
         """As for Student and Audio."""
         super().__init__()
-        self.visual = backbone_of("visual", cfg, frame_shape, weights)
-        self.audio = backbone_of("audio", cfg, spec_shape, weights)
+        self.visual = visual_backbone(cfg, frame_shape, weights)
+        self.audio = audio_backbone(cfg, spec_shape, weights)
         self.dropout = nn.Dropout(cfg.dropout)
         self.gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True)
         self.audio_gru = nn.GRU(cfg.feature_size, cfg.gru_size, batch_first=True) if cfg.audio_gru else None
