@@ -84,9 +84,9 @@ def judge_damage(known, fault, before, ended, after, page=()):
         return found
     if lost and knowable:
         found["lost"] = ", ".join(lost[:3])
-    error = " | ".join(said)[-300:]
+    error = " | ".join(said)
     if not re.search(rf"{DATA}/\S", error) or knowable and not named and fault.kind != "future":
-        found["nameless"] = error
+        found["nameless"] = error[-300:]
     return found
 
 
