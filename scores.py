@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from augmentation import on_device
-from data import prefetch, stream
+from data import in_order, prefetch, stream
 from frozen import with_features
 from losses import ccc
 from models_kd import forward
@@ -31,9 +31,12 @@ ROUNDING_S = 0.001  # time_s is rounded to less than this
 
 @torch.no_grad()
 def outputs(model, recording):
-    """Yields the model's Outputs along a recording as if in one pass: the GRU's state is carried along."""
+    """Yields the model's Outputs for the Batches of data.stream(), as if in one pass: the GRU's state is carried along.
+
+    As in the clips of its training, the state before frame k is that after frame k - clip_stride.
+    """
     hidden, device = None, next(model.parameters()).device
-    for batch in prefetch(stream(recording, model.inputs), device.type == "cuda"):
+    for batch in prefetch(stream(recording, model.inputs, stride=model.clip_stride), device.type == "cuda"):
         output = forward(model, on_device(batch, device), hidden=hidden)
         hidden = output.hidden
         yield output
@@ -44,7 +47,7 @@ def predict(model, recordings):
     was_training = model.training
     model.eval()
     recordings = with_features(recordings, model)
-    preds = {recording.name: torch.cat([output.pred[0] for output in outputs(model, recording)]).cpu().numpy()
+    preds = {recording.name: in_order([output.pred for output in outputs(model, recording)], len(recording)).cpu().numpy()
              for recording in recordings}
     model.train(was_training)
     return preds

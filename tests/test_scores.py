@@ -30,7 +30,7 @@ def test_predict_equals_one_pass_and_frame_after_frame(stage, monkeypatch):
             whole = model(*[torch.from_numpy(recording.arrays[name][None]) / 255 for name in model.inputs]).pred[0]
         assert preds[recording.name].shape == (len(recording), 1) and preds[recording.name].dtype == np.float32
         np.testing.assert_allclose(preds[recording.name], whole, atol=1e-5)
-    monkeypatch.setattr(scores, "stream", lambda recording, inputs: data.stream(recording, inputs, 1))
+    monkeypatch.setattr(scores, "stream", lambda recording, inputs, stride: data.stream(recording, inputs, 1, stride))
     for name, pred in predict(model, recordings).items():
         np.testing.assert_allclose(pred, preds[name], atol=1e-5)
 
