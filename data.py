@@ -141,12 +141,10 @@ def check_sets(sets, cfg):
             place = PARTITIONS[name] if not cfg.fold or name == "val" else f"Train_Set ({name} of fold {cfg.fold})"
             raise UserError(f"{place} has no valid rating of {cfg.targets[k]}: numbers within [-1, 1] were expected")
     for recording in sets["train"] + sets["unlabelled"]:
-        if len(recording) < cfg.clip_length * cfg.clip_stride:  # else some frames could never be drawn
-            needed, fewer = f"clip_length {cfg.clip_length}", "--clip-length"
-            if cfg.clip_stride > 1:
-                needed, fewer = f"{needed} times clip_stride {cfg.clip_stride}", f"{fewer} or --clip-stride"
-            raise UserError(f"{recording.name} has {len(recording)} frames, less than {needed}: take it out of "
-                            f"{cfg.annotations_dir}/, or make {fewer} smaller")
+        if len(recording) < cfg.clip_length * cfg.clip_stride:  # of shorter ones some frames would never be drawn
+            raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length x clip_stride "
+                            f"({cfg.clip_length} x {cfg.clip_stride}): take it out of {cfg.annotations_dir}/, or make "
+                            "--clip-length or --clip-stride smaller")
     for kind in MODALITIES:
         features.check_columns([one.columns[kind] for name in sets for one in sets[name] if kind in one.columns])
 
@@ -342,9 +340,9 @@ def statistics(recordings):
 def epoch_clips(lengths, clip_length, generator, stride=1):
     """(number of the recording, start) of every clip of an epoch, shuffled: each recording in proportion to its length.
 
-    A clip has every stride-th frame from its start on. A recording of N frames (clip_length * stride or more) gets
-    N / clip_length clips, rounded up, one starting at random in each equal part of it: as many frames as it has, every
-    one can be drawn, and an epoch covers about five sixths of them (of a stride of 5 two thirds).
+    A clip has every stride-th frame from its start on. A recording of N >= clip_length * stride frames gets N /
+    clip_length clips, rounded up, one starting at random in each equal part of it: every frame can be drawn, and an
+    epoch covers about five sixths of them (with a stride of 5 two thirds).
     """
     clips, last = [], (clip_length - 1) * stride  # of a clip's frames, counted from its start
     for number, length in enumerate(lengths):
@@ -367,14 +365,12 @@ class Clips:
 
     def __init__(self, recordings, batch_size, clip_length, inputs, seed, epoch_steps=0, unlabelled=(), stride=1):
         """inputs: what to read, of "frames", "specs" and "taught" (Recording.arrays); epoch_steps: gradient steps of an
-        epoch; 0: those of one pass over `recordings`, the same with or without unlabelled ones; stride: frames from one
-        frame of a clip to the next. A pass has as many frames as the recordings, whatever the stride.
+        epoch; 0: those of one pass over `recordings`, the same with or without unlabelled ones; stride: epoch_clips'.
 
         Raises SettingsError if a batch has no place for both kinds.
         """
-        self.recordings, self.rated = [*recordings, *unlabelled], len(recordings)
-        self.batch_size, self.clip_length, self.stride = batch_size, clip_length, stride
-        self.inputs, self.seed = inputs, seed
+        self.recordings, self.rated, self.batch_size = [*recordings, *unlabelled], len(recordings), batch_size
+        self.clip_length, self.stride, self.inputs, self.seed = clip_length, stride, inputs, seed
         self.places = range(1, batch_size, 2) if unlabelled else range(0)  # of the unlabelled clips in a batch
         if unlabelled and batch_size < 2:
             raise SettingsError("batch_size: 1 leaves no room for an unlabelled clip beside a rated one: 2 or more was "
@@ -438,28 +434,17 @@ def _pinned(batches, pin):
 
 
 def stream(recording, inputs, chunk=100, stride=1):
-    """Yields a whole recording in order, as Batches of up to `chunk` frames (`stride`, if that is more).
-
-    It is interleaved sequences of every stride-th frame (B = stride), of which the k-th begins with frame k. in_order()
-    puts what comes out back in order. The last frame stands in where sequences end before others.
-    """
+    """Yields a whole recording as Batches of up to `chunk` frames (or `stride`): interleaved sequences of every
+    stride-th frame (B = stride), from frame 0, 1, ... on. The last frame fills up those that end before others."""
     at_once, end = max(1, chunk // stride) * stride, math.ceil(len(recording) / stride) * stride
     for start in range(0, end, at_once):
         frames = np.arange(start, min(start + at_once, end)).clip(max=len(recording) - 1)
         yield _collate([(recording, each) for each in frames.reshape(-1, stride).T], inputs)
 
 
-def in_order(pieces, frames):
-    """What came out of the Batches of a stream(), each (B, T, ...), for `frames` frames in order: (frames, ...)."""
-    return torch.cat([piece.transpose(0, 1).flatten(0, 1) for piece in pieces])[:frames]
-
-
 def _collate(pieces, inputs):
     """A Batch of (recording, its frames)."""
-    def stacked(arrays):
-        return torch.from_numpy(np.stack(arrays))
-
-    parts = {name: stacked([recording.arrays[name][frames] for recording, frames in pieces]) for name in inputs}
-    gold = stacked([recording.gold[frames] for recording, frames in pieces])
-    clips = tuple((recording.name, int(frames[0])) for recording, frames in pieces)
-    return Batch(parts.get("frames"), parts.get("specs"), gold, parts.get("taught"), clips)
+    parts = {name: np.stack([recording.arrays[name][frames] for recording, frames in pieces]) for name in inputs}
+    parts |= {"gold": np.stack([recording.gold[frames] for recording, frames in pieces])}
+    parts = {"frames": None, "specs": None} | {name: torch.from_numpy(part) for name, part in parts.items()}
+    return Batch(**parts, clips=tuple((recording.name, int(frames[0])) for recording, frames in pieces))

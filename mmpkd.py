@@ -59,6 +59,7 @@ from postprocessing import fit_tables
 from scores import (
     comparison,
     how_chosen,
+    in_order,
     outputs,
     predictions,
     read_predictions,
@@ -205,7 +206,7 @@ def add_teacher_outputs(recordings, teacher):
     """
     for recording, fed in zip(recordings, with_features(recordings, teacher)):
         parts = [torch.cat([output.pred, output.feat], 2) for output in outputs(teacher, fed)]
-        recording.arrays["taught"] = data.in_order(parts, len(recording)).cpu().numpy()
+        recording.arrays["taught"] = in_order(parts, recording).cpu().numpy()
 
 
 def teacher_ccc(recordings, targets):

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from augmentation import on_device
-from data import in_order, prefetch, stream
+from data import prefetch, stream
 from frozen import with_features
 from losses import ccc
 from models_kd import forward
@@ -42,13 +42,18 @@ def outputs(model, recording):
         yield output
 
 
+def in_order(parts, recording):
+    """Parts of outputs() along a recording, each (B, T, ...), as one: (N, ...), frame after frame."""
+    return torch.cat([part.transpose(0, 1).flatten(0, 1) for part in parts])[:len(recording)]
+
+
 def predict(model, recordings):
     """Predictions for every frame, {id: (N, K) float32}. The model is in evaluation mode meanwhile."""
     was_training = model.training
     model.eval()
     recordings = with_features(recordings, model)
-    preds = {recording.name: in_order([output.pred for output in outputs(model, recording)], len(recording)).cpu().numpy()
-             for recording in recordings}
+    preds = {one.name: in_order([output.pred for output in outputs(model, one)], one).cpu().numpy()
+             for one in recordings}
     model.train(was_training)
     return preds
 
