@@ -3,8 +3,9 @@
     python predict.py data/runs/student_both_pseudo/best.pt --camera 0
 
 Frame k of the network shows the newest picture at that time. When the work takes longer than a frame lasts, frames are
-dropped and counted, never queued: the GRU's state goes on with the next. The window says how old a picture is when it
-is shown. Landmarks are not averaged over time as in files, because the pictures that follow are not known yet.
+dropped and counted, never queued: the GRU's state goes on with the next. (With clip_stride n frame k goes on from frame
+k - n, or if that was dropped, from the last one before it.) The window says how old a picture is when it is shown.
+Landmarks are not averaged over time as in files, because the pictures that follow are not known yet.
 """
 import os
 import subprocess
@@ -162,7 +163,7 @@ class Live:
     def __init__(self, network, people, find):
         self.network, self.faces, self.several = network, network.card["faces"], people == "all"
         self.follow = People(find, self.faces["look_every"]) if self.several else _one(Tracker(find))
-        self.states, self.crops = {}, {}  # {id: state of the network}, {id: last face crop}
+        self.states, self.crops = {}, {}  # {id: (frame, state after it) of the last frames}, {id: last face crop}
         self.rows = {}  # {id: rows (time, predictions, box) of the last seconds}
         self.overlay, self.limit = None, LIMITS[2]
 
@@ -186,7 +187,7 @@ class Live:
 
     def _add(self, number, picture, face, time_s):
         """The next row of a person."""
-        preds, box = self._predict(number, picture, face), np.full(4, np.nan)
+        preds, box = self._predict(number, picture, face, time_s), np.full(4, np.nan)
         if face:
             box = face.box
         else:
@@ -196,7 +197,7 @@ class Live:
         while rows[0][0] < time_s - WINDOW_S[1] - 1:
             rows.popleft()
 
-    def _predict(self, number, picture, face):
+    def _predict(self, number, picture, face, time_s):
         """The network's predictions (K,) for a person; without a face of black or the last face, as in training."""
         size = self.faces["face_size"]
         if face:
@@ -207,7 +208,13 @@ class Live:
             crop = np.zeros((size, size, 3), np.uint8)
         if crop is None:
             return None
-        preds, self.states[number] = self.network(crop.transpose(2, 0, 1)[None], None, self.states.get(number))
+        states, k = self.states.setdefault(number, deque()), round(time_s * self.network.card["frame_rate"])
+        last = k - self.network.card["clip_stride"]
+        while len(states) > 1 and states[1][0] <= last:
+            states.popleft()
+        before = states[0][1] if states and states[0][0] <= last else None
+        preds, state = self.network(crop.transpose(2, 0, 1)[None], None, before)
+        states.append((k, state))
         return preds[0]
 
 

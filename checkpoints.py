@@ -19,7 +19,7 @@ import torch
 from config import Config
 from model_card import FACES, HELD_OUT, SOUND, TRAIN, VAL, check_card
 from models_kd import MODELS, build_model
-from runs import PSEUDO, run_folder, settings_of, teacher_runs
+from runs import OLDER, PSEUDO, run_folder, settings_of, teacher_runs
 from support.checksums import read_list
 from support.errors import UserError
 from support.files import there, whole_file
@@ -133,6 +133,7 @@ def bare_card(stage, settings, targets, shapes):
              if name in settings}  # not the path, which may name a person
     return {"stage": stage, "target": settings["target"], "targets": targets, "network": network | files,
             "inputs": {name: list(shape) for name, shape in shapes.items()}, "frame_rate": settings.get("frame_rate"),
+            "clip_stride": (OLDER | settings)["clip_stride"],
             "distill": settings.get("distill") if stage == "student" else None}
 
 
@@ -272,7 +273,8 @@ def load_model(path):
     now. Raises UserError as load_checkpoint does, and if the weights do not fit the network or are not finite."""
     state = load_checkpoint(path)
     names = {field.name for field in dataclasses.fields(Config)}
-    cfg = Config(**{name: value for name, value in state["config"].items() if name in names})
+    settings = state["config"] | {"clip_stride": state["card"]["clip_stride"]}
+    cfg = Config(**{name: value for name, value in settings.items() if name in names})
     try:
         with torch.device("meta"):  # shapes without values: settings of a stranger's file may ask for terabytes
             model = build_model(state["stage"], cfg, state["shapes"], weights=False)

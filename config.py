@@ -172,6 +172,8 @@ class Config:
     weight_decay: NotNegative = 0.0  # decoupled for adam (AdamW), L2 for sgd
     scheduler: Literal["cosine", "plateau", "none"] = "cosine"  # learning rate over the epochs
     clip_length: Annotated[int, (2, math.inf, True)] = 5  # frames per training clip
+    clip_stride: Annotated[int, (1, 100, True)] = 1  # frames from one frame of a clip to the next; predictions come
+                                                     # from as many interleaved sequences, each with its own GRU state
     augment: bool = True  # flip, shift and brighten faces, shift sound in time, the same over a clip
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never

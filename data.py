@@ -141,9 +141,10 @@ def check_sets(sets, cfg):
             place = PARTITIONS[name] if not cfg.fold or name == "val" else f"Train_Set ({name} of fold {cfg.fold})"
             raise UserError(f"{place} has no valid rating of {cfg.targets[k]}: numbers within [-1, 1] were expected")
     for recording in sets["train"] + sets["unlabelled"]:
-        if len(recording) < cfg.clip_length:
-            raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length {cfg.clip_length}: "
-                            f"take it out of {cfg.annotations_dir}/, or make --clip-length smaller")
+        if len(recording) < cfg.clip_length * cfg.clip_stride:  # of shorter ones some frames would never be drawn
+            raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length x clip_stride "
+                            f"({cfg.clip_length} x {cfg.clip_stride}): take it out of {cfg.annotations_dir}/, or make "
+                            "--clip-length or --clip-stride smaller")
     for kind in MODALITIES:
         features.check_columns([one.columns[kind] for name in sets for one in sets[name] if kind in one.columns])
 
@@ -336,18 +337,19 @@ def statistics(recordings):
 
 # ---- clips ----------------------------------------------------------------------------------------------------------
 
-def epoch_clips(lengths, clip_length, generator):
+def epoch_clips(lengths, clip_length, generator, stride=1):
     """(number of the recording, start) of every clip of an epoch, shuffled: each recording in proportion to its length.
 
-    A recording of N frames gets N / clip_length clips, rounded up, one starting at random in each equal part of it:
-    every frame can be drawn, and an epoch covers about five sixths of them.
+    A clip has every stride-th frame from its start on. A recording of N >= clip_length * stride frames gets N /
+    clip_length clips, rounded up, one starting at random in each equal part of it: every frame can be drawn, and an
+    epoch covers about five sixths of them (with a stride of 5 two thirds).
     """
-    clips = []
+    clips, last = [], (clip_length - 1) * stride  # of a clip's frames, counted from its start
     for number, length in enumerate(lengths):
         count = math.ceil(length / clip_length)
         at = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        starts = (at * (length - clip_length + 1)).floor()
-        starts = starts.clamp_max(length - clip_length)  # in single precision (1499 + 0.99999) / 1500 is 1
+        starts = (at * (length - last)).floor()
+        starts = starts.clamp_max(length - last - 1)  # in single precision (1499 + 0.99999) / 1500 is 1
         clips += [(number, int(start)) for start in starts.tolist()]
     return [clips[k] for k in torch.randperm(len(clips), generator=generator).tolist()]
 
@@ -361,14 +363,14 @@ class Clips:
     recordings, every second clip is of one of them, so that every batch has as many rated clips as the next.
     """
 
-    def __init__(self, recordings, batch_size, clip_length, inputs, seed, epoch_steps=0, unlabelled=()):
+    def __init__(self, recordings, batch_size, clip_length, inputs, seed, epoch_steps=0, unlabelled=(), stride=1):
         """inputs: what to read, of "frames", "specs" and "taught" (Recording.arrays); epoch_steps: gradient steps of an
-        epoch; 0: those of one pass over `recordings`, the same with or without unlabelled ones.
+        epoch; 0: those of one pass over `recordings`, the same with or without unlabelled ones; stride: epoch_clips'.
 
         Raises SettingsError if a batch has no place for both kinds.
         """
-        self.recordings, self.rated = [*recordings, *unlabelled], len(recordings)
-        self.batch_size, self.clip_length, self.inputs, self.seed = batch_size, clip_length, inputs, seed
+        self.recordings, self.rated, self.batch_size = [*recordings, *unlabelled], len(recordings), batch_size
+        self.clip_length, self.stride, self.inputs, self.seed = clip_length, stride, inputs, seed
         self.places = range(1, batch_size, 2) if unlabelled else range(0)  # of the unlabelled clips in a batch
         if unlabelled and batch_size < 2:
             raise SettingsError("batch_size: 1 leaves no room for an unlabelled clip beside a rated one: 2 or more was "
@@ -392,7 +394,8 @@ class Clips:
         again."""
         lengths = [len(recording) for recording in self.recordings[first:last]]
         passes = max(1, count // max(1, self._clips(self.recordings[first:last])))
-        clips = [clip for _ in range(passes) for clip in epoch_clips(lengths, self.clip_length, generator)]
+        clips = [clip for _ in range(passes)
+                 for clip in epoch_clips(lengths, self.clip_length, generator, self.stride)]
         for k in range(count):
             number, start = clips[k % len(clips)]
             yield first + number, start
@@ -402,7 +405,8 @@ class Clips:
         clips, part = self.of_epoch(epoch), self.batch_size // share[1]
         for step in range(first, self.steps):
             start = step * self.batch_size + share[0] * part
-            pieces = [(self.recordings[number], at, at + self.clip_length) for number, at in clips[start:start + part]]
+            pieces = [(self.recordings[number], at + self.stride * np.arange(self.clip_length))
+                      for number, at in clips[start:start + part]]
             yield _collate(pieces, self.inputs)
 
 
@@ -429,18 +433,18 @@ def _pinned(batches, pin):
         name: part.pin_memory() for name, part in batch._asdict().items() if torch.is_tensor(part)})
 
 
-def stream(recording, inputs, chunk=100):
-    """Yields a whole recording in order, as Batches of one piece (B = 1) of up to `chunk` frames."""
-    for start in range(0, len(recording), chunk):
-        yield _collate([(recording, start, min(start + chunk, len(recording)))], inputs)
+def stream(recording, inputs, chunk=100, stride=1):
+    """Yields a whole recording as Batches of up to `chunk` frames (or `stride`): interleaved sequences of every
+    stride-th frame (B = stride), from frame 0, 1, ... on. The last frame fills up those that end before others."""
+    at_once, end = max(1, chunk // stride) * stride, math.ceil(len(recording) / stride) * stride
+    for start in range(0, end, at_once):
+        frames = np.arange(start, min(start + at_once, end)).clip(max=len(recording) - 1)
+        yield _collate([(recording, each) for each in frames.reshape(-1, stride).T], inputs)
 
 
 def _collate(pieces, inputs):
-    """A Batch of (recording, start, end)."""
-    def stacked(arrays):
-        return torch.from_numpy(np.stack(arrays))
-
-    parts = {name: stacked([recording.arrays[name][start:end] for recording, start, end in pieces]) for name in inputs}
-    gold = stacked([recording.gold[start:end] for recording, start, end in pieces])
-    clips = tuple((recording.name, start) for recording, start, _ in pieces)
-    return Batch(parts.get("frames"), parts.get("specs"), gold, parts.get("taught"), clips)
+    """A Batch of (recording, its frames)."""
+    parts = {name: np.stack([recording.arrays[name][frames] for recording, frames in pieces]) for name in inputs}
+    parts |= {"gold": np.stack([recording.gold[frames] for recording, frames in pieces])}
+    parts = {"frames": None, "specs": None} | {name: torch.from_numpy(part) for name, part in parts.items()}
+    return Batch(**parts, clips=tuple((recording.name, int(frames[0])) for recording, frames in pieces))

@@ -27,6 +27,7 @@ from postprocessing import PostProcessing, postprocess
 from support.decoding import video_tracks
 from support.errors import SettingsError, UserError, torch_device
 from support.files import there
+from support.interleaving import interleaved
 from support.media import frame_count, ignored, open_media, picture_clock, read_frames
 from support.recordings import FACE
 from support.sound import read_sound
@@ -66,7 +67,8 @@ class TorchNetwork:
         self.card, self.inputs, self.targets = state["card"], tuple(model.inputs), state["targets"]
 
     def __call__(self, frames, specs, state=None):
-        """(predictions (T, K) float32, state) of the frames that follow those of `state`, which is None at first.
+        """(predictions (T, K) float32, state) of the frames that follow those of `state`, which is None at first, in
+        one sequence: those of a recording are interleaved() in .card["clip_stride"] sequences.
 
         frames: (T, 3, S, S) uint8, or None; specs: (T, 1, M, F) uint8, or None.
         """
@@ -104,7 +106,8 @@ class Stream:
         spectrogram of every frame."""
         self.network, self.thread, self.specs = network, thread, specs
         self.shape = network.card["inputs"].get("frames")
-        self.frames, self.count, self.state = None, 0, None  # the batch that is being filled
+        self.frames, self.count = None, 0  # the batch that is being filled
+        self.states = [None] * network.card["clip_stride"]
         self.waiting = deque()
         self.preds = array("f")  # no list of small arrays, around which freed memory would be lost
 
@@ -129,7 +132,7 @@ class Stream:
             self.waiting.popleft().result()
 
     def _run(self, frames, specs):
-        preds, self.state = self.network(frames, specs, self.state)
+        preds, self.states = interleaved(self.network, frames, specs, self.states)
         if not np.isfinite(preds).all():
             raise UserError("the network's predictions are not finite numbers: its file is damaged, or its training "
                             "failed")

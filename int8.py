@@ -15,6 +15,7 @@ from data import check_files, image_shapes, load_recordings
 from packing import read_image
 from scores import prediction_table, score
 from support.errors import UserError
+from support.interleaving import interleaved
 from support.recordings import PARTITIONS
 
 CALIBRATION = 256  # crops that the ranges are taken from
@@ -71,9 +72,9 @@ def val_scores(network, recordings):
     """scores.score() of an OnnxNetwork on recordings, each in pieces."""
     tables = {}
     for one in recordings:
-        preds, state = [], None
+        preds, states = [], [None] * network.card["clip_stride"]
         for start in range(0, len(one), AT_ONCE):
-            pred, state = network(one.arrays["frames"][start:start + AT_ONCE], None, state)
+            pred, states = interleaved(network, one.arrays["frames"][start:start + AT_ONCE], None, states)
             preds.append(pred)
         tables[one.name] = prediction_table(one, np.concatenate(preds), network.targets, 1)  # the times are not used
     return score(tables, network.targets)

@@ -59,6 +59,7 @@ from postprocessing import fit_tables
 from scores import (
     comparison,
     how_chosen,
+    in_order,
     outputs,
     predictions,
     read_predictions,
@@ -206,8 +207,8 @@ def add_teacher_outputs(recordings, teacher):
     It goes through each recording from the beginning, as in `predict`, and so knows what came before a clip.
     """
     for recording, fed in zip(recordings, with_features(recordings, teacher)):
-        parts = [torch.cat([output.pred, output.feat], 2)[0] for output in outputs(teacher, fed)]
-        recording.arrays["taught"] = torch.cat(parts).cpu().numpy()
+        parts = [torch.cat([output.pred, output.feat], 2) for output in outputs(teacher, fed)]
+        recording.arrays["taught"] = in_order(parts, recording).cpu().numpy()
 
 
 def teacher_ccc(recordings, targets):
@@ -277,7 +278,8 @@ def training_call(cfg, device, teach):
         with first_goes_first():
             rated, unlabelled, chosen_on = (with_features(part, training.model, views) for part, views in (
                 (rated, cfg.augment), (unlabelled, cfg.augment), (sets.get("held_out", sets["val"]), False)))
-        clips = data.Clips(rated, cfg.batch_size, cfg.clip_length, inputs, cfg.seed, cfg.epoch_steps, unlabelled)
+        clips = data.Clips(rated, cfg.batch_size, cfg.clip_length, inputs, cfg.seed, cfg.epoch_steps, unlabelled,
+                           cfg.clip_stride)
         if state == "new":  # a stopped one has them in last.pt
             standardise(training.model, data.statistics(sets["train"]))
         train_epochs(training, objective, clips, lambda model: score(predictions(model, chosen_on, cfg), cfg.targets),

@@ -9,7 +9,7 @@ import textwrap
 from typing import Any, NamedTuple
 
 from config import Config
-from runs import INPUTS
+from runs import INPUTS, OLDER
 from support.errors import SettingsError, UserError
 from support.recordings import PARTITIONS, TARGETS, UNLABELLED
 from support.settings import check_settings
@@ -52,6 +52,7 @@ def form_of(targets):
         "normalisation": Maybe({str: {"mean": [float], "std": [float]}}),  # of pixels in [0, 1] or of features, inside
         # the network
         "frame_rate": Maybe(float),
+        "clip_stride": int,  # frames between those that follow each other in a sequence (support/interleaving.py)
         "faces": Maybe(dict.fromkeys(FACES, Plain) | {"retained": bool}),  # None: not used, or crops of another origin
         "sound": Maybe(dict.fromkeys(SOUND, Plain)),
         "trained_on": Maybe({TRAIN: [str], UNLABELLED: [str]}),
@@ -68,7 +69,7 @@ def form_of(targets):
 
 
 def check_card(card, path):
-    """The card of the file `path`, with None for entries that it lacks.
+    """The card of the file `path`, with None for entries that it lacks (clip_stride: 1, as in older versions).
 
     Raises UserError, one line that names the file, for anything that is not a card: whatever it is made of.
     """
@@ -79,7 +80,7 @@ def check_card(card, path):
     form = {} if fault else form_of(targets)
     if not fault and (unknown := next((name for name in card if name not in form), None)) is not None:
         fault = f"{_shown(unknown)} is unknown: it was made by a newer version, or by something else"
-    card = {name: card.get(name) for name in form}
+    card = {name: card.get(name, OLDER.get(name)) for name in form}
     fault = fault or _fault(card, form, "") or _conflict(card)
     if fault:
         raise UserError(f"{path}: its model card cannot be used: {fault}")
@@ -170,7 +171,8 @@ def has_images(card, name):
 def _wrong_setting(card):
     """What is wrong with the settings of faces, sound and frames, each and together."""
     made = {name: value for part in ("faces", "sound") for name, value in (card[part] or {}).items()
-            if name != "retained"} | ({"frame_rate": card["frame_rate"]} if card["frame_rate"] is not None else {})
+            if name != "retained"} | {"clip_stride": card["clip_stride"]} | (
+                {"frame_rate": card["frame_rate"]} if card["frame_rate"] is not None else {})
     try:
         check_settings(dataclasses.replace(Config(), **made), list(made))
     except SettingsError as error:
@@ -258,7 +260,10 @@ def _network(card):
     parts = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in card["network"].items())
     memory = "" if card["network"].get("audio_gru") is False and card["stage"] == "audio" else (
         ", and remembers what came before (it has a recurrent layer)")
-    return f"It is given {given}, frame after frame{memory}. Network: {parts}."
+    n = card["clip_stride"]
+    way = "frame after frame" if n == 1 else f"in {n} interleaved sequences, each with a state of its own: frame k " \
+                                             f"follows frame k - {n}, as in training"
+    return f"It is given {given}, {way}{memory}. Network: {parts}."
 
 
 def _value(value):

@@ -328,7 +328,9 @@ MODELS = {"visual": Student, "student": Student, "audio": Audio, "teacher": Teac
 def build_model(stage, cfg, shapes, weights=True):
     """The model of a stage. shapes: of data.image_shapes; see Student for the rest."""
     kind = MODELS[stage]
-    return kind(cfg, *[shapes[name] for name in kind.inputs], len(cfg.targets), weights)
+    model = kind(cfg, *[shapes[name] for name in kind.inputs], len(cfg.targets), weights)
+    model.clip_stride = cfg.clip_stride  # frames between those that its GRU is given one after the other
+    return model
 
 
 def forward(model, batch, **state):

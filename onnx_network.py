@@ -2,7 +2,9 @@
 
 Inputs of the file: `frames` (batch, time, 3, S, S) uint8, RGB face crops, and `state` (1, batch, H) float32, zeros
 before the first frame. Outputs: `predictions` (batch, time, K) float32, and `next_state`, the `state` of the frames
-that follow. The metadata property `mmpkd` is the network's card (model_card.py) as JSON.
+that follow. The metadata property `mmpkd` is the network's card (model_card.py) as JSON. Its entry clip_stride, n, says
+which frames follow each other: the state that goes in with frame k is the one that came out of frame k - n. A recording
+is n sequences, which can be run as a batch of n: frames k, k + n, k + 2n ... each (support/interleaving.py).
 """
 import os
 
@@ -35,8 +37,8 @@ class OnnxNetwork:
         self.state_size = self.session.get_inputs()[1].shape[-1]
 
     def __call__(self, frames, specs=None, state=None):
-        """(predictions (T, K) float32, state) of the frames (T, 3, S, S) uint8 that follow those of `state`; None at
-        first. specs: not used: the network is visual-only."""
+        """(predictions (T, K) float32, state) of the frames (T, 3, S, S) uint8 that follow those of `state` in one
+        sequence; None at first. specs: not used: the network is visual-only."""
         preds, state = self.run(frames[None], state)
         return preds[0], state
 

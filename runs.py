@@ -29,6 +29,7 @@ PSEUDO = "pseudo"  # --distill: train on ratings and pseudo-labels, with no dist
 # Settings that may differ when a run is resumed
 MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "cuda_graph",
               "tensorboard", "smoothing", "max_window_s", "max_delay_s"}
+OLDER = {"clip_stride": 1}  # settings that runs of older versions do not name, and what these were trained with
 OF_STUDENTS = ("student", "pseudo-labels", "distillation")  # sections of config.py
 
 
@@ -101,7 +102,7 @@ def needed_run(cfg, **changes):
 def settings_in(folder):
     """The settings in a run's config.json, as a dict. Raises SettingsError if they cannot be read."""
     try:
-        return read_settings(folder / "config.json")
+        return OLDER | read_settings(folder / "config.json")
     except SettingsError as error:
         raise SettingsError(f"{error}; {AGAIN.format(folder)}") from None
 

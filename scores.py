@@ -31,12 +31,20 @@ ROUNDING_S = 0.001  # time_s is rounded to less than this
 
 @torch.no_grad()
 def outputs(model, recording):
-    """Yields the model's Outputs along a recording as if in one pass: the GRU's state is carried along."""
+    """Yields the model's Outputs for the Batches of data.stream(), as if in one pass: the GRU's state is carried along.
+
+    As in the clips of its training, the state before frame k is that after frame k - clip_stride.
+    """
     hidden, device = None, next(model.parameters()).device
-    for batch in prefetch(stream(recording, model.inputs), device.type == "cuda"):
+    for batch in prefetch(stream(recording, model.inputs, stride=model.clip_stride), device.type == "cuda"):
         output = forward(model, on_device(batch, device), hidden=hidden)
         hidden = output.hidden
         yield output
+
+
+def in_order(parts, recording):
+    """Parts of outputs() along a recording, each (B, T, ...), as one: (N, ...), frame after frame."""
+    return torch.cat([part.transpose(0, 1).flatten(0, 1) for part in parts])[:len(recording)]
 
 
 def predict(model, recordings):
@@ -44,8 +52,8 @@ def predict(model, recordings):
     was_training = model.training
     model.eval()
     recordings = with_features(recordings, model)
-    preds = {recording.name: torch.cat([output.pred[0] for output in outputs(model, recording)]).cpu().numpy()
-             for recording in recordings}
+    preds = {one.name: in_order([output.pred for output in outputs(model, one)], one).cpu().numpy()
+             for one in recordings}
     model.train(was_training)
     return preds
 

@@ -198,10 +198,11 @@ class Training:
         """Adds the parts of the steps since the last call to the sums of their epoch. Raises UserError if the loss of
         one was not finite, with its parts and its clips."""
         values = torch.stack([values for _, values, _ in self.unchecked]).tolist() if self.unchecked else []
+        last = (self.cfg.clip_length - 1) * self.cfg.clip_stride
         for (names, _, clips), row in zip(self.unchecked, values):
             if not all(map(math.isfinite, row)):
                 named = ", ".join(f"{name} {value:g}" for name, value in zip(names, row))
-                frames = ", ".join(f"{name} {start}-{start + self.cfg.clip_length - 1}" for name, start in clips)
+                frames = ", ".join(f"{name} {start}-{start + last}" for name, start in clips)
                 raise UserError(
                     f"the loss or its gradient is not finite ({named}) in epoch {self.epoch + 1}, frames {frames}: "
                     "look at their images and ratings, or delete the run's folder and train with a lower "

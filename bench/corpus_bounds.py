@@ -121,7 +121,7 @@ def bound(job):
     frames_per_step = cfg.batch_size * cfg.clip_length
     cfg = replace(cfg, stage=stage, epochs=round(steps * frames_per_step / sum(map(len, train_set))))
     shapes = image_shapes(train_set)
-    clips = Clips(train_set, cfg.batch_size, cfg.clip_length, INPUTS[stage], cfg.seed)
+    clips = Clips(train_set, cfg.batch_size, cfg.clip_length, INPUTS[stage], cfg.seed, stride=cfg.clip_stride)
 
     def evaluate(model):
         return scores.score(scores.predictions(model, val_set, cfg), cfg.targets)

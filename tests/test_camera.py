@@ -25,7 +25,7 @@ class FakeNetwork:
     inputs, targets = ("frames",), ["arousal", "valence"]
 
     def __init__(self, pause=lambda: None, retained=False, rate=25.0):
-        self.card = {"frame_rate": rate, "faces": FACES | {"retained": retained}}
+        self.card = {"frame_rate": rate, "clip_stride": 1, "faces": FACES | {"retained": retained}}
         self.pause, self.fed = pause, []
 
     def __call__(self, frames, specs, state):
@@ -187,7 +187,7 @@ def test_of_several_people_each_has_an_own_state():
     live = Live(network, "all", Two())
     for k in range(8):
         live.paint(np.full((120, 160, 3), 200, np.uint8), k / 25, "")
-    assert live.states == {1: 8, 2: 8} and live.overlay.several
+    assert {number: states[-1][1] for number, states in live.states.items()} == {1: 8, 2: 8} and live.overlay.several
 
 
 def test_a_drawn_person_is_found_and_painted(tmp_path):

@@ -234,6 +234,7 @@ def test_a_checkpoint_of_the_version_before_still_loads_and_says_what_is_unknown
     assert card["ccc"]["arousal"] == {"mean": 0.25, "concatenated": None, "subjects": 1}
     assert card["chosen_on"] == {"set": "Val_Set", "subjects": ["dev_1"], "epoch": old["epoch"], "keep": "best"}
     assert card["faces"] is card["sound"] is card["trained_on"] is card["postprocessing"] is None
+    assert card["clip_stride"] == 1
     assert "Not known" in card_text(card) and "is not known" in card_text(card)
 
 

@@ -189,6 +189,24 @@ def test_every_frame_is_drawn_sooner_or_later_and_most_in_each_epoch():
     assert 0.75 < np.mean(shares) < 0.95
 
 
+@given(st.integers(2, 9), st.integers(1, 9), st.integers(0, 200), st.integers(0, 2 ** 31))
+def test_with_a_stride_clips_lie_within_their_recording_and_a_pass_has_as_many_frames_as_it(clip_length, stride, more,
+                                                                                          seed):
+    length = clip_length * stride + more
+    clips = epoch_clips([length], clip_length, torch.Generator().manual_seed(seed), stride)
+    assert all(start >= 0 and start + (clip_length - 1) * stride < length for _, start in clips)
+    assert len(clips) == math.ceil(length / clip_length)
+
+
+@pytest.mark.parametrize("length, clip_length, stride", [(12, 4, 3), (13, 4, 3), (35, 7, 5), (103, 10, 2)])
+def test_with_a_stride_every_frame_is_drawn_sooner_or_later(length, clip_length, stride):
+    generator, ever = torch.Generator().manual_seed(0), set()
+    for _ in range(300):
+        for _, start in epoch_clips([length], clip_length, generator, stride):
+            ever |= set(range(start, start + clip_length * stride, stride))
+    assert ever == set(range(length))
+
+
 def test_a_recording_as_short_as_a_clip_is_drawn_whole():
     assert epoch_clips([5], 5, torch.Generator().manual_seed(0)) == [(0, 0)]
 
@@ -205,6 +223,19 @@ def test_training_clips_are_consecutive_frames_with_their_own_ratings():
         assert (batch.frames[:, :, 0, 0, 0].long() == first + torch.arange(4)).all()
         assert (batch.specs[:, :, 0, 0, 0] == batch.frames[:, :, 0, 0, 0]).all()
         assert torch.allclose(batch.gold[..., 0] * 1000, batch.frames[:, :, 0, 0, 0].float(), atol=1e-3)
+
+
+def test_with_a_stride_clips_have_every_nth_frame_with_its_own_ratings_and_teacher():
+    recording = numbered(40)
+    recording.arrays["taught"] = np.arange(40, dtype=np.float32)[:, None].repeat(5, 1)
+    clips = Clips([recording], 3, 4, (*BOTH, "taught"), 0, stride=5)
+    assert clips.steps == 4  # ten clips: a pass has as many frames as without a stride
+    for batch in clips.batches(0):
+        frames = torch.tensor([start for _, start in batch.clips])[:, None] + 5 * torch.arange(4)
+        assert frames.max() < 40 and torch.equal(batch.frames[:, :, 0, 0, 0].long(), frames)
+        for part in (batch.specs[:, :, 0, 0, 0], batch.taught[..., 0]):
+            assert torch.equal(part.long(), frames)
+        assert torch.allclose(batch.gold[..., 0] * 1000, frames.float(), atol=1e-3)
 
 
 def test_epochs_differ_and_a_seed_repeats_them():
@@ -225,6 +256,19 @@ def test_a_stream_covers_all_frames_once_and_in_order(length, chunk):
     assert all(len(piece.gold) == 1 and piece.gold.shape[1] <= chunk for piece in pieces)
     assert torch.cat([piece.frames[0, :, 0, 0, 0] for piece in pieces]).tolist() == list(range(length))
     assert torch.cat([piece.specs[0, :, 0, 0, 0] for piece in pieces]).tolist() == list(range(length))
+
+
+@pytest.mark.parametrize("length, chunk, stride", [(60, 7, 3), (60, 60, 4), (5, 100, 7), (61, 20, 5), (10, 2, 3),
+                                                   (1, 1, 9)])
+def test_a_stream_with_a_stride_is_interleaved_sequences_that_cover_all_frames_once(length, chunk, stride):
+    pieces = list(stream(numbered(length), BOTH, chunk, stride))
+    assert all(piece.frames.shape[0] == stride and piece.frames.shape[:2].numel() <= max(chunk, stride)
+               for piece in pieces)
+    sequences = torch.cat([piece.frames[:, :, 0, 0, 0] for piece in pieces], 1)
+    for first, sequence in enumerate(sequences.tolist()):
+        own = list(range(first, length, stride))
+        assert sequence[:len(own)] == own and len(sequence) - len(own) <= 1  # the last ones may be filled up
+    assert torch.equal(sequences, torch.cat([piece.specs[:, :, 0, 0, 0] for piece in pieces], 1))
 
 
 def test_a_batch_holds_nothing_that_was_not_asked_for():

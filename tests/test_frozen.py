@@ -122,8 +122,10 @@ def with_all(recordings, model, augmented=False):
     return frozen.with_features(recordings, model, augmented)
 
 
-def test_the_run_of_a_frozen_network_predicts_from_images_what_it_predicted_from_features(made, call, weights):
-    assert call("mmpkd", "--data-dir", made, *TINY, "--stage", "teacher", *frozen_words(weights))[0] == 0
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_run_of_a_frozen_network_predicts_from_images_what_it_predicted_from_features(made, call, weights, stride):
+    words = *TINY, "--clip-stride", stride
+    assert call("mmpkd", "--data-dir", made, *words, "--stage", "teacher", *frozen_words(weights))[0] == 0
     run = run_of(made, "teacher", "arousal")
     model, _ = load_model(run / "best.pt")
     cfg = tiny_config(data_dir=str(made))

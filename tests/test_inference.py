@@ -49,7 +49,8 @@ class Recorder:
     def __init__(self, *inputs, **card):
         shapes = {"frames": [3, 32, 32], "specs": [1, 16, 101]}
         self.inputs, self.targets, self.given = inputs, ["arousal"], []
-        self.card = {"stage": "student", "targets": ["arousal"], "frame_rate": 25.0, "sound": SOUND,
+        self.card = {"stage": "student", "targets": ["arousal"], "frame_rate": 25.0, "clip_stride": 1,
+                     "sound": SOUND,
                      "faces": FACES | {"retained": False}, "inputs": {name: shapes[name] for name in inputs},
                      "trained_on": None,
                      "taught_by": None, "distill": None, "postprocessing": None} | card

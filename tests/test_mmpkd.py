@@ -63,6 +63,18 @@ def test_the_teacher_is_bit_equal_after_a_students_epoch(trained):
     assert not same(student, training.model.state_dict()), "the student did not learn, so this test shows nothing"
 
 
+def test_a_teacher_of_every_third_frame_tells_a_student_what_it_predicts_of_these():
+    """Whatever the student's own stride is."""
+    recording = easy_recording("a", 131, 0)
+    teacher = build_model("teacher", tiny_config(clip_stride=3), SHAPES).eval().requires_grad_(False)
+    mmpkd.add_teacher_outputs([recording], teacher)
+    images = [torch.from_numpy(recording.arrays[name][None]) / 255 for name in teacher.inputs]
+    for first in range(3):
+        alone = teacher(*[each[:, first::3] for each in images])
+        np.testing.assert_allclose(recording.arrays["taught"][first::3], torch.cat([alone.pred, alone.feat], 2)[0],
+                                   atol=1e-5)
+
+
 def test_a_teachers_outputs_are_those_of_one_pass_over_each_recording():
     recordings = [easy_recording("a", 130, 0), easy_recording("b", 40, 1)]
     teacher = build_model("teacher", tiny_config(), SHAPES).eval()

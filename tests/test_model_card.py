@@ -27,7 +27,7 @@ CARD = {
     "stage": "student", "target": "both", "targets": ["arousal", "valence"],
     "network": {"visual_backbone": "small_cnn", "gru_size": 64, "linear_heads": False},
     "inputs": {"frames": [3, 112, 112]}, "normalisation": {"frames": {"mean": [0.5], "std": [0.25]}},
-    "frame_rate": 25.0, "faces": FACES | {"retained": False}, "sound": None,
+    "frame_rate": 25.0, "clip_stride": 1, "faces": FACES | {"retained": False}, "sound": None,
     "trained_on": {"Train_Set": ["train_1", "train_2", "train_3"], "Unlabelled_Set": ["x_1"]},
     "taught_by": ["audio_both_fold1of2", "visual_both_fold1of2"], "distill": "pseudo",
     "teacher_weights": {target: {"audio": 0.25, "visual": 0.75} for target in ("arousal", "valence")},
@@ -79,7 +79,8 @@ def test_a_whole_card_is_taken_as_it_is(card):
 def test_entries_that_may_be_unknown_are_none_where_they_are_missing():
     needed = ("stage", "target", "targets", "network", "inputs")
     card = check_card({name: CARD[name] for name in needed}, "best.pt")
-    assert list(card) == list(CARD) and {name for name in card if card[name] is not None} == set(needed)
+    assert list(card) == list(CARD) and {name for name in card if card[name] is not None} == {*needed, "clip_stride"}
+    assert card["clip_stride"] == 1  # as in versions that did not know it
     for name in needed:
         assert name in refusal(changed(name, ...))
 
@@ -95,6 +96,7 @@ def test_entries_that_may_be_unknown_are_none_where_they_are_missing():
     ("inputs", {"frames": [3, 112.0, 112.0]}, "inputs.frames"),
     ("inputs", {}, "inputs"), ("inputs", TEACHER["inputs"], "'frames', 'specs'"), ("frame_rate", 0, "frame_rate"),
     ("frame_rate", math.nan, "frame_rate"), ("frame_rate", math.inf, "frame_rate"), ("frame_rate", "25", "frame_rate"),
+    *(("clip_stride", value, "clip_stride") for value in (0, 2.0, True, None, 10**9)),
     ("frame_rate", True, "frame_rate"), ("faces", {}, "faces.face_size is missing"), ("faces", [], "faces"),
     ("faces/face_size", 64, "64"), ("faces/face_size", "112", "face_size"), ("faces/look_every", 0, "look_every"),
     ("faces/face_score", nested(9, list), "faces.face_score"), ("faces/retained", 1, "retained"),

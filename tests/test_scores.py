@@ -30,9 +30,49 @@ def test_predict_equals_one_pass_and_frame_after_frame(stage, monkeypatch):
             whole = model(*[torch.from_numpy(recording.arrays[name][None]) / 255 for name in model.inputs]).pred[0]
         assert preds[recording.name].shape == (len(recording), 1) and preds[recording.name].dtype == np.float32
         np.testing.assert_allclose(preds[recording.name], whole, atol=1e-5)
-    monkeypatch.setattr(scores, "stream", lambda recording, inputs: data.stream(recording, inputs, 1))
+    monkeypatch.setattr(scores, "stream", lambda recording, inputs, stride: data.stream(recording, inputs, 1, stride))
     for name, pred in predict(model, recordings).items():
         np.testing.assert_allclose(pred, preds[name], atol=1e-5)
+
+
+def images_of(recording, model):
+    return [torch.from_numpy(recording.arrays[name][None]) / 255 for name in model.inputs]
+
+
+def strided(stage, stride):
+    """A model in evaluation mode whose running statistics are those of such images: its features are not constant."""
+    model = build_model(stage, tiny_config(fusion="cross_attention", clip_stride=stride), SHAPES)
+    with torch.no_grad():
+        for _ in range(30):
+            model(*images_of(easy_recording("x", 60, 5), model))
+    return model.eval()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stride", [2, 7])
+def test_with_a_stride_each_interleaved_sequence_is_predicted_as_if_it_were_alone(stage, stride):
+    """Recordings of one or several Batches, of a multiple of the stride and not, shorter than it, and of one frame."""
+    recordings = [easy_recording(str(frames), frames, frames) for frames in (230, 105, 98, 5, 1)]
+    model = strided(stage, stride)
+    preds = predict(model, recordings)
+    for recording in recordings:
+        whole = images_of(recording, model)
+        assert preds[recording.name].shape == (len(recording), 1)
+        for first in range(min(stride, len(recording))):
+            with torch.no_grad():
+                alone = model(*[images[:, first::stride] for images in whole]).pred[0]
+            np.testing.assert_allclose(preds[recording.name][first::stride], alone, atol=1e-5)
+    model.clip_stride = 1
+    assert np.abs(preds["230"] - predict(model, recordings[:1])["230"]).max() > 1e-3  # with another it is another thing
+
+
+def test_with_a_stride_no_prediction_depends_on_later_frames():
+    model = strided("teacher", 3)
+    one, other = easy_recording("x", 120, 0), easy_recording("x", 120, 0)
+    for name in model.inputs:
+        other.arrays[name][70:] = 255 - other.arrays[name][70:]
+    one, other = (predict(model, [recording])["x"] for recording in (one, other))
+    assert np.array_equal(one[:70], other[:70]) and (one[70:] != other[70:]).all()
 
 
 def test_predict_changes_nothing_in_the_model():
