@@ -13,6 +13,7 @@ from losses import parse_distill
 from models_kd import check_weights
 from runs import (
     INPUTS,
+    MEAN_TEACHER,
     PSEUDO,
     changed,
     check_trained,
@@ -36,6 +37,9 @@ def describe_way(cfg):
         kinds = " and ".join(cfg.teachers.split("+"))
         return (f"student: trained on ratings and on pseudo-labels for {count} unlabelled recordings, from {kinds} "
                 f"teacher ensembles of {cfg.teacher_folds} networks each")
+    if cfg.distill == MEAN_TEACHER:
+        return (f"student: trained on ratings, and on the rated and {count} unlabelled recordings to agree with the "
+                "average of its own weights (mean teacher)")
     also = f"on the rated and {count} unlabelled recordings" if count else "on the rated recordings"
     return f"student: distilled from the joint teacher ({cfg.distill}, gate {cfg.gate}) {also}"
 
@@ -45,7 +49,7 @@ def methods_of(cfg):
     try:
         return parse_distill(cfg.distill)
     except ValueError as error:
-        raise SettingsError(f"distill: {error}; or auto, or pseudo alone") from None
+        raise SettingsError(f"distill: {error}; or auto, or pseudo or mean_teacher alone") from None
 
 
 def check_before(runs):
@@ -132,16 +136,20 @@ def check_student(cfg):
     if files and cfg.batch_size < 2:
         raise SettingsError("batch_size: 1 leaves no room for an unlabelled clip beside a rated one: 2 or more was "
                             "expected, or --unlabelled 0")
-    if cfg.distill == PSEUDO and not files:
-        raise SettingsError(f"distill: pseudo without recordings in {cfg.annotations_dir / UNLABELLED}/ (or with "
-                            f"--unlabelled 0): {equal}; add some (annotations.py), or use another --distill")
+    if cfg.distill in (PSEUDO, MEAN_TEACHER) and not files:
+        raise SettingsError(f"distill: {cfg.distill} without recordings in {cfg.annotations_dir / UNLABELLED}/ (or "
+                            f"with --unlabelled 0): {equal}; add some (annotations.py), or use another --distill")
+    if cfg.distill == MEAN_TEACHER and not cfg.average_weights:
+        raise SettingsError("distill: mean_teacher: the teacher is the average of the student's own weights, which is "
+                            "off: give --average-weights, such as 0.99")
     if cfg.distill == PSEUDO and cfg.fold:
         raise SettingsError("fold: not with pseudo-labels: the teachers of the other folds are trained on the "
                             "subjects that --fold holds out; use --distill cosine")
     if cfg.distill == PSEUDO:
         return
-    methods_of(cfg)
-    if cfg.gate == "original":
+    if cfg.distill != MEAN_TEACHER:
+        methods_of(cfg)
+    if cfg.gate == "original" and cfg.distill != MEAN_TEACHER:
         print("gate original: as in the original code, the weight of the ratings can become 0 or negative")
     elif not cfg.distill_weight:
         raise SettingsError(f"distill_weight: 0: {equal}; a number above 0 was expected")

@@ -149,6 +149,7 @@ class Config:
     distill: str = "auto"  # auto: pseudo (pseudo-labels) where there are unlabelled recordings, else cosine
                            # | cosine_original | fitnets | sp | rkd | ot | ccc
                            # | a weighted sum such as cosine:0.5+ccc:0.5
+                           # | mean_teacher: no teacher but the average of the student's own weights
     unlabelled: Share = 1.0  # fraction of the recordings in Unlabelled_Set that a student uses; 0: none
 
     # --- pseudo-labels: mmpkd.py
@@ -159,7 +160,8 @@ class Config:
     confirm_audio: bool = True  # use audio teachers only for targets for which they pass the confirmation test
 
     # --- distillation: mmpkd.py
-    distill_weight: Share = 0.5  # largest weight of the distillation loss; the task loss has the remaining weight
+    distill_weight: Share = 0.5  # largest weight of the distillation loss; the task loss has the remaining weight (with
+                                 # mean_teacher all of its own)
     gate: Literal["adaptive", "original", "off"] = "adaptive"  # weight of the teacher: by its CCC on the batch
                                                               # | the original code's rule | constant
 
@@ -176,6 +178,8 @@ class Config:
                                                      # from as many interleaved sequences, each with its own GRU state
     augment: bool = True  # flip, shift and brighten faces, shift sound in time, the same over a clip
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
+    average_weights: Share = 0.0  # validate and keep an exponential moving average of the weights over the steps; this
+                                  # is its decay, such as 0.99; 1: a window that grows with the run; 0: off
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
 
     # --- delay: annotations.py mmpkd.py plot_ccc.py report.py

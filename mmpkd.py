@@ -26,6 +26,7 @@ from functools import partial
 from runs import (
     AGAIN,
     INPUTS,
+    MEAN_TEACHER,
     PSEUDO,
     answer_list,
     baseline_run,
@@ -53,8 +54,8 @@ import pseudo_labels
 from checkpoints import card_ccc, describe_model, finished, load_model, save_checkpoint
 from checks import check_before, describe_way, methods_of
 from frozen import with_features
-from losses import DISTILL, ccc_loss
-from models_kd import HINT, forward, standardise
+from losses import DISTILL, ccc_distill, ccc_loss
+from models_kd import HINT, forward
 from postprocessing import fit_tables
 from scores import (
     comparison,
@@ -128,6 +129,38 @@ class Distillation(nn.Module):
         return method.compare(self.adapters[name](own) if method.mapped else own, its)
 
 
+# ---- mean teacher ---------------------------------------------------------------------------------------------------
+
+class MeanTeacher:
+    """A student whose teacher is the average of its own weights (Tarvainen & Valpola, 2017):
+
+        1 - CCC(student, ratings) + beta (1 - CCC(student, average)), the mean over targets
+
+    The second CCC is over the frames of all clips, rated or not. The student sees one augmentation of them, with
+    dropout, the average another, without. A squared error would be smallest for predictions that hardly move, and its
+    weight would depend on how much they do; 1 - CCC does not, and is in the units of the task loss. beta rises to
+    `weight` as in the paper, exp(-5 (1 - t)^2), over the first quarter of the steps.
+    """
+    views = 2  # of a batch, differently augmented
+    RAMP = 0.25  # of the steps of all epochs
+
+    def __init__(self, weight):
+        self.weight, self.average, self.ramp = weight, None, 1
+
+    def begin(self, average, steps):
+        """average: the Average of the run's Training; steps: of all epochs."""
+        self.average, self.ramp = average, max(1, self.RAMP * steps)
+
+    def __call__(self, model, batch, other):
+        student = of_whole_batch(forward(model, batch))
+        with torch.no_grad():
+            teacher = of_whole_batch(forward(self.average.model, other))
+        task = task_loss(student, whole_batch(batch.gold)).mean()
+        hint = ccc_distill(student.pred.flatten(0, 1), teacher.pred.flatten(0, 1))
+        beta = self.weight * torch.exp(-5 * (1 - self.average.clock / self.ramp).clamp_min(0) ** 2)
+        return task + beta * hint, {"task": task, "hint": hint, "beta": beta}
+
+
 # ---- gate: the teacher's weight beta, from its 1 - CCC of each target on the batch, (K,) -> (K,) --------------------
 
 def adaptive_gate(teacher_loss, weight):
@@ -161,8 +194,8 @@ def train_on_ratings(cfg, device):
 # ---- Student Training Call ------------------------------------------------------------------------------------------
 
 def train_student(cfg, device):
-    """The student (faces), taught by pseudo-labels or by the distillation of the joint teacher."""
-    teach = label if cfg.distill == PSEUDO else distil
+    """The student (faces), taught by pseudo-labels, by the distillation of the joint teacher, or by its own average."""
+    teach = {PSEUDO: label, MEAN_TEACHER: follow_average}.get(cfg.distill, distil)
     return training_call(cfg, device, partial(teach, cfg=cfg, device=device))
 
 
@@ -199,6 +232,11 @@ def distil(sets, shapes, cfg, device):
     torch.manual_seed(cfg.seed)  # the adapters
     objective = Distillation(methods_of(cfg), cfg.gate, cfg.distill_weight).to(device)
     return objective, sets["train"], sets["unlabelled"]
+
+
+def follow_average(sets, shapes, cfg, device):
+    """(objective, rated, unlabelled recordings) of a student that is its own teacher."""
+    return MeanTeacher(cfg.distill_weight), sets["train"], sets["unlabelled"]
 
 
 def add_teacher_outputs(recordings, teacher):
@@ -274,14 +312,15 @@ def training_call(cfg, device, teach):
         objective, rated, unlabelled = teach(sets, shapes)
         inputs = ("frames", "taught") if isinstance(objective, Distillation) else INPUTS[cfg.stage]
         about = describe_model(cfg, shapes, sets)
-        training = start_run(cfg, state, shapes, getattr(objective, "adapters", None), device)
+        training = start_run(cfg, state, shapes, data.statistics(sets["train"]), getattr(objective, "adapters", None),
+                             device)
         with first_goes_first():
             rated, unlabelled, chosen_on = (with_features(part, training.model, views) for part, views in (
                 (rated, cfg.augment), (unlabelled, cfg.augment), (sets.get("held_out", sets["val"]), False)))
         clips = data.Clips(rated, cfg.batch_size, cfg.clip_length, inputs, cfg.seed, cfg.epoch_steps, unlabelled,
                            cfg.clip_stride)
-        if state == "new":  # a stopped one has them in last.pt
-            standardise(training.model, data.statistics(sets["train"]))
+        if isinstance(objective, MeanTeacher):
+            objective.begin(training.average, cfg.epochs * clips.steps)
         train_epochs(training, objective, clips, lambda model: score(predictions(model, chosen_on, cfg), cfg.targets),
                      folder, about)
         scores = finish_run(folder, sets, training, about) if world()[0] == 0 else None

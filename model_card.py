@@ -289,8 +289,10 @@ def _trained_on(card):
 
 def _taught_by(card):
     way = f"How: {card['distill'] or 'not known'}."
-    if not card["taught_by"]:
+    if card["taught_by"] is None:
         return [way, f"By whom: {UNKNOWN}"]
+    if not card["taught_by"]:
+        return [f"{way[:-1]}, by the average of its own weights."]
     texts = [f"{way[:-1]}, by {len(card['taught_by'])} network{'s' * (len(card['taught_by']) > 1)}: "
              f"{_names(card['taught_by'])}. Their weights are not in this file."]
     for target, shares in (card["teacher_weights"] or {}).items():

@@ -75,6 +75,8 @@ def how_taught(run):
         teachers = run.settings.get("teachers", "")
         teachers = teachers.replace("+", ", ", teachers.count("+") - 1).replace("+", " and ")
         return ", trained on ratings and pseudo-labels" + f" of {teachers} teachers" * bool(teachers)
+    if distill.startswith("mean_teacher"):
+        return ", taught by the average of its own weights (mean teacher)"
     return f", distilled from the teacher ({distill})" if distill else ""
 
 

@@ -26,6 +26,7 @@ AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # for a run 
 INPUTS = {"visual": ("frames",), "student": ("frames",), "audio": ("specs",), "teacher": ("frames", "specs")}
 NAMES = {"frames": "crops", "specs": "spectrograms"}  # of inputs, for users
 PSEUDO = "pseudo"  # --distill: train on ratings and pseudo-labels, with no distillation loss
+MEAN_TEACHER = "mean_teacher"  # --distill: taught by the average of the student's own weights
 # Settings that may differ when a run is resumed
 MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "cuda_graph",
               "tensorboard", "smoothing", "max_window_s", "max_delay_s"}
@@ -49,6 +50,8 @@ def settings_of(cfg):
     unread = {"teachers", "teacher_folds", "calibrate", "confirm_audio"}  # by a student that is distilled
     if cfg.distill == PSEUDO:
         unread = {"gate", "distill_weight"}
+    elif cfg.distill == MEAN_TEACHER:
+        unread.add("gate")
     return {name: getattr(cfg, name) for name in fields_of("mmpkd.py")
             if name not in MAY_CHANGE and name not in unread and not name.startswith(tuple(foreign))
             and (cfg.stage == "student" or notes[name].section not in OF_STUDENTS)}
@@ -255,7 +258,9 @@ def claimed_run(folder, first=True):
 
 def teacher_runs(cfg):
     """{stage of a teacher: settings of its runs}: a run per fold for pseudo-labels; the joint teacher for
-    distillation."""
+    distillation; none for a student that is its own teacher."""
+    if cfg.distill == MEAN_TEACHER:
+        return {}
     if cfg.distill != PSEUDO:
         return {"teacher": [needed_run(cfg, stage="teacher")]}
     stages = [{"joint": "teacher"}.get(word, word) for word in cfg.teachers.split("+")]

@@ -16,9 +16,10 @@ from torch import nn
 from tqdm import tqdm
 
 from augmentation import draw_augmentation, on_device
+from averaging import Average
 from checkpoints import check_values, load_checkpoint, save_checkpoint, to_resume, to_use
 from data import Batch, prefetch, seed_of
-from models_kd import build_model
+from models_kd import build_model, standardise
 from runs import check_same, origin_of, read_log, run_folder, settings_of
 from support.devices import from_first, share_statistics, world
 from support.errors import UserError
@@ -36,13 +37,14 @@ DRAW_EVERY_S = 15  # seconds between two drawings of curves.png
 
 # ---- the beginning of a run -----------------------------------------------------------------------------------------
 
-def start_run(cfg, state, shapes, adapters, device):
+def start_run(cfg, state, shapes, statistics, adapters, device):
     """The Training of a run that is "new" or "stopped" (runs.state_of_run), its folder made ready.
 
-    adapters: of its objective, or None.
+    statistics: of features in place of images (data.statistics); adapters: of its objective, or None.
     """
     torch.manual_seed(cfg.seed)
     folder, model = run_folder(cfg), build_model(cfg.stage, cfg, shapes).to(device)
+    standardise(model, statistics)
     training = Training(model, cfg, adapters)
     if state == "stopped":
         resume(training, folder, shapes, cfg)
@@ -153,6 +155,7 @@ class Training:
     def __init__(self, model, cfg, adapters=None):
         """adapters: nn.Module of layers that belong to the objective: trained with the model, and then thrown away."""
         self.model, self.adapters, self.cfg = share_statistics(model), adapters or nn.ModuleDict(), cfg
+        self.average = Average(self.model, cfg.average_weights) if cfg.average_weights else None
         self.device = next(model.parameters()).device
         self.net = nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False) if world()[1] > 1 else model
         self.optimizer = make_optimizer(model, self.adapters, cfg)
@@ -172,7 +175,12 @@ class Training:
 
     @precision.setter
     def precision(self, value):
-        self.model.in_bfloat16 = value == "bfloat16"
+        self.model.in_bfloat16 = self.kept.in_bfloat16 = value == "bfloat16"
+
+    @property
+    def kept(self):
+        """The network that is validated and kept: the average over the steps where there is one, else the model."""
+        return self.average.model if self.average else self.model
 
     def end_epoch(self, value):
         """Ends an epoch whose validation CCC is `value`: True if it is the best so far."""
@@ -218,16 +226,19 @@ class Training:
     def state(self):
         """Everything but the model, as tensors and plain Python."""
         self.check()
+        average = {"average": self.average.state()} if self.average else {}
         plateau = {key: value for key, value in self.plateau.state_dict().items() if key in PLATEAU}
         return {"optimizer": self.optimizer.state_dict(), "adapters": self.adapters.state_dict(),
                 "plateau": plateau, "precision": self.precision,
                 "epoch": self.epoch, "step": self.step, "best": self.best, "stale": self.stale,
-                "sums": dict(self.sums)}
+                "sums": dict(self.sums), **average}
 
     def load(self, state):
         """Continues from what state() gave, model included."""
         self.model.load_state_dict(state["model"])
         self.adapters.load_state_dict(state["adapters"])
+        if self.average:
+            self.average.load(state["average"])
         own = [{key: value for key, value in group.items() if key not in ("params", "lr")}
                for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -260,24 +271,29 @@ def train_step(training, objective, batch):
     cfg = training.cfg
     of_device = torch.default_generator if training.device.type == "cpu" else torch  # torch looks for all kinds: .2 ms
     of_device.manual_seed(seed_of(cfg.seed, training.epoch, training.step, world()[0]))  # every process has its dropout
-    changes = augmentation_of(training, batch) if cfg.augment else None
+    views = getattr(objective, "views", 1)
+    changes = augmentations_of(training, batch, views) if cfg.augment else [None] * views
 
-    def work(changes, *parts):
-        return gradients(training, objective, on_device(Batch(*parts), training.device, changes))
+    def work(*parts):
+        batch = Batch(*parts[views:])
+        return gradients(training, objective, *(on_device(batch, training.device, each) for each in parts[:views]))
 
-    names, values = training.replay(work, [changes, *batch[:4]])
+    names, values = training.replay(work, [*changes, *batch[:4]])
     training.note(names, values, batch.clips)
     if training.device.type == "cpu" or training.step % CHECK_EVERY == CHECK_EVERY - 1:
         training.check()  # on a CPU before the step: a value that is not finite never reaches the weights
     training.optimizer.step()
+    if training.average:
+        training.average.update(training.model)
     training.step += 1
 
 
-def gradients(training, objective, batch):
+def gradients(training, objective, *views):
     """Gives every weight its gradient on a batch on the device, the norm of all limited: the names of the parts of the
-    loss and the norm, and their values (P,)."""
+    loss and the norm, and their values (P,). views: the batch, differently augmented, as often as the objective asks
+    for (one that does not, once)."""
     cfg = training.cfg
-    loss, parts = objective(training.net, batch)
+    loss, parts = objective(training.net, *views)
     training.optimizer.zero_grad()
     loss.backward()
     parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]
@@ -289,11 +305,12 @@ def gradients(training, objective, batch):
     return list(parts), torch.stack([part.detach() for part in parts.values()])
 
 
-def augmentation_of(training, batch):
-    """The augmentation of this process' share of the step's batch, drawn as if there were one process: (5, B)."""
+def augmentations_of(training, batch, views):
+    """Augmentations of this process' share of the step's batch, drawn as if there were one process: `views` of (5, B).
+    """
     (rank, size), clips = world(), len(batch.gold)
     generator = torch.Generator().manual_seed(seed_of(training.cfg.seed, training.epoch, training.step))
-    return draw_augmentation(clips * size, generator)[:, rank * clips:(rank + 1) * clips]
+    return [draw_augmentation(clips * size, generator)[:, rank * clips:(rank + 1) * clips] for _ in range(views)]
 
 
 def train_epoch(training, objective, clips, after_step=lambda: None):
@@ -313,9 +330,9 @@ def train_epoch(training, objective, clips, after_step=lambda: None):
 def train(training, objective, clips, evaluate, folder, about):
     """The loop: epochs of training and validation, until they or the patience are over.
 
-    objective(model, batch) -> loss, {name: part of it}; clips: data.Clips; evaluate(model) -> scores.score(); about:
-    what the checkpoints say of the model (describe_model). Writes best.pt, last.pt, log.jsonl and curves.png. Raises
-    Stopped when the process is asked to stop, after saving.
+    objective(model, batch) -> loss, {name: part of it}, with `objective.views` batches if it says so; clips:
+    data.Clips; evaluate(model) -> scores.score(); about: what the checkpoints say of the model (describe_model). Writes
+    best.pt, last.pt, log.jsonl and curves.png. Raises Stopped when the process is asked to stop, after saving.
     """
     cfg, saved = training.cfg, [time.monotonic()]
     run = RunFiles(folder, about, training, cfg.tensorboard)
@@ -337,7 +354,7 @@ def train(training, objective, clips, evaluate, folder, about):
             parts = train_epoch(training, objective, clips, after_step)
             try:
                 with stop.at_once():
-                    scores = evaluate(training.model) if world()[0] == 0 else None
+                    scores = evaluate(training.kept) if world()[0] == 0 else None
             except Stopped:
                 run.save_last()
                 raise stop.stopped(training.epoch + 1, training.step, clips.steps) from None
@@ -382,7 +399,7 @@ class RunFiles:
         if scores is None:
             return
         if improved or training.cfg.keep == "last":
-            save_checkpoint(self.folder / "best.pt", to_use(self.about, training.model, training.epoch, scores))
+            save_checkpoint(self.folder / "best.pt", to_use(self.about, training.kept, training.epoch, scores))
         val = {target: {key: scores[target][key] for key in SUMMARIES} for target in self.about["targets"]}
         entry = {"epoch": training.epoch, "seconds": round(seconds, 2), **parts, "val": val, "best": improved}
         with named(self.folder / "log.jsonl"), open(regular(self.folder / "log.jsonl"), "a") as log:

@@ -87,7 +87,13 @@ def batch_of(clips=2, frames=5):
 
 def objective_of(stage, methods):
     torch.manual_seed(1)
+    if stage == "mean_teacher":
+        return mmpkd.MeanTeacher(0.5)
     return mmpkd.Distillation(methods, "adaptive", 0.5) if stage == "student" else mmpkd.task_objective
+
+
+def model_of(stage, cfg):
+    return build_model(stage.replace("mean_teacher", "student"), cfg, SHAPES)
 
 
 def step_on(device, model, objective, dtype):
@@ -125,12 +131,14 @@ def test_loss_and_gradients_are_those_of_the_cpu(stage, deep, say):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "mean_teacher"])
 def test_a_step_does_not_wait_for_the_gpu(stage, precision):
     """CUDA's own check of waits, as an error, but for the step that is recorded; after that it is replayed."""
-    cfg = tiny_config()
-    training, objective = Training(build_model(stage, cfg, SHAPES).to(ON), cfg), objective_of(stage, {"cosine": 1.0})
+    cfg = tiny_config(average_weights=0.9)
+    training, objective = Training(model_of(stage, cfg).to(ON), cfg), objective_of(stage, {"cosine": 1.0})
     objective = objective.to(ON) if stage == "student" else objective
+    if stage == "mean_teacher":
+        objective.begin(training.average, 12)
     training.model.train().in_bfloat16 = precision == "bfloat16"
     batch = batch_of()[0]
     if ON.type == "cuda":
@@ -148,17 +156,20 @@ def test_a_step_does_not_wait_for_the_gpu(stage, precision):
 
 
 @pytest.mark.parametrize("stage, precision, settings", [
-    *((stage, "float32", {}) for stage in STAGES), ("visual", "bfloat16", DEEP), ("teacher", "bfloat16", DEEP)])
+    *((stage, "float32", {}) for stage in [*STAGES, "mean_teacher"]), ("visual", "bfloat16", DEEP),
+    ("teacher", "bfloat16", DEEP)])
 def test_replayed_steps_give_the_bits_of_those_that_are_not(stage, precision, settings, say):
     """Augmentation, dropout, gaps in the ratings, batch statistics and every loss, over eight steps."""
-    cfg = tiny_config(dropout=0.3, modality_dropout=0.5, learning_rate=0.01, **settings)
+    cfg = tiny_config(dropout=0.3, modality_dropout=0.5, learning_rate=0.01, average_weights=0.9, **settings)
     torch.manual_seed(0)
-    model, objective = build_model(stage, cfg, SHAPES), objective_of(stage, {"cosine": 1.0, "ccc": 1.0, "ot": 1.0})
+    model, objective = model_of(stage, cfg), objective_of(stage, {"cosine": 1.0, "ccc": 1.0, "ot": 1.0})
     objective = objective.to(ON) if stage == "student" else objective
     batches, states = [batch_of(clips=4)[0]._replace(gold=torch.rand(4, 5, 1) * 2 - 1) for _ in range(8)], []
     for graph in (True, False):
         training = Training(copy.deepcopy(model).to(ON), dataclasses.replace(cfg, cuda_graph=graph))
         training.model.train().in_bfloat16 = precision == "bfloat16"
+        if stage == "mean_teacher":
+            objective.begin(training.average, 12)
         for batch in batches:
             train_step(training, objective, batch)
         states.append({"model": training.model.state_dict()} | training.state())

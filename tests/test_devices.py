@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 import two_processes
-from conftest import CPU, STAGES, TINY, files_of, one_line, run_of, tiny_config, torchrun
+from conftest import CPU, TINY, files_of, one_line, run_of, tiny_config, torchrun
 
 import mmpkd
 from runs import read_log
@@ -36,7 +36,7 @@ def test_two_processes_with_half_the_batch_each_make_the_step_of_one_with_all_of
     two_processes.main(tmp_path / "one.pt")
     one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
     assert one.pop("processes") == 1 and two.pop("processes") == 2
-    for stage in STAGES:
+    for stage in two_processes.EVERY:
         assert one[stage].keys() == two[stage].keys()
         largest = max(float(value.abs().max()) for name, value in one[stage].items() if name.startswith("gradient"))
         assert largest > 1e-3, "nothing is learned, so this test shows nothing"

@@ -114,17 +114,22 @@ def test_work_that_cannot_be_recorded_ends_in_one_line(recorded):
         replay(work, [torch.zeros(())])
 
 
-@pytest.mark.parametrize("stage, precision", [*((stage, "float32") for stage in STAGES), ("teacher", "bfloat16")])
+@pytest.mark.parametrize("stage, precision", [
+    *((stage, "float32") for stage in STAGES), ("teacher", "bfloat16"), ("mean_teacher", "float32")])
 def test_replayed_steps_give_the_bits_of_those_that_are_not(stage, precision, recorded, monkeypatch):
     """Augmentation, dropout, gaps in the ratings, batch statistics, losses, and a run that is resumed in between."""
+    itself, stage = stage == "mean_teacher", stage.replace("mean_teacher", "student")
     monkeypatch.setattr(mmpkd, "ccc_loss", masked_loss)  # as on a GPU
-    cfg = tiny_config(stage=stage, dropout=0.3, modality_dropout=0.5, learning_rate=0.01, target="both")
+    cfg = tiny_config(stage=stage, dropout=0.3, modality_dropout=0.5, learning_rate=0.01, target="both",
+                      average_weights=0.9)
     recordings = [easy_recording("a", 90, 0), easy_recording("b", 80, 1)]
     for recording in recordings:
         recording.gold = recording.gold.repeat(2, 1)
         recording.gold[20:35, 1] = float("nan")
     objective, inputs = mmpkd.task_objective, INPUTS[stage]
-    if stage == "student":
+    if itself:
+        objective = mmpkd.MeanTeacher(0.5)
+    elif stage == "student":
         teacher = build_model("teacher", cfg, SHAPES).eval().requires_grad_(False)
         mmpkd.add_teacher_outputs(recordings, teacher)
         methods, inputs = {"cosine": 1.0, "rkd": 1.0, "ccc": 1.0}, ("frames", "taught")
@@ -132,15 +137,21 @@ def test_replayed_steps_give_the_bits_of_those_that_are_not(stage, precision, re
     model, clips = build_model(stage, cfg, SHAPES), Clips(recordings, 4, 10, inputs, 0)
     model.train().in_bfloat16 = precision == "bfloat16"
 
-    def after(device, resumed=()):
+    def started(device):
         training = Training(copy.deepcopy(model), cfg)
         training.replay = Replay(device)
+        if itself:
+            objective.begin(training.average, 12)
+        return training
+
+    def after(device, resumed=()):
+        training = started(device)
         for step, batch in enumerate(clips.batches(0)):
             if step in resumed:
                 state, before = {"model": training.model.state_dict()} | training.state(), training
-                training = Training(copy.deepcopy(model), cfg)
+                training = started(device)
                 training.load(copy.deepcopy(state))
-                training.precision, training.replay = before.precision, Replay(device)
+                training.precision = before.precision
             train_step(training, objective, batch)
         return {"model": training.model.state_dict()} | training.state()
 

@@ -184,6 +184,10 @@ def of_groups(**values):
     return of_optimizer(lambda optimizer, first: optimizer["param_groups"][0].update(values))
 
 
+def of_average(change):
+    return lambda state: state | {"average": change(state["average"])}
+
+
 RESUMED = {
     **{f"{name} {value!r}": lambda state, name=name, value=value: state | {name: value}
        for name in ("epoch", "step", "stale") for value in (-1, 2**70, 0.5, "1", None, [1])},
@@ -194,10 +198,15 @@ RESUMED = {
         "optimizer": [{}, [], {"state": {}, "param_groups": []}, {"state": [], "param_groups": 3}]}.items()
         for value in values},
     **{f"no {name}": lambda state, name=name: {key: state[key] for key in state if key != name}
-       for name in ("epoch", "step", "best", "stale", "sums", "optimizer", "plateau", "adapters", "precision")},
+       for name in ("epoch", "step", "best", "stale", "sums", "optimizer", "plateau", "adapters", "average",
+                    "precision")},
     "momentum of another shape": of_optimizer(lambda optimizer, first: first.update(exp_avg=torch.zeros(3, 3))),
     "momentum not finite": of_optimizer(lambda optimizer, first: first["exp_avg"].fill_(float("nan"))),
     "momentum text": of_optimizer(lambda optimizer, first: first.update(exp_avg="x")),
+    **{f"average with {name}": of_average(change) for name, change in {
+        "no weights": lambda average: {"steps": 3}, "weights missing": lambda average: average | {"model": {}},
+        "steps -1": lambda average: average | {"steps": -1}, "steps text": lambda average: average | {"steps": "3"},
+        "nan": first_weight(lambda one: torch.full_like(one, float("nan")))}.items()},
     "weights of nothing": of_groups(params=[]), "nan": first_weight(lambda one: torch.full_like(one, float("nan"))),
     "float16": first_weight(lambda one: one.half()),
 }
@@ -207,7 +216,8 @@ RESUMED = {
 def stopped(made_corpus, tmp_path_factory):
     """(data folder, words of a run that was stopped in it, its last.pt)."""
     folder = copied(made_corpus, tmp_path_factory.mktemp("stopped") / "data")
-    words = ["--data-dir", str(folder), *TINY, "--stage", "visual", "--epochs", "4", "--optimizer", "adam"]
+    words = ["--data-dir", str(folder), *TINY, "--stage", "visual", "--epochs", "4", "--optimizer", "adam",
+             "--average-weights", "0.9"]
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(KeyboardInterrupt):
         stop_at(monkeypatch, "step", 3)
         mmpkd.main(words)

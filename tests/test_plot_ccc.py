@@ -201,6 +201,7 @@ def test_the_variant_of_a_run_is_that_of_its_config(tmp_path, capsys, no_figures
     ("student_both_pseudo_word", {}, "pseudo-labels", "distilled"),
     ("student_both_cosine_original_word", {"distill": "cosine_original"}, "the teacher (cosine_original)", "pseudo"),
     ("student_both_ccc", {}, "the teacher (ccc)", "pseudo"),
+    ("student_both_mean_teacher_word", {}, "the average of its own weights", "distilled"),
     ("student_both", {}, "face only", "teacher"),
     ("visual_both", {"distill": "pseudo"}, "lower bound", "pseudo")])
 def test_what_taught_a_student_is_read_from_its_config_or_else_from_its_name(name, settings, words, absent):
