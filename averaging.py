@@ -1,7 +1,7 @@
 """The exponential moving average (EMA) of a network's weights over its training steps.
 
-The weights after a single step are noisy. Their average is validated and kept in their place (--average-weights), and
-teaches the student of --distill mean_teacher (mmpkd.py).
+It teaches the student of --distill mean_teacher (mmpkd.py), and is validated and kept in its place, as by Tarvainen &
+Valpola (2017). Other runs are not averaged: their learning rate falls to 0, and with it an average scored the same.
 """
 import copy
 
@@ -17,7 +17,7 @@ class Average:
     """
 
     def __init__(self, model, decay):
-        """model: with its first weights; decay: 1 for a window that grows with the run, its last tenth or so.
+        """model: with its first weights; decay: the share of the average that stays at each step.
 
         Frozen backbones are not copied: both networks share them.
         """

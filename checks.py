@@ -139,9 +139,6 @@ def check_student(cfg):
     if cfg.distill in (PSEUDO, MEAN_TEACHER) and not files:
         raise SettingsError(f"distill: {cfg.distill} without recordings in {cfg.annotations_dir / UNLABELLED}/ (or "
                             f"with --unlabelled 0): {equal}; add some (annotations.py), or use another --distill")
-    if cfg.distill == MEAN_TEACHER and not cfg.average_weights:
-        raise SettingsError("distill: mean_teacher: the teacher is the average of the student's own weights, which is "
-                            "off: give --average-weights, such as 0.99")
     if cfg.distill == PSEUDO and cfg.fold:
         raise SettingsError("fold: not with pseudo-labels: the teachers of the other folds are trained on the "
                             "subjects that --fold holds out; use --distill cosine")

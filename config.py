@@ -178,8 +178,6 @@ class Config:
                                                      # from as many interleaved sequences, each with its own GRU state
     augment: bool = True  # flip, shift and brighten faces, shift sound in time, the same over a clip
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never
-    average_weights: Share = 0.0  # validate and keep an exponential moving average of the weights over the steps; this
-                                  # is its decay, such as 0.99; 1: a window that grows with the run; 0: off
     patience: Whole = 0  # epochs without a better validation CCC after which to stop; 0: never
 
     # --- delay: annotations.py mmpkd.py plot_ccc.py report.py

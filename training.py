@@ -20,7 +20,7 @@ from averaging import Average
 from checkpoints import check_values, load_checkpoint, save_checkpoint, to_resume, to_use
 from data import Batch, prefetch, seed_of
 from models_kd import build_model, standardise
-from runs import check_same, origin_of, read_log, run_folder, settings_of
+from runs import MEAN_TEACHER, check_same, origin_of, read_log, run_folder, settings_of
 from support.devices import from_first, share_statistics, world
 from support.errors import UserError
 from support.files import named, regular, there, whole_file
@@ -33,6 +33,7 @@ from support.stopping import Stopped, listening
 CHECK_EVERY = 20  # steps after which a GPU is asked whether its losses were finite: asking makes it wait
 PLATEAU = "best", "num_bad_epochs", "last_epoch"  # what changes in a learning rate scheduler
 DRAW_EVERY_S = 15  # seconds between two drawings of curves.png
+DECAY = 0.99  # of the average of a mean teacher's weights
 
 
 # ---- the beginning of a run -----------------------------------------------------------------------------------------
@@ -45,7 +46,7 @@ def start_run(cfg, state, shapes, statistics, adapters, device):
     torch.manual_seed(cfg.seed)
     folder, model = run_folder(cfg), build_model(cfg.stage, cfg, shapes).to(device)
     standardise(model, statistics)
-    training = Training(model, cfg, adapters)
+    training = Training(model, cfg, adapters, DECAY * (cfg.stage == "student" and cfg.distill == MEAN_TEACHER))
     if state == "stopped":
         resume(training, folder, shapes, cfg)
     else:
@@ -152,10 +153,11 @@ def choose_precision(wanted, device):
 class Training:
     """Everything that changes while a run trains, and so everything that last.pt holds."""
 
-    def __init__(self, model, cfg, adapters=None):
-        """adapters: nn.Module of layers that belong to the objective: trained with the model, and then thrown away."""
+    def __init__(self, model, cfg, adapters=None, decay=0.0):
+        """adapters: nn.Module of layers that belong to the objective: trained with the model, and then thrown away;
+        decay: of an average of the weights, 0: none."""
         self.model, self.adapters, self.cfg = share_statistics(model), adapters or nn.ModuleDict(), cfg
-        self.average = Average(self.model, cfg.average_weights) if cfg.average_weights else None
+        self.average = Average(self.model, decay) if decay else None
         self.device = next(model.parameters()).device
         self.net = nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False) if world()[1] > 1 else model
         self.optimizer = make_optimizer(model, self.adapters, cfg)
@@ -179,7 +181,7 @@ class Training:
 
     @property
     def kept(self):
-        """The network that is validated and kept: the average over the steps where there is one, else the model."""
+        """The network that is validated and kept: of a mean teacher the average over the steps, else the model."""
         return self.average.model if self.average else self.model
 
     def end_epoch(self, value):

@@ -134,8 +134,8 @@ def test_loss_and_gradients_are_those_of_the_cpu(stage, deep, say):
 @pytest.mark.parametrize("stage", [*STAGES, "mean_teacher"])
 def test_a_step_does_not_wait_for_the_gpu(stage, precision):
     """CUDA's own check of waits, as an error, but for the step that is recorded; after that it is replayed."""
-    cfg = tiny_config(average_weights=0.9)
-    training, objective = Training(model_of(stage, cfg).to(ON), cfg), objective_of(stage, {"cosine": 1.0})
+    cfg = tiny_config()
+    training, objective = Training(model_of(stage, cfg).to(ON), cfg, decay=0.9), objective_of(stage, {"cosine": 1.0})
     objective = objective.to(ON) if stage == "student" else objective
     if stage == "mean_teacher":
         objective.begin(training.average, 12)
@@ -160,13 +160,13 @@ def test_a_step_does_not_wait_for_the_gpu(stage, precision):
     ("teacher", "bfloat16", DEEP)])
 def test_replayed_steps_give_the_bits_of_those_that_are_not(stage, precision, settings, say):
     """Augmentation, dropout, gaps in the ratings, batch statistics and every loss, over eight steps."""
-    cfg = tiny_config(dropout=0.3, modality_dropout=0.5, learning_rate=0.01, average_weights=0.9, **settings)
+    cfg = tiny_config(dropout=0.3, modality_dropout=0.5, learning_rate=0.01, **settings)
     torch.manual_seed(0)
     model, objective = model_of(stage, cfg), objective_of(stage, {"cosine": 1.0, "ccc": 1.0, "ot": 1.0})
     objective = objective.to(ON) if stage == "student" else objective
     batches, states = [batch_of(clips=4)[0]._replace(gold=torch.rand(4, 5, 1) * 2 - 1) for _ in range(8)], []
     for graph in (True, False):
-        training = Training(copy.deepcopy(model).to(ON), dataclasses.replace(cfg, cuda_graph=graph))
+        training = Training(copy.deepcopy(model).to(ON), dataclasses.replace(cfg, cuda_graph=graph), decay=0.9)
         training.model.train().in_bfloat16 = precision == "bfloat16"
         if stage == "mean_teacher":
             objective.begin(training.average, 12)

@@ -120,8 +120,7 @@ def test_replayed_steps_give_the_bits_of_those_that_are_not(stage, precision, re
     """Augmentation, dropout, gaps in the ratings, batch statistics, losses, and a run that is resumed in between."""
     itself, stage = stage == "mean_teacher", stage.replace("mean_teacher", "student")
     monkeypatch.setattr(mmpkd, "ccc_loss", masked_loss)  # as on a GPU
-    cfg = tiny_config(stage=stage, dropout=0.3, modality_dropout=0.5, learning_rate=0.01, target="both",
-                      average_weights=0.9)
+    cfg = tiny_config(stage=stage, dropout=0.3, modality_dropout=0.5, learning_rate=0.01, target="both")
     recordings = [easy_recording("a", 90, 0), easy_recording("b", 80, 1)]
     for recording in recordings:
         recording.gold = recording.gold.repeat(2, 1)
@@ -138,7 +137,7 @@ def test_replayed_steps_give_the_bits_of_those_that_are_not(stage, precision, re
     model.train().in_bfloat16 = precision == "bfloat16"
 
     def started(device):
-        training = Training(copy.deepcopy(model), cfg)
+        training = Training(copy.deepcopy(model), cfg, decay=0.9)
         training.replay = Replay(device)
         if itself:
             objective.begin(training.average, 12)

@@ -28,7 +28,7 @@ def step_of(stage, methods):
     processes."""
     itself, stage = stage == "mean_teacher", stage.replace("mean_teacher", "student")
     cfg = tiny_config(stage=stage, batch_size=4, dropout=0.0, max_grad_norm=0.5, learning_rate=0.01,
-                      visual_lr_scale=1.0, optimizer="sgd", average_weights=0.5)
+                      visual_lr_scale=1.0, optimizer="sgd")
     torch.manual_seed(0)
     model, objective, inputs = build_model(stage, cfg, SHAPES), mmpkd.task_objective, INPUTS[stage]
     recordings = [easy_recording("a", 60, 0), easy_recording("b", 50, 1)]
@@ -38,7 +38,7 @@ def step_of(stage, methods):
         mmpkd.add_teacher_outputs(recordings, build_model("teacher", cfg, SHAPES).eval().requires_grad_(False))
         objective, inputs = mmpkd.Distillation(methods, "adaptive", 0.5), ("frames", "taught")
     clips = Clips(recordings, cfg.batch_size, cfg.clip_length, inputs, 0)
-    training = Training(model, cfg, getattr(objective, "adapters", None))
+    training = Training(model, cfg, getattr(objective, "adapters", None), decay=0.5)
     if itself:
         objective.begin(training.average, 0)
         training.average.clock.fill_(1)  # its full weight
