@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, copied, one_line, run_of, stop_at
+from conftest import TINY, add_unlabelled, copied, one_line, run_of, stop_at
 
 import checkpoints
 import mmpkd
@@ -216,18 +216,20 @@ RESUMED = {
 def stopped(made_corpus, tmp_path_factory):
     """(data folder, words of a run that was stopped in it, its last.pt)."""
     folder = copied(made_corpus, tmp_path_factory.mktemp("stopped") / "data")
-    words = ["--data-dir", str(folder), *TINY, "--stage", "visual", "--epochs", "4", "--optimizer", "adam",
-             "--average-weights", "0.9"]
+    add_unlabelled(folder)
+    words = ["--data-dir", str(folder), *TINY, "--stage", "student", "--distill", "mean_teacher", "--epochs", "4",
+             "--optimizer", "adam"]
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(KeyboardInterrupt):
         stop_at(monkeypatch, "step", 3)
         mmpkd.main(words)
-    return folder, words, torch.load(run_of(folder, "visual", "arousal") / "last.pt", weights_only=True)
+    last = run_of(folder, "student", "arousal", "mean_teacher") / "last.pt"
+    return folder, words, torch.load(last, weights_only=True)
 
 
 @pytest.mark.parametrize("case", RESUMED)
 def test_a_last_pt_that_does_not_fit_is_refused_in_one_line(stopped, call, case):
     folder, words, state = stopped
-    last = run_of(folder, "visual", "arousal") / "last.pt"
+    last = run_of(folder, "student", "arousal", "mean_teacher") / "last.pt"
     before = {path.name: path.read_bytes() for path in last.parent.iterdir() if path.is_file()}
     torch.save(RESUMED[case](copy.deepcopy(state)), last)
     code, _, err = call("mmpkd", *words, "--resume")
@@ -240,7 +242,7 @@ def test_a_last_pt_that_does_not_fit_is_refused_in_one_line(stopped, call, case)
 
 def test_whatever_the_optimizers_group_says_the_settings_hold(stopped, call):
     folder, words, state = stopped
-    last = run_of(folder, "visual", "arousal") / "last.pt"
+    last = run_of(folder, "student", "arousal", "mean_teacher") / "last.pt"
     change = of_groups(lr="x", first_lr=1e9, betas="x", eps=-1.0, weight_decay=float("nan"))
     torch.save(change(copy.deepcopy(state)), last)
     assert call("mmpkd", *words, "--resume")[0] == 0

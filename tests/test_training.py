@@ -207,7 +207,6 @@ def test_precision_follows_from_the_device_and_never_from_a_timing(monkeypatch, 
 
 @pytest.mark.parametrize("stage, at, epoch, extra", [
     ("visual", "best.pt", 1, ["--scheduler", "plateau"]), ("audio", "predictions", 4, ["--optimizer", "sgd"]),
-    ("visual", "step", 3, ["--average-weights", "0.9"]),
     ("teacher", "step", 3, ["--modality-dropout", "0.5"]),
     ("student", "last.pt", 3, ["--target", "both", "--distill", "fitnets"])])
 def test_a_run_that_was_stopped_and_resumed_equals_one_that_never_was(trained, call, stage, at, epoch, extra):
