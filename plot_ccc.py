@@ -175,10 +175,10 @@ def releveled(run, level):
     means = {target: rating_level([table[f"{target}_gold"].to_numpy() for table in run.train.values()])
              for target in run.targets}
 
-    def at_level(tables):
+    def moved(tables):
         return {name: table.assign(**{f"{target}_pred": relevel(table[f"{target}_pred"], level, *means[target])
                                       for target in means}) for name, table in tables.items()}
-    return run if level == "raw" else run._replace(val=at_level(run.val), held_out=at_level(run.held_out))
+    return run if level == "raw" else run._replace(val=moved(run.val), held_out=moved(run.held_out))
 
 
 def fitted_runs(cfg):
@@ -207,17 +207,17 @@ def ccc_table(runs, constants, cfg):
     return pd.DataFrame(rows)
 
 
-def constants_table(runs, constants, smoothing, frame_rate):
-    """plots/postprocessing.csv as a table, with the joint CCC before and after of the recordings that the constants were
-    fitted on, and their number."""
+def constants_table(runs, constants, cfg):
+    """plots/postprocessing.csv as a table, with the joint CCC before and after, and the number, of the recordings that
+    the constants were fitted on."""
     rows = []
     for run in runs:
         for target, kept in constants[run.name].items():
             raw, post = (score(tables, [target])[target]["concatenated"]
-                         for tables in (run.held_out, processed(run.held_out, {target: kept}, smoothing)))
-            rows.append({"run": run.name, "target": target, "frame_rate": frame_rate, "smoothing": smoothing,
-                         **kept._asdict(), "fitted_on": len(run.held_out), "held_out_ccc_raw": six_digits(raw),
-                         "held_out_ccc_postprocessed": six_digits(post)})
+                         for tables in (run.held_out, processed(run.held_out, {target: kept}, cfg.smoothing)))
+            rows.append({"run": run.name, "target": target, "level": cfg.level, "frame_rate": cfg.frame_rate,
+                         "smoothing": cfg.smoothing, **kept._asdict(), "fitted_on": len(run.held_out),
+                         "held_out_ccc_raw": six_digits(raw), "held_out_ccc_postprocessed": six_digits(post)})
     return pd.DataFrame(rows)
 
 
@@ -253,7 +253,8 @@ def ccc_report(runs, table, target):
 def constants_report(table):
     """postprocessing.csv as text, with a dash for each step that was not kept."""
     wide = max(len("run"), *table["run"].str.len()) + 2
-    lines = ["Post-processing, fitted on held-out subjects of Train_Set (concatenated); -: the step did not raise this CCC",
+    lines = ["Post-processing, fitted on held-out subjects of Train_Set, concatenated; -: a step that did not raise "
+             "this CCC",
              f"{'run':{wide}}{'target':10}{'window_s':>10}{'bias':>9}{'scale':>8}{'delay_s':>9}"
              f"{'held-out raw':>14}{'post-processed':>16}"]
     for row in table.itertuples():
@@ -276,6 +277,12 @@ def on_fitting(runs, cfg):
     return [f"{', '.join(without)}: {NOT_FITTED}."] * bool(without) + [
         f"{', '.join(others)}: fitted with other settings when trained, and predict.py --postprocess uses the "
         "constants of then."] * bool(others)
+
+
+def at_level(cfg):
+    """A sentence on the level of the predictions, unless it is their own."""
+    return [f"All predictions are at the level {cfg.level} (--level) before anything is computed from them; \"raw\" is "
+            "without post-processing."] * (cfg.level != "raw")
 
 
 def left_out(unfinished, folds=()):
@@ -320,19 +327,21 @@ def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
     runs, constants, unfinished, folds = fitted_runs(cfg)
     table = ccc_table(runs, constants, cfg)
-    fitted = constants_table(runs, constants, cfg.smoothing, cfg.frame_rate)
+    fitted = constants_table(runs, constants, cfg)
     save_table(table, cfg.plots_dir / "ccc.csv")
     save_table(fitted, cfg.plots_dir / "postprocessing.csv")
-    summary = figures.save_figure(figures.summary_figure(runs, table, left_out(unfinished)), cfg.plots_dir / "ccc.png")
+    notes = [*at_level(cfg), *left_out(unfinished)]
+    summary = figures.save_figure(figures.summary_figure(runs, table, notes), cfg.plots_dir / "ccc.png")
     after = {run.name: processed(run.val, constants[run.name], cfg.smoothing) for run in runs}
-    steps = {run: {target: figures.steps_text(kept, cfg.smoothing, cfg.frame_rate) for target, kept in each.items()}
-             for run, each in constants.items()}
+    level = f"level: {cfg.level}; " * (cfg.level != "raw")
+    steps = {run: {target: level + figures.steps_text(kept, cfg.smoothing, cfg.frame_rate)
+                   for target, kept in each.items()} for run, each in constants.items()}
     traces = save_traces(runs, after, table, steps, cfg.plots_dir / "traces", cfg.crops_dir)
     removed = remove_stale(traces)
 
     for target in table["target"].unique():
         print(ccc_report(runs, table, target), end="\n\n")
-    print(constants_report(fitted), *on_fitting(runs, cfg), sep="\n", end="\n\n")
+    print(*at_level(cfg), constants_report(fitted), *on_fitting(runs, cfg), sep="\n", end="\n\n")
     print(figures.selection_note(runs), *left_out(unfinished, folds), sep="\n")
     print(f"{cfg.plots_dir}: ccc.csv, postprocessing.csv, ccc.png and {len(traces)} figures in traces/ written"
           + f"; {removed} of recordings that are gone removed" * bool(removed))
