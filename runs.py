@@ -25,9 +25,8 @@ AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # for a run 
 # What the network of each stage is fed
 INPUTS = {"visual": ("frames",), "student": ("frames",), "audio": ("specs",), "teacher": ("frames", "specs")}
 NAMES = {"frames": "crops", "specs": "spectrograms"}  # of inputs, for users
-NOT_FITTED = ("no post-processing: it is fitted on subjects that a network was not trained on, and the runs of all "
-              "--teacher-folds folds of this stage (mmpkd.py --fold 1/4 to 4/4; of a student: of the visual stage) are "
-              "not finished, or have other settings")
+NOT_FITTED = ("no post-processing, which is fitted on held-out training subjects: of this stage (a student's: visual) "
+              "not all runs --fold 1/n to n/n (n: --teacher-folds) are finished with these settings")
 PSEUDO = "pseudo"  # --distill: train on ratings and pseudo-labels, with no distillation loss
 # Settings that may differ when a run is resumed
 MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "cuda_graph",
