@@ -24,6 +24,7 @@ import shutil
 from functools import partial
 
 from runs import (
+    AGAIN,
     INPUTS,
     NOT_FITTED,
     PSEUDO,
