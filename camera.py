@@ -38,19 +38,20 @@ class Session(NamedTuple):
     delay_s: float  # from when the last picture was taken until it was shown
 
 
-def run(network, source, people="largest", device="", show=None):
+def run(network, source, people="largest", device="", show=None, level="raw"):
     """Predicts the faces in front of a camera until q or Esc is pressed: a Session.
 
     network: a Network of inference.py; source: number of the camera, or a recording in its place, played at its own
-    rate; people, device: as in predict.py; show(rgb): whether to go on, in place of a window. Raises UserError if there
-    is no such camera, or no display, SettingsError if the network is not visual-only.
+    rate; people, device, level: as in predict.py, but for the level "recording"; show(rgb): whether to go on, in place
+    of a window. Raises UserError if there is no such camera, or no display, SettingsError if the network is not
+    visual-only.
     """
     if tuple(network.inputs) != ("frames",):
         raise SettingsError("camera: a visual-only network was expected, because a camera has no sound; "
                             f"this one is fed {' and '.join(network.inputs)}")
     newest, faces = Newest(source), network.card["faces"]
     show = show or Window()
-    live = Live(network, people, finder(faces["min_face_size"], faces["face_score"], device))
+    live = Live(network, people, finder(faces["min_face_size"], faces["face_score"], device), level)
     with newest:
         return _show_all(newest, live, network.card["frame_rate"], show)
 
@@ -160,11 +161,13 @@ def _opened(source):
 class Live:
     """Predicts and paints one picture after the other, with a state for each person."""
 
-    def __init__(self, network, people, find):
+    def __init__(self, network, people, find, level="raw"):
         self.network, self.faces, self.several = network, network.card["faces"], people == "all"
         self.follow = People(find, self.faces["look_every"]) if self.several else _one(Tracker(find))
         self.states, self.crops = {}, {}  # {id: (frame, state after it) of the last frames}, {id: last face crop}
         self.rows = {}  # {id: rows (time, predictions, box) of the last seconds}
+        self.sums = {}  # {id: (sum of the predictions (K,), their number) up to now}
+        self.means = level == "causal" and [network.card["ratings"][target]["mean"] for target in network.targets]
         self.overlay, self.limit = None, LIMITS[2]
 
     def paint(self, rgb, time_s, note):
@@ -173,7 +176,7 @@ class Live:
         with one_thread():
             [looks] = self.follow([picture], [time_s])
         there = {number for number, _, _ in looks}
-        for kept in (self.states, self.crops, self.rows):  # who was given up is forgotten
+        for kept in (self.states, self.crops, self.rows, self.sums):  # who was given up is forgotten
             for number in kept.keys() - there:
                 del kept[number]
         for number, face, _ in looks:
@@ -189,13 +192,21 @@ class Live:
         """The next row of a person."""
         preds, box = self._predict(number, picture, face, time_s), np.full(4, np.nan)
         if face:
-            box = face.box
+            preds, box = self._level(number, preds), face.box
         else:
             preds = np.full(len(self.network.targets), np.nan)
         rows = self.rows.setdefault(number, deque())
         rows.append((time_s, preds, box))
         while rows[0][0] < time_s - WINDOW_S[1] - 1:
             rows.popleft()
+
+    def _level(self, number, preds):
+        """postprocessing.relevel() of a person's predictions (K,), of which the next ones are not known yet."""
+        if not self.means:
+            return preds
+        before, count = self.sums.get(number, (0, 0))
+        self.sums[number] = total, count = before + np.asarray(preds, float), count + 1
+        return preds - total / count + self.means
 
     def _predict(self, number, picture, face, time_s):
         """The network's predictions (K,) for a person; without a face of black or the last face, as in training."""

@@ -19,6 +19,7 @@ import torch
 from config import Config
 from model_card import FACES, HELD_OUT, SOUND, TRAIN, VAL, check_card
 from models_kd import MODELS, build_model
+from postprocessing import rating_level
 from runs import OLDER, PSEUDO, run_folder, settings_of, teacher_runs
 from support.checksums import read_list
 from support.errors import UserError
@@ -68,6 +69,7 @@ def describe_model(cfg, shapes, sets):
     card = bare_card(cfg.stage, settings, cfg.targets, shapes) | {
         "faces": _faces(cfg, shapes["frames"], seen) if "frames" in shapes else None,
         "sound": _sound(cfg, shapes["specs"]) if "specs" in shapes else None,
+        "ratings": _ratings(sets["train"], cfg.targets),
         "trained_on": {TRAIN: ids["train"], UNLABELLED: ids.get("unlabelled", [])},
         "chosen_on": chosen | {"epoch": 0, "keep": cfg.keep}, "ccc_on": on, **_taught(cfg)}
     card = check_card(card, run_folder(cfg) / "best.pt")  # now rather than after hours of training
@@ -93,12 +95,13 @@ def to_use(about, model, epoch, scores):
 def finished(about, state, scores, subjects, postprocessing):
     """best.pt of a finished run, from what it was: its card gets the CCC on Val_Set and the post-processing.
 
-    scores: scores.score() of Val_Set; subjects: their ids; postprocessing: {"smoothing": ..., target: PostProcessing}.
+    scores: scores.score() of Val_Set; subjects: their ids; postprocessing: {"smoothing": ..., target: PostProcessing},
+    or {}: none.
     """
     known = {name: value for name, value in state["card"].items() if value is not None}  # all, but of older versions
     constants = {name: value if name == "smoothing" else value._asdict() for name, value in postprocessing.items()}
     card = about["card"] | known | {"ccc_on": {"set": VAL, "subjects": subjects}, "ccc": card_ccc(scores),
-                                    "postprocessing": constants}
+                                    "postprocessing": constants or None}
     return _best(about, card, state["model"], state["epoch"])
 
 
@@ -156,6 +159,12 @@ def _sound(cfg, shape):
               "model card")
     made = _settings(made_with(cfg.segments_dir) | made_with(cfg.specs_dir), SOUND)
     return made if made and shape[1:2] == (made["n_mels"],) else None
+
+
+def _ratings(recordings, targets):
+    """The mean and standard deviation of the training ratings, to which predictions can be levelled."""
+    levels = (rating_level([one.gold[:, k] for one in recordings]) for k in range(len(targets)))
+    return {target: {"mean": mean, "sd": sd} for target, (mean, sd) in zip(targets, levels)}
 
 
 def _settings(made, names):

@@ -183,6 +183,11 @@ class Config:
     # --- delay: annotations.py mmpkd.py plot_ccc.py report.py
     max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face to try, seconds; 0: none
 
+    # --- level: predict.py plot_ccc.py report.py
+    level: Literal["raw", "causal", "recording"] = "raw"  # the mean of a recording's predictions, which mostly says who
+                                   # the subject is, stays | is replaced by the training ratings' mean, frame by frame
+                                   # from the past alone | in whole recordings, and the standard deviation likewise
+
     # --- post-processing: mmpkd.py plot_ccc.py report.py
     smoothing: Literal["mean", "median"] = "mean"  # smoothing filter over the predictions
     max_window_s: NotNegative = 10.0  # longest smoothing window to try, seconds; 0: no smoothing

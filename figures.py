@@ -108,7 +108,7 @@ def traces_figure(run, name, after, captions, limits, strip):
     place = 0.68 / WIDTH, 1 - 0.62 / height
     fig.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=place, ncols=3, frameon=False,
                fontsize=9.5)
-    about = ("Raw: the network's output. The post-processing was fitted on the training recordings. "
+    about = ("Raw: the network's output. The post-processing was fitted on training subjects that were held out. "
              "Gaps in the gold standard: frames without a valid rating.")
     write_lines(fig, [ABOUT_CCC, about, selection_note([run])], 0.75, 0.67, fontsize=8.5)
     return fig
@@ -165,7 +165,7 @@ def steps_text(constants, smoothing, frame_rate):
     steps += [f"bias {constants.bias:+.3f}"] * (constants.bias != 0)
     steps += [f"scale {constants.scale:.2f}"] * (constants.scale != 1)
     steps += [f"delay {delay_s:.2g} s"] * (constants.delay_frames > 0)
-    return ", ".join(steps) or "no step raised the CCC of the training recordings"
+    return ", ".join(steps) or "no step"
 
 
 # ---- curves of long recordings --------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def caption(runs):
             "Concatenated: one CCC over all recordings.",
             "Dashed lines and band: the gap between lower bound (visual) and upper bound (teacher). "
             "Gap closed: the student's share of it (post-processed mean).",
-            "The post-processing was fitted on the training recordings.",
+            "The post-processing was fitted on training subjects that were held out.",
             selection_note(runs)]
 
 

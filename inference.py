@@ -23,7 +23,7 @@ from audio_melspec import mel_spec_of, spec_blocks, steps_between
 from face_detector import BOX, FaceRows, Steadying, finder, shots
 from faces import Tracker, crop_face, one_thread
 from model_card import FEATURES, has_images
-from postprocessing import PostProcessing, postprocess
+from postprocessing import PostProcessing, postprocess, relevel
 from support.decoding import video_tracks
 from support.errors import SettingsError, UserError, torch_device
 from support.files import there
@@ -316,17 +316,23 @@ def processed(table, card):
                                                constants["smoothing"]) for target in card["targets"]})
 
 
-def predictions(network, video, people="largest", postprocess=False, device="", report=lambda n: None):
+def releveled(table, card, level):
+    """A person's table with predictions at another level."""
+    return table.assign(**{target: relevel(table[target], level, **its) for target, its in card["ratings"].items()})
+
+
+def predictions(network, video, cfg, report=lambda n: None):
     """(table as in the CSV, {id: {frame: crop or None}} for the figure, what is wrong with the video: [str]).
 
-    report(n): called for every n frames. Raises UserError if the video cannot be used.
+    cfg: settings of predict.py, of which people, postprocess, level and device are used; report(n): called for every n
+    frames. Raises UserError if the video cannot be used.
     """
     card, damage, frames = network.card, [], [frames_of(video, network)]
     strip, strips = [int((part + 0.5) / STRIP * frames[0]) for part in range(STRIP)], {}
     specs = spectrograms(video, frames, card, damage) if "specs" in network.inputs else None
     if "frames" in network.inputs:
         pictures = reported(read_frames(video, card["frame_rate"], damage.append, damage.append), report)
-        tables, strips = see(network, pictures, people, device, strip, specs)
+        tables, strips = see(network, pictures, cfg.people, cfg.device, strip, specs)
     else:
         if has_pictures(video):
             picture_clock(video, damage.append)
@@ -341,16 +347,18 @@ def predictions(network, video, people="largest", postprocess=False, device="", 
     if "frames" in network.inputs and not any(table["face"].isin(FACE).any() for table in tables.values()):
         raise UserError(f"{video}: no face in any of its {frames} frames: there is nothing to predict (faces are at "
                         f"least {card['faces']['min_face_size']} pixels large, as in training)")
-    if postprocess:
+    if cfg.postprocess:
         tables = {number: processed(table, card) for number, table in tables.items()}
+    if cfg.level != "raw":
+        tables = {number: releveled(table, card, cfg.level) for number, table in tables.items()}
     table = pd.concat(tables, names=["person"]).reset_index("person")
     table = table.sort_values(["frame", "person"], ignore_index=True)
     table.insert(0, "time_s", (table.pop("frame") / card["frame_rate"]).round(4))
-    table = table if people == "all" else table.drop(columns="person")
+    table = table if cfg.people == "all" else table.drop(columns="person")
     return table.round({"score": 4} | dict.fromkeys(BOX, 1)), strips, damage
 
 
-def check_use(network, path, people, postprocess):
+def check_use(network, path, cfg):
     """Raises SettingsError if the network cannot be used on videos in this way."""
     card = network.card
     made = {"frames": ("faces", "face crops", "face_detector.py"),
@@ -364,8 +372,15 @@ def check_use(network, path, people, postprocess):
             raise SettingsError(f"{path} does not say how the {what} that it was trained on were made, so it cannot be "
                                 f"given a video: they were not made by {script}, or an older version wrote the file. "
                                 "Train it again on such")
-    if people == "all" and tuple(network.inputs) != ("frames",):
+    if cfg.people == "all" and tuple(network.inputs) != ("frames",):
         raise SettingsError(f"people: all needs a visual-only network, {path} has audio: whose voice it is cannot be "
                             "known")
-    if postprocess and not card["postprocessing"]:
-        raise SettingsError(f"postprocess: {path} holds no post-processing constants: leave --postprocess out")
+    if cfg.postprocess and cfg.level != "raw":
+        raise SettingsError(f"level: {cfg.level} and --postprocess, whose constants were fitted on raw predictions: "
+                            "leave one of them out")
+    if cfg.postprocess and not card["postprocessing"]:
+        raise SettingsError(f"postprocess: {path} holds no post-processing constants (they are fitted if its folds "
+                            "were trained before it): leave --postprocess out")
+    if cfg.level != "raw" and not card["ratings"]:
+        raise SettingsError(f"level: {path} does not say the mean and standard deviation of its training ratings: an "
+                            "older version wrote it. Train it again, or leave --level out")

@@ -4,7 +4,7 @@
     python mmpkd.py --stage teacher     face and voice: upper bound
     python mmpkd.py --stage student     face only, with the help of teachers that are already trained
     python mmpkd.py --stage audio       voice only
-    python mmpkd.py                     visual, teacher, what else the student needs, student; then the comparison
+    python mmpkd.py                     what the student needs, visual, teacher, student; then the comparison
     python mmpkd.py --list              the runs that there are
     torchrun --nproc_per_node=2 mmpkd.py ...    on two devices
 
@@ -27,6 +27,7 @@ from runs import (
     AGAIN,
     INPUTS,
     MEAN_TEACHER,
+    NOT_FITTED,
     PSEUDO,
     answer_list,
     baseline_run,
@@ -61,10 +62,10 @@ from scores import (
     comparison,
     how_chosen,
     in_order,
+    out_of_fold,
     outputs,
     predictions,
     read_predictions,
-    read_tables,
     score,
     written_predictions,
 )
@@ -331,8 +332,8 @@ def training_call(cfg, device, teach):
 def finish_run(folder, sets, training, about):
     """Writes the predictions of the network that is kept, which marks the run as finished: its scores on Val_Set.
 
-    Before that, best.pt gets these scores and the constants of the post-processing: as plot_ccc.py finds them, from the
-    predictions as they are in the files.
+    Before that, best.pt gets these scores and the constants of the post-processing: as plot_ccc.py finds them, from
+    predictions for held-out subjects as they are in the files.
     """
     cfg, (model, state) = training.cfg, load_model(folder / "best.pt")
     model.in_bfloat16 = training.model.in_bfloat16
@@ -340,12 +341,14 @@ def finish_run(folder, sets, training, about):
               if name != "unlabelled"}
     scores = score(tables["val"], cfg.targets)
     with written_predictions(folder, tables) as part:
-        train_tables = read_tables(part / "train", cfg.frame_rate, AGAIN.format(folder))
-        constants = {"smoothing": cfg.smoothing} | fit_tables(
-            train_tables, cfg.targets, cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate)
+        held_out = out_of_fold(cfg, part)
+        constants = held_out and {"smoothing": cfg.smoothing} | fit_tables(
+            held_out, cfg.targets, cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate)
         complete = finished(about, state, scores, [*tables["val"]], constants)
         if complete["card"] != state["card"]:  # else it stays the same file, for students that know it as their teacher
             save_checkpoint(folder / "best.pt", complete)
+    if not held_out:
+        print(f"{folder}: {NOT_FITTED}")
     why = "was the last" if cfg.keep == "last" else f"had the best {'held-out' if cfg.fold else 'validation'} CCC"
     print(f"{folder}: finished; epoch {state['epoch']} {why} and is kept: "
           + ", ".join(f"{target} {scores[target]['mean']:.3f}" for target in cfg.targets))
@@ -366,9 +369,9 @@ def main(argv=None):
         check_before([*calls.values(), *extra])
         if "student" in calls:
             print(describe_way(calls["student"]))
-        scores = {stage: train(one, device) for stage, one in calls.items() if stage != "student"}
-        for one in extra:
+        for one in extra:  # first: the post-processing of the others is fitted on what networks of folds predict
             train(one, device)
+        scores = {stage: train(one, device) for stage, one in calls.items() if stage != "student"}
         if "student" in calls:
             scores["student"] = train(calls["student"], device)
         if cfg.stage == "all" and world()[0] == 0:

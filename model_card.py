@@ -62,6 +62,7 @@ def form_of(targets):
         "chosen_on": Maybe(subjects | {"epoch": int, "keep": ("best", "last")}),
         "ccc_on": Maybe(subjects),  # the subjects of "ccc"
         "ccc": Maybe(dict.fromkeys(targets, ccc)),
+        "ratings": Maybe(dict.fromkeys(targets, {"mean": float, "sd": float})),  # of the training recordings (--level)
         "postprocessing": Maybe({"smoothing": ("mean", "median")} | dict.fromkeys(targets, constants)),
         "versions": Maybe({str: str}),
         "date": Maybe(str),
@@ -196,7 +197,9 @@ def columns_of(sound):
 
 
 def _wrong_constant(card):
-    """What is wrong with the constants of the post-processing."""
+    """What is wrong with the constants of the level and of the post-processing."""
+    if wrong := next((target for target, its in (card["ratings"] or {}).items() if its["sd"] < 0), None):
+        return f"ratings.{wrong}.sd is negative"
     for target in card["targets"] if card["postprocessing"] else ():
         constants = card["postprocessing"][target]
         window, its_delay = constants["window_frames"], constants["delay_frames"]
@@ -353,10 +356,11 @@ def _sound(card):
 
 
 def _postprocessing(card):
-    constants = card["postprocessing"]
+    constants, level = card["postprocessing"], _level(card)
     if not constants:
-        return ["No constants are in the file."]
-    rate, texts = card["frame_rate"], ["Fitted on the training recordings, applied only if asked for, in this order:"]
+        return [*level, "No constants of the post-processing are in the file."]
+    rate, texts = card["frame_rate"], ["Fitted on training subjects, as predicted by networks that were "
+                                       "not trained on them; applied only if asked for, in this order:"]
     for target in card["targets"]:
         its = constants[target]
         seconds = [f"{its[name] / rate:.2f} s" if rate else f"{its[name]} frames"
@@ -366,7 +370,14 @@ def _postprocessing(card):
             f"scale {its['scale']:.3f} around {its['centre']:.3f}"] * (its["scale"] != 1)
         steps += [f"delay {seconds[1]}"] * bool(its["delay_frames"])
         texts.append(f"{target}: {', '.join(steps) or 'nothing, no step helped'}.")
-    return texts
+    return level + texts
+
+
+def _level(card):
+    """The ratings' mean and standard deviation, which --level uses."""
+    each = [f"{target} {its['mean']:+.3f} and {its['sd']:.3f}" for target, its in (card["ratings"] or {}).items()]
+    return [f"Mean of the training ratings, and standard deviation within a recording, to which predictions can be "
+            f"levelled: {', '.join(each)}."] * bool(each)
 
 
 def _made_with(card):

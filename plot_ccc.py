@@ -1,15 +1,18 @@
 """Predictions -> post-processing -> the final CCC table and its plots, all finished runs side by side.
 
-Reads   runs/<run>/predictions/{train,val}/<id>.csv     of every finished run (mmpkd.py)
+Reads   runs/<run>/predictions/{train,val,held_out}/<id>.csv    of every finished run (mmpkd.py)
         runs/<run>/config.json      how a student was trained, and how its epoch was selected, if it can be read
         Cropped_Aligned/<id>/       the faces above the traces, if they exist
-Writes  plots/ccc.csv               run,target,recording,frames,ccc_raw,ccc_postprocessed: the recordings of Val_Set,
-                                    their mean, all of them concatenated; frames: those with a valid rating
-        plots/postprocessing.csv    the constants of each run and target, fitted on Train_Set
+Writes  plots/ccc.csv               run,target,level,recording,frames,ccc_raw,ccc_postprocessed: the recordings of
+                                    Val_Set, their mean, all of them concatenated; frames: those with a valid rating
+        plots/postprocessing.csv    the constants of each run and target, and what they were fitted on
         plots/ccc.png               the runs side by side, with their bounds
         plots/traces/<run>/<id>.png gold standard and prediction over time
 
-Post-processing (postprocessing.py) is fitted on Train_Set alone: Val_Set, which the table reports, is not used.
+Post-processing (postprocessing.py) is fitted on subjects of Train_Set, as predicted by networks that were not trained
+on them: Val_Set, which the table reports, is not used. A run with --fold has such predictions; any other one takes
+those of the runs of all folds of its stage, a student those of the visual stage; where there are none, there is no
+post-processing. With --level, all predictions are treated so first, those for the fit as well.
 
 All files are written again in every call. plots/traces/<run>/ then holds the recordings of that run and no others; the
 traces of runs that are not in the runs folder stay, because they may belong to another --runs-dir.
@@ -33,9 +36,9 @@ from tqdm import tqdm
 
 import figures
 from config import Config
-from postprocessing import fit_tables, postprocess, six_digits
-from runs import INPUTS, changed, run_folder, say_once
-from scores import AGAIN, gaps_closed, read_predictions, score, summary_of, targets_of
+from postprocessing import fit_tables, postprocess, rating_level, relevel, six_digits
+from runs import INPUTS, NOT_FITTED, changed, run_folder, say_once
+from scores import AGAIN, gaps_closed, out_of_fold, read_predictions, score, summary_of, targets_of
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS
 
 FOLD = re.compile(r"_fold\d+of\d+")  # in the name of a run with held-out subjects
@@ -50,6 +53,7 @@ class Run(NamedTuple):
     train: dict  # {id: table}
     val: dict
     settings: dict  # its config.json; {} if it cannot be read
+    held_out: dict = {}  # what its post-processing is fitted on (scores.out_of_fold)
 
     @property
     def stage(self): return stage_of(self.name)
@@ -107,9 +111,12 @@ def read_run(folder, frame_rate):
     """Run of a folder. Raises UserError that names the file which is missing, damaged or unlike the others."""
     tables = {partition: read_predictions(folder, partition, frame_rate) for partition in PARTITIONS}
     run = Run(folder.name, **tables, settings=settings_in(folder))
-    if both := sorted(set(run.train) & set(run.val)):
-        raise UserError(f"{folder}/predictions/ has {both[0]} in train/ and in val/: what is fitted on train/ would be "
-                        f"reported on the same recording; {AGAIN.format(folder)}")
+    if run.settings:
+        cfg = Config(**run.settings | {"runs_dir": str(folder.parent), "frame_rate": frame_rate})
+        run = run._replace(held_out=out_of_fold(cfg, folder / "predictions"))
+    if both := sorted((set(run.train) | set(run.held_out)) & set(run.val)):
+        raise UserError(f"{folder}/predictions/ has {both[0]} in val/ and in train/ or held_out/: what is fitted would "
+                        f"be reported on the same recording; {AGAIN.format(folder)}")
     for partition in PARTITIONS:
         for name, table in tables[partition].items():
             if targets_of(table) != run.targets:
@@ -165,32 +172,54 @@ def processed(tables, constants, smoothing):
     return {name: table.assign(**columns(table)) for name, table in tables.items()}
 
 
-def ccc_table(runs, constants, smoothing):
+def releveled(run, level):
+    """A run with all its predictions for val and held_out at a level (postprocessing.relevel)."""
+    means = {target: rating_level([table[f"{target}_gold"].to_numpy() for table in run.train.values()])
+             for target in run.targets}
+
+    def moved(tables):
+        return {name: table.assign(**{f"{target}_pred": relevel(table[f"{target}_pred"], level, *means[target])
+                                      for target in means}) for name, table in tables.items()}
+    return run if level == "raw" else run._replace(val=moved(run.val), held_out=moved(run.held_out))
+
+
+def fitted_runs(cfg):
+    """(runs at the level that is asked for, {run name: {target: PostProcessing}}, and as of read_runs the names of
+    unfinished runs and of fold runs left out)."""
+    runs, unfinished, folds = read_runs(cfg.run_root, cfg.frame_rate)
+    runs = [releveled(run, cfg.level) for run in runs]
+    limits = cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate
+    bar = tqdm(runs, "fitting the post-processing", leave=False, disable=None)
+    return runs, {run.name: fit_tables(run.held_out, run.targets, *limits) for run in bar}, unfinished, folds
+
+
+def ccc_table(runs, constants, cfg):
     """plots/ccc.csv as a table; constants: {run name: {target: PostProcessing}}. NaN: fewer than two valid ratings."""
     rows = []
     for run in runs:
         raw = score(run.val, run.targets)
-        post = score(processed(run.val, constants[run.name], smoothing), run.targets)
+        post = score(processed(run.val, constants[run.name], cfg.smoothing), run.targets)
         for target in run.targets:
             frames = {name: int(table[f"{target}_gold"].notna().sum()) for name, table in run.val.items()}
             frames |= dict.fromkeys(SUMMARIES, sum(frames.values()))
-            rows += [{"run": run.name, "target": target, "recording": name, "frames": count,
+            rows += [{"run": run.name, "target": target, "level": cfg.level, "recording": name, "frames": count,
                       "ccc_raw": six_digits(raw[target].get(name, math.nan)),
                       "ccc_postprocessed": six_digits(post[target].get(name, math.nan))}
                      for name, count in frames.items()]
     return pd.DataFrame(rows)
 
 
-def constants_table(runs, constants, smoothing, frame_rate):
-    """plots/postprocessing.csv as a table, with the joint CCC on Train_Set before and after."""
+def constants_table(runs, constants, cfg):
+    """plots/postprocessing.csv as a table, with the joint CCC before and after, and the number, of the recordings that
+    the constants were fitted on."""
     rows = []
     for run in runs:
         for target, kept in constants[run.name].items():
             raw, post = (score(tables, [target])[target]["concatenated"]
-                         for tables in (run.train, processed(run.train, {target: kept}, smoothing)))
-            rows.append({"run": run.name, "target": target, "frame_rate": frame_rate, "smoothing": smoothing,
-                         **kept._asdict(), "train_ccc_raw": six_digits(raw),
-                         "train_ccc_postprocessed": six_digits(post)})
+                         for tables in (run.held_out, processed(run.held_out, {target: kept}, cfg.smoothing)))
+            rows.append({"run": run.name, "target": target, "level": cfg.level, "frame_rate": cfg.frame_rate,
+                         "smoothing": cfg.smoothing, **kept._asdict(), "fitted_on": len(run.held_out),
+                         "held_out_ccc_raw": six_digits(raw), "held_out_ccc_postprocessed": six_digits(post)})
     return pd.DataFrame(rows)
 
 
@@ -209,6 +238,7 @@ def ccc_report(runs, table, target):
     values = {run.name: summary_of(part, run.name) for run in runs}
     recordings = len(runs[0].val)
     title = f"{target.upper()}: CCC on Val_Set, {recordings} recording" + "s" * (recordings > 1)
+    title += "".join(f", level: {level}" for level in part["level"].unique() if level != "raw")
     wide = max(len(title), *(len(f"gap closed by {run}") for run in values)) + 2
     widths = (10, 16) * 2
     lines = [f"{title:{wide}}{'mean of recordings':>26}{'concatenated':>26}",
@@ -225,25 +255,36 @@ def ccc_report(runs, table, target):
 def constants_report(table):
     """postprocessing.csv as text, with a dash for each step that was not kept."""
     wide = max(len("run"), *table["run"].str.len()) + 2
-    lines = ["Post-processing, fitted on Train_Set (all recordings concatenated); -: the step did not raise this CCC",
+    lines = ["Post-processing, fitted on held-out subjects of Train_Set, concatenated; -: a step that did not raise "
+             "this CCC",
              f"{'run':{wide}}{'target':10}{'window_s':>10}{'bias':>9}{'scale':>8}{'delay_s':>9}"
-             f"{'train raw':>12}{'post-processed':>16}"]
+             f"{'held-out raw':>14}{'post-processed':>16}"]
     for row in table.itertuples():
         window = f"{row.window_frames / row.frame_rate:.2f}" if row.window_frames > 1 else "-"
         bias = f"{row.bias:+.3f}" if row.bias else "-"
         scale = f"{row.scale:.2f}" if row.scale != 1 else "-"
         delay_s = f"{row.delay_frames / row.frame_rate:.2f}" if row.delay_frames else "-"
         lines.append(f"{row.run:{wide}}{row.target:10}{window:>10}{bias:>9}{scale:>8}{delay_s:>9}"
-                     f"{row.train_ccc_raw:12.3f}{row.train_ccc_postprocessed:16.3f}")
+                     + (f"{row.held_out_ccc_raw:14.3f}{row.held_out_ccc_postprocessed:16.3f}" if row.fitted_on
+                        else "not fitted".rjust(30)))
     return "\n".join(lines)
 
 
-def other_settings(runs, cfg):
-    """A sentence on the runs whose own post-processing, in their best.pt, was fitted with other settings; or none."""
+def on_fitting(runs, cfg):
+    """Sentences on the runs without a post-processing, and on those whose own one, in their best.pt, was fitted with
+    other settings."""
     now = {name: getattr(cfg, name) for name in ("smoothing", "max_window_s", "max_delay_s")}
     others = [run.name for run in runs if changed(run.settings, now)]
-    return [f"{', '.join(others)}: fitted with other settings when trained, and predict.py --postprocess uses the "
-            "constants of then."] * bool(others)
+    without = [run.name for run in runs if not run.held_out]
+    return [f"{', '.join(without)}: {NOT_FITTED}."] * bool(without) + [
+        f"{', '.join(others)}: fitted with other settings when trained, and predict.py --postprocess uses the "
+        "constants of then."] * bool(others)
+
+
+def at_level(cfg):
+    """A sentence on the level of the predictions, unless it is their own."""
+    return [f"All predictions are at the level {cfg.level} (--level) before anything is computed from them; \"raw\" is "
+            "without post-processing."] * (cfg.level != "raw")
 
 
 def left_out(unfinished, folds=()):
@@ -286,24 +327,23 @@ def remove_stale(paths):
 def main(argv=None):
     """{"ccc": table of ccc.csv, "postprocessing": table of constants, "summary": path of ccc.png, "traces": paths}."""
     cfg = parse_config(argv, __file__, __doc__)
-    runs, unfinished, folds = read_runs(cfg.run_root, cfg.frame_rate)
-    limits = cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate
-    bar = tqdm(runs, "fitting the post-processing", leave=False, disable=None)
-    constants = {run.name: fit_tables(run.train, run.targets, *limits) for run in bar}
-    table = ccc_table(runs, constants, cfg.smoothing)
-    fitted = constants_table(runs, constants, cfg.smoothing, cfg.frame_rate)
+    runs, constants, unfinished, folds = fitted_runs(cfg)
+    table = ccc_table(runs, constants, cfg)
+    fitted = constants_table(runs, constants, cfg)
     save_table(table, cfg.plots_dir / "ccc.csv")
     save_table(fitted, cfg.plots_dir / "postprocessing.csv")
-    summary = figures.save_figure(figures.summary_figure(runs, table, left_out(unfinished)), cfg.plots_dir / "ccc.png")
+    notes = [*at_level(cfg), *left_out(unfinished)]
+    summary = figures.save_figure(figures.summary_figure(runs, table, notes), cfg.plots_dir / "ccc.png")
     after = {run.name: processed(run.val, constants[run.name], cfg.smoothing) for run in runs}
-    steps = {run: {target: figures.steps_text(kept, cfg.smoothing, cfg.frame_rate) for target, kept in each.items()}
-             for run, each in constants.items()}
+    level = f"level: {cfg.level}; " * (cfg.level != "raw")
+    steps = {run: {target: level + figures.steps_text(kept, cfg.smoothing, cfg.frame_rate)
+                   for target, kept in each.items()} for run, each in constants.items()}
     traces = save_traces(runs, after, table, steps, cfg.plots_dir / "traces", cfg.crops_dir)
     removed = remove_stale(traces)
 
     for target in table["target"].unique():
         print(ccc_report(runs, table, target), end="\n\n")
-    print(constants_report(fitted), *other_settings(runs, cfg), sep="\n", end="\n\n")
+    print(*at_level(cfg), constants_report(fitted), *on_fitting(runs, cfg), sep="\n", end="\n\n")
     print(figures.selection_note(runs), *left_out(unfinished, folds), sep="\n")
     print(f"{cfg.plots_dir}: ccc.csv, postprocessing.csv, ccc.png and {len(traces)} figures in traces/ written"
           + f"; {removed} of recordings that are gone removed" * bool(removed))

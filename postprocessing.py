@@ -1,11 +1,13 @@
-"""Post-processing of predictions: constants fitted on training recordings, and applied to any recording.
+"""Post-processing of predictions: constants fitted on training recordings, and applied to any recording; and the level
+of predictions, which is treated without fitting anything.
 
-AVEC's steps in AVEC's order: a smoothing window, a bias, a scale, a delay. Each is fitted on Train_Set and kept only if
-it raises the CCC there. As in AVEC, this CCC is that of all recordings concatenated: the constants are the same for
-every recording, and the best bias and scale for this CCC follow from means and standard deviations alone.
+AVEC's steps in AVEC's order: a smoothing window, a bias, a scale, a delay. Each is fitted on recordings of Train_Set,
+predicted by networks that were not trained on them (scores.out_of_fold), and kept only if it raises the CCC there. As
+in AVEC, this CCC is that of all recordings concatenated: the constants are the same for every recording, and the best
+bias and scale for this CCC follow from means and standard deviations alone.
 
 Applying needs neither the ratings nor torch, but the whole recording: the smoothing looks half a window ahead. So a
-video is post-processed when all of it was predicted; what is shown live is raw.
+video is post-processed when all of it was predicted.
 
 Shapes: N frames of a recording. A prediction that is NaN is a gap: a frame without a face.
 """
@@ -16,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 GAIN = 1e-6  # smallest rise of the CCC for which a step is kept: predictions have six digits
-CONSTANT = 1e-9  # predictions with a smaller standard deviation are constant and are not scaled
+CONSTANT = 1e-6  # predictions with a smaller standard deviation are constant and are not scaled
 
 
 class PostProcessing(NamedTuple):
@@ -56,6 +58,37 @@ def postprocess(pred, constants, smoothing):
     smoothed = np.where(gaps, np.nan, smooth(pred, constants.window_frames, smoothing))
     scaled = rescale(smoothed + constants.bias, constants.scale, constants.centre)
     return np.where(gaps, np.nan, delay(scaled, constants.delay_frames))
+
+
+# ---- level: how high the predictions of a recording are on average ---------------------------------------------------
+
+def relevel(pred, level, mean, sd):
+    """Predictions of one recording (N,) at another level, float64; gaps (NaN) stay gaps and do not count.
+
+    level: as in config.py; mean, sd: rating_level() of the training recordings. "causal" needs the past alone.
+    """
+    pred = np.asarray(pred, float)
+    seen = ~np.isnan(pred)
+    if level == "raw" or not seen.any():
+        return pred
+    if level == "causal":
+        mean_so_far = np.where(seen, pred, 0).cumsum() / np.maximum(seen.cumsum(), 1)
+        return pred - mean_so_far + mean
+    centred, spread = pred - pred[seen].mean(), pred[seen].std()
+    return mean + centred * (sd / spread if spread > CONSTANT else 0)
+
+
+def rating_level(golds):
+    """(mean, sd) of the ratings of some recordings, with six digits: the mean of all, and the root of the mean over
+    recordings of the variance within each. NaN if no recording has two valid ratings; those with fewer do not count.
+
+    golds: one series (N,) per recording, NaN: no valid rating.
+    """
+    golds = [gold[~np.isnan(gold)].astype(float) for gold in golds]
+    golds = [gold for gold in golds if len(gold) > 1]
+    if not golds:
+        return math.nan, math.nan
+    return six_digits(np.concatenate(golds).mean()), six_digits(math.sqrt(np.mean([gold.var() for gold in golds])))
 
 
 # ---- fitting --------------------------------------------------------------------------------------------------------
@@ -107,7 +140,11 @@ def fit_postprocessing(preds, golds, smoothing, longest_window, longest_delay):
 
 
 def fit_tables(tables, targets, smoothing, max_window_s, max_delay_s, frame_rate):
-    """{target: PostProcessing} of a run, from its predictions for Train_Set, {id: scores.prediction_table}."""
+    """{target: PostProcessing} of a run, from predictions for recordings that networks were not trained on, {id:
+    scores.prediction_table}; without any, constants that change nothing."""
+    if not tables:
+        return {target: PostProcessing() for target in targets}
+
     def series(target, column):
         return [table[f"{target}_{column}"].to_numpy() for table in tables.values()]
     longest = int(max_window_s * frame_rate), int(max_delay_s * frame_rate)
@@ -117,4 +154,4 @@ def fit_tables(tables, targets, smoothing, max_window_s, max_delay_s, frame_rate
 
 def six_digits(value):
     """`value` rounded as in the files; -0 becomes 0, because its sign would depend on rounding."""
-    return round(value, 6) + 0.0
+    return round(float(value), 6) + 0.0

@@ -27,15 +27,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from support.errors import SettingsError, UserError, run_script
-from support.settings import answer_first, parse_config
+from support.settings import answer_first, check_settings, parse_config
 
 WORDS = "network", "videos"  # of the command line
-OPTIONS = "network people postprocess precision"  # that results depend on
+OPTIONS = "network people postprocess level precision"  # that results depend on
 
 answer_first(__name__, __file__, __doc__, words=WORDS)
 
 import numpy as np
 
+from config import Config
 from inference import check_use, describe, open_model, predictions
 from support import columns
 from support.files import named, regular, there, whole_file
@@ -62,14 +63,15 @@ def _opened(path, device, precision, *_):  # of another folder, or written again
     return open_model(path, device, precision)
 
 
-def predict_video(network, video, people="largest", postprocess=False, device="", precision="auto"):
+def predict_video(network, video, **options):
     """The table that predict.py writes for a video, as a DataFrame. Raises UserError if there is nothing to predict.
 
-    network: best.pt of a run or an .onnx file; people, postprocess, device, precision: as the flags of predict.py.
+    network: best.pt of a run or an .onnx file; options: people, postprocess, level, device, precision, as the flags.
     """
-    one = opened(str(network), device, precision)
-    check_use(one, network, people, postprocess)
-    table, _, damage = predictions(one, Path(video), people, postprocess, device)
+    cfg = check_settings(Config(**options))
+    one = opened(str(network), cfg.device, cfg.precision)
+    check_use(one, network, cfg)
+    table, _, damage = predictions(one, Path(video), cfg)
     if damage:
         warnings.warn("; ".join(damage), stacklevel=2)
     return table
@@ -119,7 +121,7 @@ def prepare(cfg, network, videos):
         with open(regular(cfg.network), "rb") as file, named(cfg.network):
             digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
         options = SimpleNamespace(network=f"{network.card['stage']} {digest}", people=cfg.people,
-                                  postprocess=cfg.postprocess, precision=cfg.precision)
+                                  postprocess=cfg.postprocess, level=cfg.level, precision=cfg.precision)
         keep_settings(out, options, OPTIONS)
         for name in videos if cfg.overlay else ():
             if (out / f"{name}_overlay.mp4").resolve() in [path.resolve() for path in videos.values()]:
@@ -194,8 +196,9 @@ def make(name, report, videos, cfg):
     if not is_done(cfg.out, name):
         import figures
         overlay.unlink(missing_ok=True)  # of another video, whose table was deleted
-        table, strips, remarks = predictions(network, video, cfg.people, cfg.postprocess, cfg.device, report)
-        about = f"{describe(network.card)}; {'post-processed' if cfg.postprocess else 'raw'} predictions"
+        table, strips, remarks = predictions(network, video, cfg, report)
+        treated = "post-processed" if cfg.postprocess else f"level: {cfg.level}" if cfg.level != "raw" else "raw"
+        about = f"{describe(network.card)}; predictions: {treated}"
         strips = {person: [*strip.values()] for person, strip in strips.items()}
         fig = figures.prediction_figure(table, network.targets, name, about, strips)
         figures.save_figure(fig, path.with_suffix(".png"))
@@ -246,8 +249,10 @@ def watch(network, cfg):
     """Predicts the faces in front of a camera, live in a window, until it is closed. Nothing is written."""
     if cfg.videos or cfg.overlay or cfg.postprocess:
         raise SettingsError("camera: videos, --overlay and --postprocess are for files: leave them out, or the camera")
+    if cfg.level == "recording":
+        raise SettingsError("level: recording needs the whole recording, which a camera does not have: use causal")
     from camera import run
-    session = run(network, cfg.camera, cfg.people, cfg.device)
+    session = run(network, cfg.camera, cfg.people, cfg.device, level=cfg.level)
     print(f"camera {cfg.camera}: {session.shown} frames shown, {session.dropped} dropped")
     return {}
 
@@ -263,7 +268,7 @@ def main(argv=None):
         print(card_text(network.card))
         return {}
     print(f"{cfg.network}: {describe(network.card)}")
-    check_use(network, cfg.network, cfg.people, cfg.postprocess)
+    check_use(network, cfg.network, cfg)
     if cfg.camera >= 0:
         return watch(network, cfg)
     if not cfg.videos:

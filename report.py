@@ -26,12 +26,10 @@ answer_first(__name__, __file__, __doc__)
 
 import markupsafe
 import vl_convert
-from tqdm import tqdm
 
 import figures
 import plot_ccc
 from checkpoints import load_checkpoint
-from postprocessing import fit_tables
 from pseudo_labels import read_report
 from report_page import charts, recordings, tables
 from report_page.templates import PAGE, template
@@ -40,7 +38,7 @@ from scores import summary_of
 from support.recordings import FOLDERS
 
 VEGA_LITE = "6.4"
-FIELDS = ("data_dir", "runs_dir", "frame_rate", "smoothing", "max_window_s", "max_delay_s")  # of this script
+FIELDS = ("data_dir", "runs_dir", "frame_rate", "level", "smoothing", "max_window_s", "max_delay_s")  # of this script
 NOTE = "settings.json"
 
 
@@ -198,10 +196,10 @@ def content_of(cfg, runs, left_out, folds, fitted):
         name: styles[name] for name in shown["shown"]}
     content = {"title": "MMPKD: what the runs found", "answer": tables.answer(runs, table, methods),
                "about_ccc": figures.ABOUT_CCC, "made": made_on(cfg.run_root, runs),
-               "notes": [figures.selection_note(runs), *plot_ccc.other_settings(runs, cfg), *left_out],
+               "notes": [*plot_ccc.at_level(cfg), figures.selection_note(runs), *plot_ccc.on_fitting(runs, cfg),
+                         *left_out],
                "comparison": parts, "styles": styles,
-               "postprocessing": tables.postprocessing_table(
-                   plot_ccc.constants_table(runs, constants, cfg.smoothing, cfg.frame_rate)),
+               "postprocessing": tables.postprocessing_table(plot_ccc.constants_table(runs, constants, cfg)),
                "traces": shown, "training": trained, "teachers": teachers(cfg.run_root, runs),
                "settings": {"differ": differ, "all": everything, "none": none}, "again": again(cfg, runs, folds)}
     limits = figures.value_limits(runs, after)
@@ -215,11 +213,8 @@ def content_of(cfg, runs, left_out, folds, fitted):
 def main(argv=None):
     """Path of the page."""
     cfg = parse_config(argv, __file__, __doc__)
-    runs, unfinished, folds = plot_ccc.read_runs(cfg.run_root, cfg.frame_rate)
-    limits = cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate
-    bar = tqdm(runs, "fitting the post-processing", leave=False, disable=None)
-    constants = {run.name: fit_tables(run.train, run.targets, *limits) for run in bar}
-    table = plot_ccc.ccc_table(runs, constants, cfg.smoothing)
+    runs, constants, unfinished, folds = plot_ccc.fitted_runs(cfg)
+    table = plot_ccc.ccc_table(runs, constants, cfg)
     left_out = plot_ccc.left_out(unfinished, folds)
     content, data = content_of(cfg, runs, left_out, folds, (table, constants))
     path = cfg.plots_dir / "report.html"

@@ -25,6 +25,8 @@ AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # for a run 
 # What the network of each stage is fed
 INPUTS = {"visual": ("frames",), "student": ("frames",), "audio": ("specs",), "teacher": ("frames", "specs")}
 NAMES = {"frames": "crops", "specs": "spectrograms"}  # of inputs, for users
+NOT_FITTED = ("no post-processing, which is fitted on held-out training subjects: of this stage (a student's: visual) "
+              "not all runs --fold 1/n to n/n (n: --teacher-folds) are finished with these settings")
 PSEUDO = "pseudo"  # --distill: train on ratings and pseudo-labels, with no distillation loss
 MEAN_TEACHER = "mean_teacher"  # --distill: taught by the average of the student's own weights
 # Settings that may differ when a run is resumed
@@ -266,6 +268,23 @@ def teacher_runs(cfg):
     stages = [{"joint": "teacher"}.get(word, word) for word in cfg.teachers.split("+")]
     folds = [f"{number}/{cfg.teacher_folds}" for number in range(1, cfg.teacher_folds + 1)]
     return {stage: [needed_run(cfg, stage=stage, fold=fold) for fold in folds] for stage in stages}
+
+
+def held_out_runs(cfg):
+    """Settings of the runs whose predictions for held-out subjects a run's post-processing is fitted on: itself if it
+    has a --fold, else those of all --teacher-folds folds of its stage (of a student: of the visual stage, the same
+    network), of its variant or else of none. [] if one is not finished, or has other settings.
+    """
+    if cfg.fold:
+        return [cfg]
+    stage, n = {"student": "visual"}.get(cfg.stage, cfg.stage), cfg.teacher_folds
+    for variant in dict.fromkeys([cfg.variant, ""]):
+        runs = [dataclasses.replace(cfg, stage=stage, fold=f"{i}/{n}", variant=variant) for i in range(1, n + 1)]
+        with contextlib.suppress(SettingsError):  # a config.json that cannot be read
+            if all(there(run_folder(one) / "predictions") and not changed(*settings_then_and_now(one))
+                   for one in runs):
+                return runs
+    return []
 
 
 def baseline_run(cfg):

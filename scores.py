@@ -15,7 +15,7 @@ from data import prefetch, stream
 from frozen import with_features
 from losses import ccc
 from models_kd import forward
-from runs import AGAIN
+from runs import AGAIN, held_out_runs, run_folder
 from support import columns
 from support.checksums import list_all, read_list, verify
 from support.errors import UserError
@@ -150,6 +150,20 @@ def write_table(table, path, digits=6):
 def read_predictions(folder, partition, frame_rate):
     """{id: table} of a finished run, in natural order. Raises UserError naming what is missing or damaged."""
     return read_tables(Path(folder, "predictions", partition), frame_rate, AGAIN.format(folder))
+
+
+def out_of_fold(cfg, own):
+    """{id: table} of recordings of Train_Set, each predicted by a network that was not trained on it: what the
+    post-processing of a run is fitted on. {} if there are no such networks (runs.held_out_runs).
+
+    cfg: settings of the run; own: the folder of its predictions, which are used if it has a --fold. Raises UserError as
+    read_tables does.
+    """
+    tables = {}
+    for one in held_out_runs(cfg):
+        folder = own if cfg.fold else run_folder(one) / "predictions"
+        tables |= read_tables(Path(folder, "held_out"), cfg.frame_rate, AGAIN.format(run_folder(one)))
+    return tables
 
 
 def read_tables(folder, frame_rate, again):

@@ -77,7 +77,7 @@ def detect(video, size, device, folder):
 def file_to_csv(video, network, device, folder):
     """predict.py's table of a video, in one process: number of frames."""
     folder.mkdir()
-    table, _, _ = predict.predictions(network, video, device=device)
+    table, _, _ = predict.predictions(network, video, Config(device=device))
     predict.write_table(table, folder / "table.csv")
     return len(table)
 

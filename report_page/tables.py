@@ -200,11 +200,12 @@ def postprocessing_table(fitted):
     """The constants of the post-processing."""
     rows = [[f"{row.run}, {row.target}", f"{row.window_frames / row.frame_rate:.2f}" if row.window_frames > 1 else "-",
              f"{row.bias:+.3f}" if row.bias else "-", f"{row.scale:.2f}" if row.scale != 1 else "-",
-             f"{row.delay_frames / row.frame_rate:.2f}" if row.delay_frames else "-", number(row.train_ccc_raw),
-             number(row.train_ccc_postprocessed)] for row in fitted.itertuples()]
-    return Table("Post-processing, fitted on Train_Set. -: the step did not raise the CCC there",
+             f"{row.delay_frames / row.frame_rate:.2f}" if row.delay_frames else "-",
+             *([number(row.held_out_ccc_raw), number(row.held_out_ccc_postprocessed)] if row.fitted_on
+               else ["not fitted"] * 2)] for row in fitted.itertuples()]
+    return Table("Post-processing, fitted on held-out subjects of Train_Set. -: the step did not raise the CCC there",
                  ["run and target", f"{fitted['smoothing'][0]} over, seconds", "bias", "scale", "delay, seconds",
-                  "CCC on Train_Set, raw", "post-processed"], rows)
+                  "CCC of these subjects, raw", "post-processed"], rows)
 
 
 # ---- training, teachers ---------------------------------------------------------------------------------------------

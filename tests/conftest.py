@@ -168,7 +168,8 @@ def pseudo_corpus(trained_corpus, tmp_path_factory):
     printed.txt holds what `mmpkd.py --stage all` printed.
     """
     folder = copied(trained_corpus, tmp_path_factory.mktemp("pseudo") / "data")
-    shutil.rmtree(run_of(folder, "student"))
+    for stage in ("student", "visual"):  # visual: after its folds, on which its post-processing is fitted
+        shutil.rmtree(run_of(folder, stage))
     for name, of in UNRATED.items():
         add_unlabelled(folder, name, of)
     with contextlib.redirect_stdout(io.StringIO()) as printed:

@@ -162,6 +162,18 @@ def test_without_a_face_the_state_runs_on_and_nothing_is_predicted(retained):
     assert np.isnan(live.rows[1][3][2]).all() and np.array_equal(live.rows[1][2][2], BOX)
 
 
+def test_a_causal_level_counts_every_picture_with_a_face_up_to_now():
+    network = FakeNetwork()
+    network.card["ratings"] = {"arousal": {"mean": 0.1, "sd": 9.0}, "valence": {"mean": -0.2, "sd": 9.0}}
+    live = Live(network, "largest", FakeFinder(), "causal")
+    dark, light = np.zeros((120, 160, 3), np.uint8), np.full((120, 160, 3), 200, np.uint8)
+    for k, picture in enumerate([dark, light, light, dark, light]):
+        live.paint(picture, k / 25, "")
+    preds = np.array([row[1] for row in live.rows[1]])  # the network's were -, 1, 2, -, 4 thousandths
+    steps = np.array([np.nan, 0, 0.5, np.nan, 4 - 7 / 3]) / 1000
+    np.testing.assert_allclose(preds, np.stack([steps + 0.1, steps - 0.2], 1), atol=1e-6)
+
+
 def test_only_the_last_seconds_are_kept_and_axes_grow_when_they_must():
     network = FakeNetwork()
     live = Live(network, "largest", FakeFinder())

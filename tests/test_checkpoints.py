@@ -3,6 +3,7 @@ import contextlib
 import datetime
 import json
 import shutil
+import statistics
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from conftest import (
     same,
     scripted,
     stopped_run,
+    table_of,
     tiny_config,
 )
 
@@ -91,17 +93,40 @@ def test_a_card_says_who_was_trained_on_who_taught_and_how_good_it_is(trained_co
     assert all(sum(taught["teacher_weights"][target].values()) == pytest.approx(1) for target in BOTH)
 
 
-def test_the_constants_of_a_card_are_those_that_plot_ccc_writes(trained, call, no_figures):
-    assert call("plot_ccc", "--data-dir", trained)[0] == 0
-    table = pd.read_csv(trained / "plots" / "postprocessing.csv")
-    assert sorted(table["run"].unique()) == sorted(path.name for path in (trained / "runs").iterdir())
-    for row in table.itertuples():
-        constants = load_checkpoint(trained / "runs" / row.run / "best.pt")["card"]["postprocessing"]
-        assert constants["smoothing"] == row.smoothing
-        for name, value in constants[row.target].items():
-            assert value == getattr(row, name), f"{name} of {row.run}"
-    changed = table[["window_frames", "delay_frames"]].to_numpy()
-    assert (changed != [1, 0]).any(), "no step was kept, so this test shows nothing"
+def test_the_constants_of_a_card_are_those_that_plot_ccc_writes(pseudo, call, no_figures):
+    """Of runs that were trained after those of their folds, and of these themselves."""
+    folds = pseudo / "runs of folds"
+    folds.mkdir()
+    for run in [run for run in (pseudo / "runs").iterdir() if "_fold" in run.name]:
+        shutil.copytree(run, folds / run.name)
+    found = []
+    for root in (pseudo / "runs", folds):
+        assert call("plot_ccc", "--data-dir", pseudo, "--runs-dir", root)[0] == 0
+        for row in pd.read_csv(pseudo / "plots" / "postprocessing.csv").itertuples():
+            card = load_checkpoint(root / row.run / "best.pt")["card"]
+            if row.run in ("audio_both", "teacher_both"):  # before its folds; without any
+                assert card["postprocessing"] is None and row.fitted_on == (2 if row.run == "audio_both" else 0)
+                continue
+            found.append(row)
+            assert card["postprocessing"]["smoothing"] == row.smoothing
+            for name, value in card["postprocessing"][row.target].items():
+                assert value == getattr(row, name), f"{name} of {row.run}"
+    assert len(found) == 2 * (2 + 4) and {row.fitted_on for row in found} == {1, 2}
+    changed = [(row.window_frames, row.delay_frames) for row in found]
+    assert set(changed) != {(1, 0)}, "no step was kept, so this test shows nothing"
+
+
+@pytest.mark.parametrize("run", ["visual_both", "student_both_pseudo", "audio_both_fold2of2"])
+def test_a_card_has_the_level_of_the_ratings_that_its_network_was_trained_on(pseudo_corpus, run):
+    """Of a fold's those of the other subjects; of a student's those that are no pseudo-labels."""
+    card = load_checkpoint(pseudo_corpus / "runs" / run / "best.pt")["card"]
+    tables = [pd.read_csv(table_of(pseudo_corpus, name)) for name in card["trained_on"]["Train_Set"]]
+    assert len(tables) == (1 if "fold" in run else 2)
+    for target in BOTH:
+        ratings = [table[target].dropna().tolist() for table in tables]
+        spread = sum(statistics.pvariance(each) for each in ratings) / len(ratings)
+        mean = statistics.fmean(value for each in ratings for value in each)
+        assert card["ratings"][target] == pytest.approx({"mean": mean, "sd": spread ** 0.5}, abs=2e-6)
 
 
 def test_a_fold_was_chosen_on_held_out_subjects_and_is_measured_on_others(made, call):
@@ -113,11 +138,11 @@ def test_a_fold_was_chosen_on_held_out_subjects_and_is_measured_on_others(made, 
 
 
 def test_where_nothing_was_chosen_the_card_says_so(made, call):
-    words = ["--data-dir", made, *TINY, "--stage", "visual", "--keep", "last", "--smoothing", "median"]
-    assert call("mmpkd", *words)[0] == 0
+    code, out, _ = call("mmpkd", "--data-dir", made, *TINY, "--stage", "visual", "--keep", "last")
+    assert code == 0 and "visual_arousal: no post-processing" in out
     card = load_checkpoint(run_of(made, "visual", "arousal") / "best.pt")["card"]
     assert card["chosen_on"] == {"set": None, "subjects": [], "epoch": 2, "keep": "last"}
-    assert card["ccc_on"]["subjects"] == ["dev_1"] and card["postprocessing"]["smoothing"] == "median"
+    assert card["ccc_on"]["subjects"] == ["dev_1"] and card["postprocessing"] is None
 
 
 @pytest.mark.parametrize("case", ["no settings", "another size", "no faces.csv", "another value", "retained"])
@@ -167,7 +192,8 @@ class Tomorrow(datetime.date):
 
 
 def test_a_run_killed_while_best_is_completed_ends_in_the_same_file_whatever_day_it_is(made, call, monkeypatch):
-    words, run = ["--data-dir", made, *TINY, "--stage", "visual"], run_of(made, "visual", "arousal")
+    words = ["--data-dir", made, *TINY, "--stage", "visual", "--fold", "1/2"]  # it has constants
+    run = made / "runs" / "visual_arousal_fold1of2"
     for before in (True, False):
         def stop(path, state, before=before):
             if not before:
@@ -183,8 +209,8 @@ def test_a_run_killed_while_best_is_completed_ends_in_the_same_file_whatever_day
     assert call("mmpkd", *words, "--resume")[0] == 0
     assert (run / "best.pt").read_bytes() == complete and (run / "predictions").is_dir()
     assert call("mmpkd", *words, "--runs-dir", made / "never")[0] == 0
-    assert same(kept_of(run), kept_of(made / "never" / "visual_arousal"))
-    assert (made / "never" / "visual_arousal" / "best.pt").read_bytes() != complete, "the date is in it"
+    assert same(kept_of(run), kept_of(made / "never" / run.name))
+    assert (made / "never" / run.name / "best.pt").read_bytes() != complete, "the date is in it"
 
 
 def test_a_teacher_trained_on_without_getting_better_is_the_same_file_for_its_students(made, call, monkeypatch):
@@ -233,7 +259,7 @@ def test_a_checkpoint_of_the_version_before_still_loads_and_says_what_is_unknown
         assert card[name] == state["card"][name]
     assert card["ccc"]["arousal"] == {"mean": 0.25, "concatenated": None, "subjects": 1}
     assert card["chosen_on"] == {"set": "Val_Set", "subjects": ["dev_1"], "epoch": old["epoch"], "keep": "best"}
-    assert card["faces"] is card["sound"] is card["trained_on"] is card["postprocessing"] is None
+    assert card["faces"] is card["sound"] is card["trained_on"] is card["ratings"] is card["postprocessing"] is None
     assert card["clip_stride"] == 1
     assert "Not known" in card_text(card) and "is not known" in card_text(card)
 
@@ -251,7 +277,7 @@ def test_a_run_begun_by_the_version_before_is_resumed_and_gets_a_card(made, call
     assert call("mmpkd", *words)[0] == 0
     card = load_checkpoint(run / "best.pt")["card"]
     assert card["faces"]["face_size"] == 32 and card["trained_on"]["Train_Set"] == ["train_1", "train_2"]
-    assert card["postprocessing"] and "val" not in load_checkpoint(run / "best.pt")
+    assert card["ratings"]["arousal"]["sd"] > 0 and "val" not in load_checkpoint(run / "best.pt")
 
 
 def test_a_network_is_the_same_as_if_it_had_been_built_with_memory(trained_corpus):

@@ -16,6 +16,7 @@ from conftest import SMALL, SUBJECTS, TINY, copied, run_of
 from videos import shown, sitter
 
 import inference
+from config import Config
 from drawn.people import write_video
 from face_detector import FaceRows, Shot
 from faces import TEMPLATE, Face, crop_face
@@ -29,6 +30,7 @@ from inference import (
     open_model,
     predictions,
     processed,
+    releveled,
     table_of,
 )
 from packing import read_image
@@ -53,7 +55,7 @@ class Recorder:
                      "sound": SOUND,
                      "faces": FACES | {"retained": False}, "inputs": {name: shapes[name] for name in inputs},
                      "trained_on": None,
-                     "taught_by": None, "distill": None, "postprocessing": None} | card
+                     "taught_by": None, "distill": None, "postprocessing": None, "ratings": None} | card
 
     def __call__(self, frames, specs, state):
         assert state == (len(self.given) or None)
@@ -99,7 +101,7 @@ def test_predictions_for_a_video_are_those_that_training_wrote(stage, trained_co
             with pytest.MonkeyPatch.context() as patch:
                 if way == "with JPEG":
                     through_jpeg(patch)
-                table, _, damage = predictions(network, tmp_path / f"{name}.mp4", device="cpu")
+                table, _, damage = predictions(network, tmp_path / f"{name}.mp4", Config(device="cpu"))
             assert len(table) == len(wrote[name]) and damage == []
             assert table["time_s"].tolist() == wrote[name]["time_s"].tolist()
             seen = table["arousal"].notna()
@@ -121,7 +123,7 @@ def test_a_network_is_given_the_crops_of_the_training_also_where_there_is_no_fac
     wanted, found = np.stack([read_image(path, "frames") for path in crops]), pd.read_csv(crops[0].parent / "faces.csv")
     through_jpeg(monkeypatch)
     network = Recorder("frames", faces=FACES | {"retained": retained})
-    table, strips, _ = predictions(network, data / "videos" / "train_1.mp4", device="cpu")
+    table, strips, _ = predictions(network, data / "videos" / "train_1.mp4", Config(device="cpu"))
     [strip] = strips.values()
     assert np.array_equal(network.all("frames"), wanted)
     assert table["face"].tolist() == found["found"].tolist()
@@ -148,7 +150,7 @@ def test_a_network_is_given_the_spectrograms_of_the_training(beside, segment_at,
     if beside:
         shutil.copy(raw_corpus / "audio" / "train_1.wav", folder)
     network = Recorder("specs", faces=None, sound=SOUND | {"segment_at": segment_at})
-    table, strips, _ = predictions(network, folder / "train_1.mp4")
+    table, strips, _ = predictions(network, folder / "train_1.mp4", Config())
     wanted = np.load(folder.parent / "specs" / "train_1.npy")
     assert np.array_equal(network.all("specs"), wanted) and len(table) == len(wanted)
     assert table["arousal"].notna().all() and table["face"].eq("").all() and strips == {}
@@ -157,18 +159,18 @@ def test_a_network_is_given_the_spectrograms_of_the_training(beside, segment_at,
 def test_face_and_voice_of_a_frame_come_together_and_a_silent_video_is_refused(raw_corpus, tmp_path):
     network = Recorder("frames", "specs")
     video = shutil.copy(raw_corpus / "videos" / "train_1.mp4", tmp_path)
-    predictions(network, raw_corpus / "videos" / "train_1.mp4", device="cpu")
+    predictions(network, raw_corpus / "videos" / "train_1.mp4", Config(device="cpu"))
     assert {len(one["frames"]) for one in network.given} == {len(one["specs"]) for one in network.given} == {60}
     write_video(tmp_path / "silent.mp4", (picture.rgb for _, picture in read_frames(video, 25)))
     with pytest.raises(UserError, match=r"silent.mp4 has no sound, which this network .* needs.*silent.wav"):
-        predictions(network, tmp_path / "silent.mp4", device="cpu")
+        predictions(network, tmp_path / "silent.mp4", Config(device="cpu"))
 
 
 def test_what_is_wrong_with_the_sound_is_said(raw_corpus, tmp_path):
     video = Path(shutil.copy(raw_corpus / "videos" / "train_1.mp4", tmp_path))
     sound, rate = soundfile.read(raw_corpus / "audio" / "train_1.wav")
     soundfile.write(tmp_path / "train_1.wav", np.stack([sound, -sound], 1)[:int(1.5 * rate)], rate)
-    _, _, damage = predictions(Recorder("specs", faces=None), video)
+    _, _, damage = predictions(Recorder("specs", faces=None), video, Config())
     assert "channel 1 alone" in damage[0] and "ends 0.9 s before" in damage[1] and len(damage) == 2
 
 
@@ -278,13 +280,15 @@ def test_bfloat16_is_near_float32(trained_corpus, raw_corpus):
     path, tables = run_of(trained_corpus, "visual") / "best.pt", {}
     for precision in ("float32", "auto", "bfloat16"):
         network = open_model(path, "cpu", precision)
-        tables[precision] = predictions(network, raw_corpus / "videos" / "train_1.mp4", device="cpu")[0]["arousal"]
+        table, *_ = predictions(network, raw_corpus / "videos" / "train_1.mp4", Config(device="cpu"))
+        tables[precision] = table["arousal"]
     assert (tables["auto"] == tables["float32"]).all()  # as mmpkd.py predicts
     assert 0 < (tables["bfloat16"] - tables["float32"]).abs().max() < 0.03
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
 
+RATINGS = {"arousal": {"mean": 0.1, "sd": 0.25}}
 CONSTANTS = {"window_frames": 5, "bias": 0.1, "scale": 1.5, "centre": 0.2, "delay_frames": 3}
 
 
@@ -317,6 +321,16 @@ def test_post_processing_invents_nothing_where_there_is_no_face():
     assert after.dropna().tolist() == pytest.approx([0.2 + 1.5 * (0.6 - 0.2)] * 26)
 
 
+def test_a_level_counts_no_frame_without_a_face():
+    found = ["missing", "missing", "detected", "tracked", "missing", "tracked"]
+    network = SimpleNamespace(inputs=("frames",), targets=["arousal"])
+    table = table_of(rows_of(found), np.array([9, 9, 1, 3, 9, 5.0])[:, None], network)
+    causal, recording = (releveled(table, {"ratings": RATINGS}, level)["arousal"] for level in ("causal", "recording"))
+    np.testing.assert_allclose(causal, [np.nan, np.nan, 0.1, 1.1, np.nan, 2.1])
+    step = 0.25 * 1.5 ** 0.5  # 1, 3, 5 are 1.5 ** 0.5 standard deviations apart
+    np.testing.assert_allclose(recording, [np.nan, np.nan, 0.1 - step, 0.1, np.nan, 0.1 + step])
+
+
 # ---- which network --------------------------------------------------------------------------------------------------
 
 def test_a_line_says_what_kind_of_network_it_is(trained_corpus):
@@ -333,10 +347,13 @@ def test_a_line_says_what_kind_of_network_it_is(trained_corpus):
     (Recorder("specs", sound=None), {}, "a.pt does not say how the spectrograms .* audio_melspec.py"),
     (Recorder("frames", frame_rate=None), {}, "older version"),
     (Recorder("frames", "specs"), {"people": "all"}, "people.*whose voice"),
-    (Recorder("frames"), {"postprocess": True}, "postprocess.*no post-processing")])
+    (Recorder("frames"), {"postprocess": True}, "postprocess.*no post-processing"),
+    (Recorder("frames", ratings=None), {"level": "causal"}, "level: a.pt does not say.*older version.*Train it again"),
+    (Recorder("frames", postprocessing=CONSTANTS, ratings=RATINGS), {"level": "causal", "postprocess": True},
+     "level: causal and --postprocess.*leave one")])
 def test_a_network_that_cannot_be_used_says_why(network, options, words):
     with pytest.raises(SettingsError, match=words):
-        check_use(network, "a.pt", **{"people": "largest", "postprocess": False} | options)
+        check_use(network, "a.pt", Config(**options))
 
 
 def test_a_run_on_crops_of_another_origin_says_that_it_cannot_see_videos(made_corpus, tmp_path, call):
@@ -348,4 +365,4 @@ def test_a_run_on_crops_of_another_origin_says_that_it_cannot_see_videos(made_co
     assert call("mmpkd", "--data-dir", data, *TINY, "--stage", "visual")[0] == 0
     network = open_model(run_of(data, "visual", "arousal") / "best.pt", "cpu")
     with pytest.raises(SettingsError, match="cannot be given a video"):
-        check_use(network, "best.pt", "largest", False)
+        check_use(network, "best.pt", Config())

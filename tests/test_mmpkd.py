@@ -227,13 +227,13 @@ def test_unlabelled_recordings_give_ensembles_and_a_student_of_pseudo_labels(pse
 
 @pytest.mark.parametrize("unlabelled, extra", [
     (False, []), (True, ["audio 1/2", "audio 2/2", "visual 1/2", "visual 2/2"])])
-def test_the_order_is_visual_teacher_extra_teachers_student(made, call, monkeypatch, unlabelled, extra):
+def test_the_order_is_teachers_of_folds_visual_teacher_student(made, call, monkeypatch, unlabelled, extra):
     ran, nothing = [], {"arousal": {"mean": 0.0, "concatenated": 0.0}}
     monkeypatch.setattr(mmpkd, "train", lambda cfg, device: ran.append(f"{cfg.stage} {cfg.fold}".strip()) or nothing)
     if unlabelled:
         add_unlabelled(made)
     code, _, err = call("mmpkd", "--data-dir", made, *TINY)
-    assert code == 0 and ran == ["visual", "teacher", *extra, "student"], err
+    assert code == 0 and ran == [*extra, "visual", "teacher", "student"], err
 
 
 @pytest.mark.parametrize("words", [["--distill", "cosine_original", "--gate", "off", "--optimizer", "sgd"],

@@ -34,6 +34,7 @@ CARD = {
     "chosen_on": VAL | {"epoch": 7, "keep": "best"}, "ccc_on": VAL,
     "ccc": {"arousal": {"mean": 0.512, "concatenated": 0.634, "subjects": 2},
             "valence": {"mean": 0.321, "concatenated": None, "subjects": 2}},
+    "ratings": dict.fromkeys(["arousal", "valence"], {"mean": 0.1, "sd": 0.2}),
     "postprocessing": {"smoothing": "mean", "arousal": CONSTANTS, "valence": CONSTANTS},
     "versions": {"python": "3.11.7", "torch": "2.14.1"}, "date": "2026-11-26"}
 TEACHER = CARD | {"stage": "teacher", "inputs": {"frames": [3, 112, 112], "specs": [1, 64, 101]}, "sound": SOUND}

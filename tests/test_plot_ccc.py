@@ -14,9 +14,9 @@ from test_postprocessing import FRAMES, SUBJECTS, closed_form, golds_of, noisy, 
 from torchmetrics.regression import ConcordanceCorrCoef
 
 import plot_ccc
+from config import Config
 from data import Recording
 from figures import NOT_SELECTED
-from postprocessing import fit_tables
 from scores import prediction_table
 from support.recordings import TARGETS
 
@@ -51,16 +51,39 @@ def write_runs(data):
     return data
 
 
+def write_folds(data, run, predict=noisy, targets=("arousal",)):
+    """The runs of two folds of a run's stage: each has predictions for one of the training subjects, held out of it."""
+    stage, *_ = run.split("_")
+    for number, held_out in enumerate(SUBJECTS["train"], 1):
+        fold = f"{stage}_{'_'.join(run.split('_')[1:])}_fold{number}of2"
+        target = {1: targets[0], 2: "both"}[len(targets)]
+        folder = write_run(data, fold, predict, targets, stage=stage, target=target, fold=f"{number}/2")
+        (folder / "predictions/held_out").mkdir()
+        (folder / f"predictions/train/{held_out}.csv").rename(folder / f"predictions/held_out/{held_out}.csv")
+
+
+def write_fitted(data):
+    """write_runs() with what the post-processing is fitted on: the runs of all folds."""
+    write_runs(data)
+    for seed, run in enumerate(RUNS):
+        about = {"stage": run.split("_")[0], "teacher_folds": 2, "distill": "cosine"}
+        (data / "runs" / run / "config.json").write_text(json.dumps(about))
+        if not run.startswith("student"):
+            write_folds(data, run, lambda gold, seed=seed, noise=RUNS[run]: noisy(gold, seed, noise))
+    return data
+
+
 @pytest.fixture
 def data(tmp_path):
-    """Data folder with a visual, a teacher's and a student's run for arousal, the student between the two."""
-    return write_runs(tmp_path)
+    """Data folder with a visual, a teacher's and a student's run for arousal, the student between the two, and the runs
+    of two folds."""
+    return write_fitted(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def plotted(tmp_path_factory):
     """(data folder as above with its plots, what main returned, what it printed). Read only."""
-    folder, printed = write_runs(tmp_path_factory.mktemp("plotted")), io.StringIO()
+    folder, printed = write_fitted(tmp_path_factory.mktemp("plotted")), io.StringIO()
     with contextlib.redirect_stdout(printed):
         return folder, plot(folder), printed.getvalue()
 
@@ -71,9 +94,9 @@ def plot(data, *flags):
 
 def tables(data, window=51, delay_frames=50):
     """What main() returns as "ccc" and "postprocessing", without the figures."""
-    runs, *_ = plot_ccc.read_runs(data / "runs", 25)
-    constants = {run.name: fit_tables(run.train, run.targets, "mean", window, delay_frames, 1) for run in runs}
-    return plot_ccc.ccc_table(runs, constants, "mean"), plot_ccc.constants_table(runs, constants, "mean", 25)
+    cfg = Config(data_dir=str(data), max_window_s=window / 25, max_delay_s=delay_frames / 25)
+    runs, constants, *_ = plot_ccc.fitted_runs(cfg)
+    return plot_ccc.ccc_table(runs, constants, cfg), plot_ccc.constants_table(runs, constants, cfg)
 
 
 def by_hand(pred, row):
@@ -97,7 +120,7 @@ def test_the_table_has_the_recordings_then_mean_then_concatenated(tmp_path):
     write_run(tmp_path, "visual_both", targets=("arousal", "valence"))
     write_run(tmp_path, "audio_valence", targets=("valence",))
     table, _ = tables(tmp_path)
-    assert list(table) == ["run", "target", "recording", "frames", "ccc_raw", "ccc_postprocessed"]
+    assert list(table) == ["run", "target", "level", "recording", "frames", "ccc_raw", "ccc_postprocessed"]
     rows = ["dev_1", "dev_2", "dev_10", "mean", "concatenated"]  # dev_2 before dev_10
     assert list(table["recording"]) == rows * 3
     assert list(table[["run", "target"]].drop_duplicates().itertuples(index=False, name=None)) == [
@@ -210,11 +233,12 @@ def test_what_taught_a_student_is_read_from_its_config_or_else_from_its_name(nam
 
 
 def test_the_printed_constants_are_those_of_the_file_with_a_dash_for_a_step_not_kept(tmp_path, capsys, no_figures):
-    write_run(tmp_path, "visual_arousal", lambda gold: gold - 0.25)
+    write_run(tmp_path, "visual_arousal", lambda gold: gold - 0.25, stage="visual", teacher_folds=2)
+    write_folds(tmp_path, "visual_arousal", lambda gold: gold - 0.25)
     row = next(plot(tmp_path)["postprocessing"].itertuples())
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("visual_arousal  arousal"))
     assert line.split()[2:6] == ["-", "+0.250", "-", "-"]
-    assert (row.bias, row.train_ccc_postprocessed) == (pytest.approx(0.25, abs=1e-5), pytest.approx(1, abs=1e-5))
+    assert (row.bias, row.held_out_ccc_postprocessed) == (pytest.approx(0.25, abs=1e-5), pytest.approx(1, abs=1e-5))
 
 
 def test_runs_that_keep_constants_of_other_settings_are_named(tmp_path, capsys, no_figures):
@@ -241,7 +265,8 @@ def test_unfinished_runs_and_runs_of_folds_are_left_out_and_named(tmp_path, call
 
 def test_it_is_said_which_epochs_were_selected_on_the_recordings_shown(tmp_path, call, no_figures):
     write_run(tmp_path, "visual_arousal", keep="last")
-    write_run(tmp_path, "teacher_arousal", fold="1/3")
+    folder = write_run(tmp_path, "teacher_arousal", fold="1/3") / "predictions"
+    shutil.copytree(folder / "train", folder / "held_out")
     write_run(tmp_path, "audio_arousal", of_another_version=1)  # cannot be read
     assert "The epochs of audio_arousal were selected" in call("plot_ccc", "--data-dir", tmp_path)[1]
     shutil.rmtree(tmp_path / "runs/audio_arousal")
@@ -320,7 +345,7 @@ BROKEN = {
     "val missing": (without("val"), "predictions/val/"),
     "train missing": (without("train"), "predictions/train/"),
     "a recording in both": (lambda data: shutil.copy(data / TEACHER / "val/dev_2.csv", data / TEACHER / "train"),
-                            "dev_2 in train/"),
+                            "dev_2 in val/ and in train/"),
     "other targets": (rewrite(lambda text: text.replace("arousal", "valence")), "predictions of valence"),
 }
 

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 
 import postprocessing
-from postprocessing import PostProcessing, delay, fit_postprocessing, joint_ccc, postprocess, smooth
+from postprocessing import (
+    PostProcessing,
+    delay,
+    fit_postprocessing,
+    fit_tables,
+    joint_ccc,
+    postprocess,
+    rating_level,
+    relevel,
+    smooth,
+)
 
 FRAMES = 250
 SUBJECTS = {"train": ["train_1", "train_2"], "val": ["dev_1", "dev_2", "dev_10"]}
@@ -162,3 +172,60 @@ def test_applying_needs_no_torch():
     code = ("import sys, numpy, postprocessing as p; p.postprocess(numpy.zeros(9), p.PostProcessing(3), 'mean'); "
             "sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(postprocessing.__file__).parent).returncode == 0
+
+
+def test_nothing_to_fit_on_gives_constants_that_change_nothing():
+    assert fit_tables({}, ["arousal"], "mean", 10, 6, 25) == {"arousal": PostProcessing()}
+
+
+# ---- level ----------------------------------------------------------------------------------------------------------
+
+series = st.lists(st.floats(-2, 2, width=32) | st.just(float("nan")), min_size=1, max_size=30).map(np.array)
+
+
+@given(series, st.floats(-1, 1))
+def test_the_causal_level_is_that_of_a_loop_over_the_frames_up_to_now(pred, mean):
+    expected, before = [], []
+    for value in pred.tolist():
+        before += [value] * (value == value)
+        expected.append(value - sum(before) / len(before) + mean if value == value else value)
+    np.testing.assert_allclose(relevel(pred, "causal", mean, 0.3), expected, atol=1e-9)
+
+
+@given(series, st.integers(1, 30))
+def test_the_causal_level_of_a_frame_does_not_depend_on_later_ones(pred, known):
+    whole = relevel(pred, "causal", 0.1, 0.3)[:known]
+    np.testing.assert_array_equal(relevel(pred[:known], "causal", 0.1, 0.3), whole)
+
+
+@pytest.mark.parametrize("gaps", [[], [0, 1, 2, 77, 249]])
+def test_the_level_of_a_recording_does_not_depend_on_shift_and_scale(gaps):
+    pred = smooth_noise(5)
+    pred[gaps] = np.nan
+    once = relevel(pred, "recording", 0.1, 0.3)
+    assert (np.nanmean(once), np.nanstd(once)) == pytest.approx((0.1, 0.3))
+    assert np.flatnonzero(np.isnan(once)).tolist() == gaps
+    np.testing.assert_allclose(relevel(7 * pred - 3, "recording", 0.1, 0.3), once, atol=1e-9)
+
+
+@pytest.mark.parametrize("level", ["causal", "recording"])
+def test_a_constant_recording_gets_the_mean_of_the_ratings_and_gaps_stay_gaps(level):
+    pred = np.full(9, 0.7, np.float32)
+    pred[[0, 4]] = np.nan
+    out = relevel(pred, level, -0.2, 0.3)
+    assert np.flatnonzero(np.isnan(out)).tolist() == [0, 4]
+    assert out[~np.isnan(out)] == pytest.approx(-0.2)
+    assert np.isnan(relevel(np.full(9, np.nan), level, -0.2, 0.3)).all()
+
+
+def test_the_raw_level_changes_nothing():
+    pred = np.where(np.arange(30) % 7 == 3, np.nan, smooth_noise(1, 30))
+    np.testing.assert_array_equal(relevel(pred, "raw", 0.5, 9.0), pred)
+
+
+def test_the_level_of_ratings_is_their_mean_and_their_spread_within_recordings():
+    """0 and 1, 10 and 13, 13, 10: within them the variances are 1/4 and 9/4, of which the mean is 5/4."""
+    nan = float("nan")
+    golds = [np.array([0, nan, 1]), np.array([10, 13, 13, 10.0]), np.array([nan, 99]), np.full(3, nan)]
+    assert rating_level(golds) == (pytest.approx(47 / 6, abs=1e-6), pytest.approx(np.sqrt(1.25), abs=1e-6))
+    assert np.isnan(rating_level([np.full(3, nan)])).all()

@@ -1,4 +1,5 @@
 """predict.py, as its user calls it: what it writes, what it says, and what it does with bad input."""
+import functools
 import io
 import os
 import pickle
@@ -20,6 +21,7 @@ from conftest import files_of, one_line, run_of
 from videos import faststart, sitter, write_pictures
 
 import predict
+from checkpoints import load_checkpoint, save_checkpoint
 from drawn.people import Recording, write_video
 from inference import open_model
 from postprocessing import PostProcessing, postprocess
@@ -169,12 +171,26 @@ def test_several_workers_write_the_same_bytes(run, clips, tmp_path, monkeypatch)
         pd.testing.assert_frame_equal(*(pd.read_csv(io.BytesIO(files[path])) for files in (alone, together)), atol=1e-5)
 
 
-@pytest.mark.parametrize("change", ["network", "postprocess", "people"])
-def test_results_of_another_network_or_option_are_not_mixed(change, run, clip, trained_corpus, tmp_path):
+CONSTANTS = {"window_frames": 5, "bias": 0.1, "scale": 1.5, "centre": 0.2, "delay_frames": 3}
+
+
+@pytest.fixture
+def fitted(student, tmp_path):
+    """The student with constants of a post-processing."""
+    state, path = load_checkpoint(student), tmp_path / "best.pt"
+    constants = {"smoothing": "median", "arousal": CONSTANTS, "valence": CONSTANTS | {"bias": -0.2}}
+    save_checkpoint(path, state | {"card": state["card"] | {"postprocessing": constants}})
+    return path
+
+
+@pytest.mark.parametrize("change", ["network", "postprocess", "people", "level"])
+def test_results_of_another_network_or_option_are_not_mixed(change, run, clip, fitted, trained_corpus, tmp_path):
+    run = functools.partial(run, network=fitted)
     assert run(clip)[0] == 0
     before = files_of(tmp_path / "out")
     other = run_of(trained_corpus, "visual") / "best.pt"
-    words = {"network": [], "people": ["--people", "all"], "postprocess": ["--postprocess"]}[change]
+    words = {"network": [], "people": ["--people", "all"], "postprocess": ["--postprocess"],
+             "level": ["--level", "causal"]}[change]
     code, _, err = run(clip, *words, **({"network": other} if change == "network" else {}))
     assert f"out/ was made with {change}" in one_line(code, err) and "--out" in err
     assert files_of(tmp_path / "out") == before
@@ -245,10 +261,10 @@ def test_an_overlay_is_not_written_over_a_video(call, student, clip, tmp_path):
     assert (tmp_path / "out" / "clip_2_overlay.mp4").read_bytes() == before
 
 
-def test_post_processing_is_applied_with_the_constants_of_the_run(run, student, clip, tmp_path):
-    raw = predict.predict_video(student, clip, device="cpu")
-    assert run(clip, "--postprocess")[0] == 0
-    constants = open_model(student, "cpu").card["postprocessing"]
+def test_post_processing_is_applied_with_the_constants_of_the_run(run, fitted, clip, tmp_path):
+    raw = predict.predict_video(fitted, clip, device="cpu")
+    assert run(clip, "--postprocess", network=fitted)[0] == 0
+    constants = open_model(fitted, "cpu").card["postprocessing"]
     for target in ("arousal", "valence"):
         wanted = postprocess(raw[target].to_numpy(), PostProcessing(**constants[target]), constants["smoothing"])
         np.testing.assert_allclose(table_of(tmp_path)[target], wanted, atol=1e-5)
@@ -275,7 +291,7 @@ def test_a_wrong_call_is_one_line(words, said, call, student, tmp_path, monkeypa
 
 def test_the_camera_is_watched_with_the_network_and_does_not_go_with_files(call, student, clip, monkeypatch):
     asked = []
-    monkeypatch.setattr("camera.run", lambda network, source, people, device: asked.append(
+    monkeypatch.setattr("camera.run", lambda network, source, people, device, level: asked.append(
         (network.targets, source, people)) or SimpleNamespace(shown=8, dropped=2))
     code, out, _ = call("predict", student, "--camera", 0, "--people", "all")
     assert code == 0 and asked == [(["arousal", "valence"], 0, "all")] and "8 frames shown, 2 dropped" in out
