@@ -21,6 +21,7 @@ import numpy as np
 from face_detector import finder
 from faces import Tracker, crop_face, one_thread
 from overlay import LIMITS, WINDOW_S, Overlay, Track, limit_of
+from postprocessing import PRIOR_S
 from support.errors import SettingsError, UserError
 from support.media import Picture
 from support.opencv import cv2
@@ -204,7 +205,8 @@ class Live:
         """postprocessing.relevel() of a person's predictions (K,), of which the next ones are not known yet."""
         if not self.means:
             return preds
-        before, count = self.sums.get(number, (0, 0))
+        assumed = PRIOR_S * self.network.card["frame_rate"]
+        before, count = self.sums.get(number, (assumed * np.asarray(self.means), assumed))
         self.sums[number] = total, count = before + np.asarray(preds, float), count + 1
         return preds - total / count + self.means
 

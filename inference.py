@@ -318,7 +318,8 @@ def processed(table, card):
 
 def releveled(table, card, level):
     """A person's table with predictions at another level."""
-    return table.assign(**{target: relevel(table[target], level, **its) for target, its in card["ratings"].items()})
+    return table.assign(**{target: relevel(table[target], level, **its, frame_rate=card["frame_rate"])
+                           for target, its in card["ratings"].items()})
 
 
 def predictions(network, video, cfg, report=lambda n: None):

@@ -172,14 +172,15 @@ def processed(tables, constants, smoothing):
     return {name: table.assign(**columns(table)) for name, table in tables.items()}
 
 
-def releveled(run, level):
+def releveled(run, level, frame_rate):
     """A run with all its predictions for val and held_out at a level (postprocessing.relevel)."""
     means = {target: rating_level([table[f"{target}_gold"].to_numpy() for table in run.train.values()])
              for target in run.targets}
 
     def moved(tables):
-        return {name: table.assign(**{f"{target}_pred": relevel(table[f"{target}_pred"], level, *means[target])
-                                      for target in means}) for name, table in tables.items()}
+        return {name: table.assign(**{
+            f"{target}_pred": relevel(table[f"{target}_pred"], level, *means[target], frame_rate) for target in means})
+            for name, table in tables.items()}
     return run if level == "raw" else run._replace(val=moved(run.val), held_out=moved(run.held_out))
 
 
@@ -187,7 +188,7 @@ def fitted_runs(cfg):
     """(runs at the level that is asked for, {run name: {target: PostProcessing}}, and as of read_runs the names of
     unfinished runs and of fold runs left out)."""
     runs, unfinished, folds = read_runs(cfg.run_root, cfg.frame_rate)
-    runs = [releveled(run, cfg.level) for run in runs]
+    runs = [releveled(run, cfg.level, cfg.frame_rate) for run in runs]
     limits = cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate
     bar = tqdm(runs, "fitting the post-processing", leave=False, disable=None)
     return runs, {run.name: fit_tables(run.held_out, run.targets, *limits) for run in bar}, unfinished, folds

@@ -19,6 +19,7 @@ import pandas as pd
 
 GAIN = 1e-6  # smallest rise of the CCC for which a step is kept: predictions have six digits
 CONSTANT = 1e-6  # predictions with a smaller standard deviation are constant and are not scaled
+PRIOR_S = 10.0  # a causal mean begins at the ratings' mean, as if that had been predicted for so many seconds
 
 
 class PostProcessing(NamedTuple):
@@ -62,18 +63,19 @@ def postprocess(pred, constants, smoothing):
 
 # ---- level: how high the predictions of a recording are on average ---------------------------------------------------
 
-def relevel(pred, level, mean, sd):
+def relevel(pred, level, mean, sd, frame_rate):
     """Predictions of one recording (N,) at another level, float64; gaps (NaN) stay gaps and do not count.
 
-    level: as in config.py; mean, sd: rating_level() of the training recordings. "causal" needs the past alone.
+    level: as in config.py; mean, sd: rating_level() of the training recordings. "causal" needs the past alone: from
+    each prediction the mean up to it is taken, as if `mean` had been predicted for PRIOR_S seconds before the first.
     """
     pred = np.asarray(pred, float)
     seen = ~np.isnan(pred)
     if level == "raw" or not seen.any():
         return pred
     if level == "causal":
-        mean_so_far = np.where(seen, pred, 0).cumsum() / np.maximum(seen.cumsum(), 1)
-        return pred - mean_so_far + mean
+        before = PRIOR_S * frame_rate
+        return pred - (before * mean + np.where(seen, pred, 0).cumsum()) / (before + seen.cumsum()) + mean
     centred, spread = pred - pred[seen].mean(), pred[seen].std()
     return mean + centred * (sd / spread if spread > CONSTANT else 0)
 

@@ -170,8 +170,10 @@ def test_a_causal_level_counts_every_picture_with_a_face_up_to_now():
     for k, picture in enumerate([dark, light, light, dark, light]):
         live.paint(picture, k / 25, "")
     preds = np.array([row[1] for row in live.rows[1]])  # the network's were -, 1, 2, -, 4 thousandths
-    steps = np.array([np.nan, 0, 0.5, np.nan, 4 - 7 / 3]) / 1000
-    np.testing.assert_allclose(preds, np.stack([steps + 0.1, steps - 0.2], 1), atol=1e-6)
+    mine, sums = np.array([np.nan, 1, 2, np.nan, 4]) / 1000, np.array([np.nan, 1, 3, np.nan, 7]) / 1000
+    seen = np.array([np.nan, 1, 2, np.nan, 3])  # after 250 pictures of the ratings' mean
+    expected = [mine - (250 * mean + sums) / (250 + seen) + mean for mean in (0.1, -0.2)]
+    np.testing.assert_allclose(preds, np.stack(expected, 1), atol=1e-6)
 
 
 def test_only_the_last_seconds_are_kept_and_axes_grow_when_they_must():

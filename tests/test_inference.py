@@ -325,8 +325,9 @@ def test_a_level_counts_no_frame_without_a_face():
     found = ["missing", "missing", "detected", "tracked", "missing", "tracked"]
     network = SimpleNamespace(inputs=("frames",), targets=["arousal"])
     table = table_of(rows_of(found), np.array([9, 9, 1, 3, 9, 5.0])[:, None], network)
-    causal, recording = (releveled(table, {"ratings": RATINGS}, level)["arousal"] for level in ("causal", "recording"))
-    np.testing.assert_allclose(causal, [np.nan, np.nan, 0.1, 1.1, np.nan, 2.1])
+    causal, recording = (releveled(table, {"ratings": RATINGS, "frame_rate": 0.1}, level)["arousal"]
+                         for level in ("causal", "recording"))
+    np.testing.assert_allclose(causal, [np.nan, np.nan, 0.55, 3.1 - 4.1 / 3, np.nan, 5.1 - 9.1 / 4])
     step = 0.25 * 1.5 ** 0.5  # 1, 3, 5 are 1.5 ** 0.5 standard deviations apart
     np.testing.assert_allclose(recording, [np.nan, np.nan, 0.1 - step, 0.1, np.nan, 0.1 + step])
 
