@@ -88,9 +88,21 @@ def of_whole_batch(output):
 
 
 def task_objective(model, batch):
-    """Ratings alone, or ratings and pseudo-labels: visual, audio, teacher, and a student of pseudo-labels."""
+    """Ratings alone: visual, audio, teacher."""
     loss = task_loss(of_whole_batch(forward(model, batch)), whole_batch(batch.gold)).mean()
     return loss, {"task": loss}
+
+
+def labels_objective(model, batch):
+    """Ratings and pseudo-labels: the mean of two losses, that of the rated clips and that of the unlabelled ones, which
+    alternate in a batch (data.Clips).
+
+    One CCC over both would compare them with one mean and one variance, though the labels of rated subjects are
+    ratings, with the level of each subject, and those of unlabelled ones have none.
+    """
+    output, gold = of_whole_batch(forward(model, batch)), whole_batch(batch.gold)
+    task, labels = (task_loss(output._replace(pred=output.pred[first::2]), gold[first::2]).mean() for first in (0, 1))
+    return (task + labels) / 2, {"task": task, "labels": labels}
 
 
 # ---- hint loss ------------------------------------------------------------------------------------------------------
@@ -217,7 +229,7 @@ def label(sets, shapes, cfg, device):
             pseudo_labels.write_labels(folder, labels, report, cfg.targets, cfg.frame_rate)
     print(pseudo_labels.describe(pseudo_labels.read_report(folder)))
     labels = pseudo_labels.read_labels(folder, recordings, cfg.targets)
-    return task_objective, *(pseudo_labels.with_labels(sets[name], labels) for name in ("train", "unlabelled"))
+    return labels_objective, *(pseudo_labels.with_labels(sets[name], labels) for name in ("train", "unlabelled"))
 
 
 def distil(sets, shapes, cfg, device):

@@ -1,6 +1,7 @@
 """mmpkd.py: what a student is taught by, and how much of it."""
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import SHAPES, easy_batch, tiny_config
@@ -96,6 +97,22 @@ def test_each_target_has_its_own_gate_and_frames_without_ratings_do_not_count_in
     loss, parts, means, each = distilled({"ccc": 1.0, "cosine": 0.5}, "adaptive", 0.6, gold=gold)
     assert loss == pytest.approx(means["loss"], abs=1e-5) and parts["beta"] == pytest.approx(means["beta"], abs=1e-5)
     assert abs(each[0]["beta"] - each[1]["beta"]) > 0.01, "both targets have one gate, so this test shows nothing"
+
+
+def test_rated_and_unlabelled_clips_have_a_loss_each_and_the_mean_counts():
+    """They alternate as data.Clips has them; the fourth clip has no label at all, and one of a rated one is missing."""
+    model, batch = build_model("student", tiny_config(target="both"), SHAPES).eval(), easy_batch(clips=4)
+    gold = torch.rand(4, batch.gold.shape[1], 2, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    gold[3], gold[2, 1, 0] = math.nan, math.nan
+    with torch.no_grad():
+        loss, parts = mmpkd.labels_objective(model, batch._replace(gold=gold))
+        pred = model(batch.frames).pred
+    expected = []
+    for clips in ([0, 2], [1, 3]):
+        there = [(pred[clips, :, k].flatten(), gold[clips, :, k].flatten()) for k in range(2)]
+        expected.append(np.mean([1 - float(ccc(p[~g.isnan()], g[~g.isnan()])) for p, g in there]))
+    assert [float(parts[name]) for name in ("task", "labels")] == pytest.approx(expected, abs=1e-5)
+    assert float(loss) == pytest.approx(np.mean(expected), abs=1e-5)
 
 
 def test_the_task_loss_is_over_all_frames_of_the_batch_and_not_over_clips():

@@ -20,13 +20,14 @@ from training import Training, train_step
 
 torch.set_num_threads(1)
 
-EVERY = [*STAGES, "mean_teacher"]
+EVERY = [*STAGES, "mean_teacher", "labels"]
 
 
 def step_of(stage, methods):
     """{name: gradient, weight or statistic} after a step on a batch of 4 clips. No dropout: it differs between
     processes."""
-    itself, stage = stage == "mean_teacher", stage.replace("mean_teacher", "student")
+    itself, labels = stage == "mean_teacher", stage == "labels"
+    stage = "student" if itself or labels else stage
     cfg = tiny_config(stage=stage, batch_size=4, dropout=0.0, max_grad_norm=0.5, learning_rate=0.01,
                       visual_lr_scale=1.0, optimizer="sgd")
     torch.manual_seed(0)
@@ -34,10 +35,13 @@ def step_of(stage, methods):
     recordings = [easy_recording("a", 60, 0), easy_recording("b", 50, 1)]
     if itself:
         objective = mmpkd.MeanTeacher(0.5)
+    elif labels:
+        objective = mmpkd.labels_objective
     elif stage == "student":
         mmpkd.add_teacher_outputs(recordings, build_model("teacher", cfg, SHAPES).eval().requires_grad_(False))
         objective, inputs = mmpkd.Distillation(methods, "adaptive", 0.5), ("frames", "taught")
-    clips = Clips(recordings, cfg.batch_size, cfg.clip_length, inputs, 0)
+    rated, unlabelled = (recordings[:1], recordings[1:]) if labels else (recordings, [])
+    clips = Clips(rated, cfg.batch_size, cfg.clip_length, inputs, 0, unlabelled=unlabelled)
     training = Training(model, cfg, getattr(objective, "adapters", None), decay=0.5)
     if itself:
         objective.begin(training.average, 0)
