@@ -109,7 +109,8 @@ class Config:
 
     # --- run: mmpkd.py
     stage: Stages = "all"  # what to train; all: visual, teacher, what else the student needs, student
-    target: Literal["arousal", "valence", "both"] = "arousal"  # the paper trains one model per dimension
+    target: Literal["arousal", "valence", "both"] = "both"  # by one network, with an output each; the paper trains
+                                                         # one network per target
     resume: bool = False  # continue stopped runs from last.pt
     save_minutes: NotNegative = 10.0  # a checkpoint (last.pt) at least that often, beside that of every epoch; 0: off
     save_steps: Whole = 0  # a checkpoint every so many steps; 0: off
@@ -122,7 +123,7 @@ class Config:
 
     # --- choosing: mmpkd.py
     fold: str = ""  # i/n: hold out every n-th subject of Train_Set from the i-th on, and choose the epoch on them
-    keep: Literal["best", "last"] = "best"  # checkpoint to keep: the one with the best validation CCC (with --fold:
+    keep: Literal["best", "last"] = "last"  # checkpoint to keep: the one with the best validation CCC (with --fold:
                                             # held-out CCC), or the last epoch's (no model selection)
 
     # --- networks: mmpkd.py
@@ -173,8 +174,8 @@ class Config:
     optimizer: Literal["adam", "sgd"] = "adam"  # the original's code says Adam, its manual SGD (here: momentum 0.9)
     weight_decay: NotNegative = 0.0  # decoupled for adam (AdamW), L2 for sgd
     scheduler: Literal["cosine", "plateau", "none"] = "cosine"  # learning rate over the epochs
-    clip_length: Annotated[int, (2, math.inf, True)] = 5  # frames per training clip
-    clip_stride: Annotated[int, (1, 100, True)] = 1  # frames from one frame of a clip to the next; predictions come
+    clip_length: Annotated[int, (2, math.inf, True)] = 30  # frames per training clip: with clip_stride 6 seconds
+    clip_stride: Annotated[int, (1, 100, True)] = 5  # frames from one frame of a clip to the next; predictions come
                                                      # from as many interleaved sequences, each with its own GRU state
     augment: bool = True  # flip, shift and brighten faces, shift sound in time, the same over a clip
     max_grad_norm: NotNegative = 1.0  # gradients are scaled down to this norm; 0: never

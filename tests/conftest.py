@@ -31,7 +31,7 @@ SMALL = ["--face-size", "32"]  # settings of the steps, so that tests are quick
 STEPS = {"annotations": [], "face_detector": SMALL, "audio_extract": [], "audio_melspec": ["--n-mels", "16"]}
 TINY = ["--visual-backbone", "tiny_cnn", "--audio-backbone", "tiny_cnn", "--feature-size", "16", "--gru-size", "16",
         "--epochs", "2", "--epoch-steps", "2", "--clip-length", "10", "--learning-rate", "0.001", "--device", "cpu",
-        "--teacher-folds", "2"]
+        "--teacher-folds", "2", "--target", "arousal", "--keep", "best", "--clip-stride", "1"]
 SHAPES = {"frames": (3, 16, 16), "specs": (1, 8, 16)}
 STAGES = ["visual", "teacher", "student", "audio"]
 CPU = torch.device("cpu")
@@ -210,7 +210,7 @@ def add_unlabelled(folder, name="x_1", of="train_2"):
 
 def tiny_config(**changes):
     small = dict(visual_backbone="tiny_cnn", audio_backbone="tiny_cnn", feature_size=16, gru_size=16, clip_length=10,
-                 device="cpu", teacher_folds=2, distill="cosine")
+                 device="cpu", teacher_folds=2, distill="cosine", target="arousal", keep="best", clip_stride=1)
     return Config(**small | changes)
 
 
