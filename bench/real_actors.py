@@ -33,12 +33,10 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +61,7 @@ from support.errors import UserError, run_script
 from support.files import there, whole_file, whole_folder
 from support.machine import cores
 from support.recordings import TARGETS
-from support.workers import begin_worker
+from support.workers import for_each
 
 FILES = "face.npy", "voice.npy", "ratings.csv"
 REPORTED = 8
@@ -71,7 +69,7 @@ ORDER = 2026  # seed of the order of each actor's clips
 SETTINGS = dict(
     visual_backbone="features", audio_backbone="features", target="both", frame_rate=1.0, device="cpu",
     precision="float32", keep="last", feature_size=64, gru_size=64, dropout=0.4, weight_decay=0.05, learning_rate=0.001,
-    visual_lr_scale=1.0, clip_length=4, batch_size=32, epochs=5, epoch_steps=60, max_window_s=0.0, max_delay_s=0.0,
+    visual_lr_scale=1.0, clip_length=4, batch_size=32, epochs=5, epoch_steps=40, max_window_s=0.0, max_delay_s=0.0,
     resume=True)
 QUICK = dict(epochs=1, epoch_steps=3)
 FOLDS = 4  # networks of a teacher ensemble, or one for each rated actor if there are fewer
@@ -153,35 +151,43 @@ def make_view(folder, actors, split, voice_of):
 
 # ---- one split ------------------------------------------------------------------------------------------------------
 
-def train_split(number, actors, rated, work, quick):
-    """Trains everything of a split and writes its scores; what was finished before is left. Returns its number.
+def train_split(name, report, actors, rated, work, quick):
+    """Trains everything of a split and writes its scores, for for_each; what was finished before is left.
 
     rated: numbers of rated actors. The networks are deleted once their scores are written.
     """
-    torch.set_num_threads(1)
-    folder = work / f"split{number:02}"
+    number, folder, began = number_of(name), work / name, time.perf_counter()
     folder.mkdir(exist_ok=True)
     settings = SETTINGS | (QUICK if quick else {}) | {"seed": number}
-    no_curves = mock.patch.object(training.RunFiles, "draw", lambda self, last=False: None)  # a third of the time
-    with open(work / f"split{number:02}.log", "a", buffering=1) as log, contextlib.redirect_stdout(log), no_curves:
+    no_curves = mock.patch.object(training.RunFiles, "draw", lambda self, last=False: None)  # a fifth of the time
+    with open(work / f"{name}.log", "a", buffering=1) as log, contextlib.redirect_stdout(log), no_curves:
         for count in rated:
             split = split_of([*actors], number, count)
             if not there(file := scores_file(work, number, "oracle")):  # the same for any number of rated actors
-                write_scores(file, oracle_rows(folder / "oracle", actors, split, settings))
+                write_scores(file, oracle_rows(folder / "oracle", actors, split, settings), report)
             if not there(file := scores_file(work, number, f"rated{count}")):
                 folds = {"teacher_folds": min(FOLDS, count)}
-                write_scores(file, rated_rows(folder / f"rated{count}", actors, split, settings | folds))
+                write_scores(file, rated_rows(folder / f"rated{count}", actors, split, settings | folds), report)
+            report(1)
     shutil.rmtree(folder)
-    return number
+    return f"{name}: done in {(time.perf_counter() - began) / 60:.1f} minutes", None
+
+
+def number_of(name):
+    return int(name.removeprefix("split"))
 
 
 def scores_file(work, number, what):
     return work / "scores" / f"split{number:02}_{what}.csv"
 
 
-def write_scores(path, rows):
+def write_scores(path, rows, report):
+    kept = []
+    for row in rows:
+        kept.append(row)
+        report(0)  # here it stops when it is asked to
     with whole_file(path) as part:
-        pd.DataFrame(rows, columns=["method", "target", "actor", "what", "value"]).to_csv(part, index=False)
+        pd.DataFrame(kept, columns=["method", "target", "actor", "what", "value"]).to_csv(part, index=False)
 
 
 def oracle_rows(folder, actors, split, settings):
@@ -328,7 +334,8 @@ def labels(scores):
 def keep_settings(work, folder, quick):
     """Raises UserError if the scores in `work` are of other settings or data; else notes these."""
     note, made_of = work / "settings.json", [identity(folder / name) for name in FILES]
-    now = json.dumps({**SETTINGS, **(QUICK if quick else {}), "made_of": made_of}, indent=1) + "\n"
+    now = SETTINGS | (QUICK if quick else {}) | {"order": ORDER, "folds": FOLDS, "reported": REPORTED, "made_of": made_of}
+    now = json.dumps(now, indent=1) + "\n"
     if there(note) and note.read_text() != now:
         raise UserError(f"{work}/ holds scores of other settings, or of other actors, than those of now: delete it, or "
                         "name another folder with --work-dir")
@@ -339,24 +346,11 @@ def keep_settings(work, folder, quick):
 
 def train_all(args, actors):
     """Trains the splits that are not finished, some side by side."""
-    todo = [number for number in range(args.splits)
-            if not all(there(scores_file(args.work_dir, number, f"rated{count}")) for count in args.rated)]
+    todo = [name for name in (f"split{number:02}" for number in range(args.splits)) if not all(
+        there(scores_file(args.work_dir, number_of(name), f"rated{count}")) for count in args.rated)]
     work = partial(train_split, actors=actors, rated=args.rated, work=args.work_dir, quick=args.quick)
-    began = time.perf_counter()
-    if args.workers == 1:
-        outcomes = map(work, todo)
-    else:
-        pool = ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), _begin_worker)
-        outcomes = (future.result() for future in as_completed([pool.submit(work, number) for number in todo]))
-    for done, number in enumerate(outcomes, 1):
-        minutes = (time.perf_counter() - began) / 60
-        left = minutes / done * (len(todo) - done)
-        print(f"split {number}: {done} of {len(todo)} in {minutes:.1f} minutes, {left:.0f} left", flush=True)
-
-
-def _begin_worker():
-    os.environ["TQDM_DISABLE"] = "1"
-    begin_worker()
+    with mock.patch.dict(os.environ, TQDM_DISABLE="1"):  # of the workers: one progress bar is enough
+        for_each(todo, work, dict.fromkeys(todo, len(args.rated)), args.workers, unit="tables")
 
 
 def main(argv=None):

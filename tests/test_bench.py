@@ -137,9 +137,7 @@ def test_the_bench_of_real_actors_prints_its_tables_in_small_and_trains_nothing_
     module, folder = actors
     work = tmp_path / "work"
     flags = [str(folder), "--quick", "--splits", "2", "--rated", "3", "--workers", "1", "--work-dir", str(work)]
-    threads = torch.get_num_threads()
     tables = module.main(flags)
-    torch.set_num_threads(threads)
     out = capsys.readouterr().out
     assert np.isfinite(tables[3].value).all() and "3 rated, 1 unlabelled, 2 reported actors; 2 splits" in out
     lines = {line.split()[0]: line.split() for line in out.splitlines() if line.split()}
@@ -147,7 +145,7 @@ def test_the_bench_of_real_actors_prints_its_tables_in_small_and_trains_nothing_
     assert lines["visual"][3] == f"{np.nanmean(visual):.3f}" and np.isfinite(visual).sum() == 4
     assert set(module.ROWS) <= set(lines) and len(lines["oracle"]) == 1 + 2 * (3 + 4)
     assert not list(work.glob("split*/")) and len(list((work / "scores").iterdir())) == 4
-    monkeypatch.setattr(module, "train_split", lambda number, **_: pytest.fail(f"split {number} again"))
+    monkeypatch.setattr(module, "train_split", lambda name, *_, **__: pytest.fail(name))
     module.main(flags)
     assert capsys.readouterr().out == out[out.index("\n3 rated"):]
     with pytest.raises(UserError, match="of other settings"):
@@ -173,7 +171,7 @@ def test_numbers_of_rated_actors_share_the_reported_ones(actors):
         module.split_of(names, 4, 10)
 
 
-def test_views_withhold_ratings_and_exchange_voices_within_a_partition(actors, tmp_path, capsys):
+def test_views_of_actors_withhold_ratings_and_exchange_voices_within_a_partition(actors, tmp_path, capsys):
     module, folder = actors
     read = module.read_actors(folder)
     split = module.Split(["actor_0", "actor_1"], ["actor_2", "actor_3"], ["actor_4", "actor_5"])
