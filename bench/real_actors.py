@@ -333,8 +333,9 @@ def labels(scores):
 
 def keep_settings(work, folder, quick):
     """Raises UserError if the scores in `work` are of other settings or data; else notes these."""
-    note, made_of = work / "settings.json", [identity(folder / name) for name in FILES]
-    now = SETTINGS | (QUICK if quick else {}) | {"order": ORDER, "folds": FOLDS, "reported": REPORTED, "made_of": made_of}
+    note, fixed = work / "settings.json", {"order": ORDER, "folds": FOLDS, "reported": REPORTED}
+    made_of = {name: identity(folder / name) for name in FILES}
+    now = SETTINGS | (QUICK if quick else {}) | fixed | {"made_of": made_of}
     now = json.dumps(now, indent=1) + "\n"
     if there(note) and note.read_text() != now:
         raise UserError(f"{work}/ holds scores of other settings, or of other actors, than those of now: delete it, or "
