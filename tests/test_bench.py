@@ -6,6 +6,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ import mmpkd
 from config import Config
 from drawn.people import World
 from study.methods import FACES, NETWORKS, SPECS
+from support.errors import UserError
 
 BENCH = Path(mmpkd.__file__).parent / "bench"
 CFG = Config(**FACES, **SPECS, **NETWORKS, target="arousal", device="cpu")
@@ -105,3 +107,110 @@ def test_the_predict_bench_prints_a_line_for_every_side(bench, monkeypatch, caps
         module.DECODING, f"{module.DETECTOR}, 48 px", "small, float32", "small, with --overlay",
         f"{module.DETECTOR}, 112 px", "large, float32"]
     assert all(float(number) >= 0 for line in lines for number in line.split()[-4:])
+
+
+# ---- real_actors.py, on made-up actors ------------------------------------------------------------------------------
+
+@pytest.fixture
+def actors(bench, monkeypatch, tmp_path):
+    """The module, for small splits, and a folder of six made-up actors with 8 clips each. The first face feature and
+    the first of the voice are 100 times the number of the actor, and that of the clip; arousal is a 20th of the latter.
+    """
+    module = bench("real_actors")
+    monkeypatch.setattr(module, "REPORTED", 2)
+    monkeypatch.setattr(module, "FOLDS", 2)
+    actor, clip = np.repeat(np.arange(6), 8), np.tile(np.arange(8), 6)
+    noise = np.random.default_rng(0).normal(0, 0.1, (48, 7)).astype(np.float32)
+    noise[:, [0, 3]] = (100 * actor + clip)[:, None]
+    noise[:, [1, 4]] += clip[:, None]
+    folder = tmp_path / "actors"
+    folder.mkdir()
+    np.save(folder / "face.npy", noise[:, :3])
+    np.save(folder / "voice.npy", noise[:, 3:])
+    pd.DataFrame({"recording": [f"actor_{one}" for one in actor], "clip": clip, "arousal": clip / 20,
+                  "valence": np.sin(clip) / 2}).to_csv(folder / "ratings.csv", index=False)
+    return module, folder
+
+
+def test_the_bench_of_real_actors_prints_its_tables_in_small_and_trains_nothing_twice(actors, tmp_path, monkeypatch,
+                                                                                       capsys):
+    module, folder = actors
+    work = tmp_path / "work"
+    flags = [str(folder), "--quick", "--splits", "2", "--rated", "3", "--workers", "1", "--work-dir", str(work)]
+    tables = module.main(flags)
+    out = capsys.readouterr().out
+    assert np.isfinite(tables[3].value).all() and "3 rated, 1 unlabelled, 2 reported actors; 2 splits" in out
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if line.split()}
+    visual = module.matrix(tables[3], "visual", "raw", "mean")
+    assert lines["visual"][3] == f"{np.nanmean(visual):.3f}" and np.isfinite(visual).sum() == 4
+    assert set(module.ROWS) <= set(lines) and len(lines["oracle"]) == 1 + 2 * (3 + 4)
+    assert not list(work.glob("split*/")) and len(list((work / "scores").iterdir())) == 4
+    monkeypatch.setattr(module, "train_split", lambda name, *_, **__: pytest.fail(name))
+    module.main(flags)
+    assert capsys.readouterr().out == out[out.index("\n3 rated"):]
+    with pytest.raises(UserError, match="of other settings"):
+        module.main([flag for flag in flags if flag != "--quick"])
+
+
+def test_faces_voices_and_ratings_of_a_clip_stay_together_in_an_order_of_each_actors_own(actors):
+    module, folder = actors
+    read = module.read_actors(folder)
+    clips = [np.round(actor.ratings[:, 0] * 20) for actor in read.values()]
+    for number, (actor, clip) in enumerate(zip(read.values(), clips)):
+        assert (actor.face[:, 0] == 100 * number + clip).all() and (actor.voice[:, 0] == 100 * number + clip).all()
+        assert sorted(clip) == [*range(8)]
+    assert len({tuple(clip) for clip in clips}) == 6
+
+
+def test_numbers_of_rated_actors_share_the_reported_ones(actors):
+    module, names = actors[0], [f"actor_{number}" for number in range(12)]
+    few, many = (module.split_of(names, 4, count) for count in (3, 6))
+    assert few.reported == many.reported and set(few.rated) < set(many.rated)
+    assert sorted(sum(many, [])) == sorted(names) and few.reported != module.split_of(names, 5, 3).reported
+    with pytest.raises(UserError, match="12 actors: 10 rated"):
+        module.split_of(names, 4, 10)
+
+
+def test_views_of_actors_withhold_ratings_and_exchange_voices_within_a_partition(actors, tmp_path, capsys):
+    module, folder = actors
+    read = module.read_actors(folder)
+    split = module.Split(["actor_0", "actor_1"], ["actor_2", "actor_3"], ["actor_4", "actor_5"])
+    module.make_view(tmp_path / "view", read, split, module.exchanged(split))
+    for rows, others in zip(split, (["1", "0"], ["3", "2"], ["5", "4"])):
+        for name, other in zip(rows, others):
+            assert (np.load(tmp_path / "view" / "features" / "visual" / f"{name}.npy") == read[name].face).all()
+            voice = np.load(tmp_path / "view" / "features" / "audio" / f"{name}.npy")
+            assert (voice == read[f"actor_{other}"].voice).all()
+    table = pd.read_csv(tmp_path / "view" / "Annotations" / "Train_Set" / "actor_0.csv")
+    assert np.allclose(table[module.TARGETS], read["actor_0"].ratings)
+    for name in split.unlabelled:
+        assert "arousal" not in pd.read_csv(tmp_path / "view" / "Annotations" / "Unlabelled_Set" / f"{name}.csv")
+        assert name not in (tmp_path / "view" / "ratings_gold_standard" / "ratings.csv").read_text()
+
+
+def test_a_constant_gain_has_an_interval_of_no_width_and_actors_widen_one(actors):
+    interval, draw = actors[0].interval, np.random.default_rng(0)
+    gone = draw.random((20, 24)) < 0.6
+    assert np.allclose(interval(np.where(gone, np.nan, 0.3)), 0.3)
+    by_actor = np.where(gone, np.nan, draw.normal(0.1, 0.2, 24))  # the same in every split: 24 values, not 192
+    mean, low, high = interval(by_actor)
+    error = 0.2 / np.sqrt(24)
+    assert mean == pytest.approx(np.nanmean(by_actor)) and 3 * error < high - low < 6 * error
+
+
+def test_a_level_per_actor_costs_the_raw_ccc_alone(actors):
+    gold = np.random.default_rng(0).normal(0, 1, (60, 2))
+    values = {(row[1], row[3]): row[4] for row in actors[0].cccs("visual", "a", gold + 2, gold, ["raw", "centred"])}
+    assert values["arousal", "centred"] == pytest.approx(1)
+    variance = gold[:, 0].var()
+    assert values["arousal", "raw"] == pytest.approx(2 * variance / (2 * variance + 4))
+
+
+def test_files_of_actors_that_do_not_fit_are_named(actors):
+    module, folder = actors
+    np.save(folder / "voice.npy", np.zeros((47, 4)))
+    with pytest.raises(UserError, match="48, 47 and 48 rows"):
+        module.read_actors(folder)
+    (folder / "face.npy").unlink()
+    with pytest.raises(UserError, match="face.npy is missing"):
+        module.read_actors(folder)
