@@ -35,7 +35,7 @@ def describe_way(cfg):
     if cfg.distill == PSEUDO:
         kinds = " and ".join(cfg.teachers.split("+"))
         return (f"student: trained on ratings and on pseudo-labels for {count} unlabelled recordings, from {kinds} "
-                f"teacher ensembles of {cfg.teacher_folds} networks each")
+                f"teacher ensembles of {cfg.teacher_folds * cfg.teacher_networks} networks each")
     also = f"on the rated and {count} unlabelled recordings" if count else "on the rated recordings"
     return f"student: distilled from the joint teacher ({cfg.distill}, gate {cfg.gate}) {also}"
 

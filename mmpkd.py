@@ -5,6 +5,7 @@
     python mmpkd.py --stage student     face only, with the help of teachers that are already trained
     python mmpkd.py --stage audio       voice only
     python mmpkd.py                     visual, teacher, what else the student needs, student; then the comparison
+    python mmpkd.py --shard 1/4         a quarter of what the student needs; of a job array
     python mmpkd.py --list              the runs that there are
     torchrun --nproc_per_node=2 mmpkd.py ...    on two devices
 
@@ -21,6 +22,7 @@ Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]/
 """
 import dataclasses
 import shutil
+import signal
 from functools import partial
 
 from runs import (
@@ -51,7 +53,7 @@ from torch import nn
 import data
 import pseudo_labels
 from checkpoints import describe_model, finished, load_model, save_checkpoint
-from checks import check_before, describe_way, methods_of
+from checks import check_before, check_student, describe_way, methods_of
 from frozen import with_features
 from losses import DISTILL, ccc_loss
 from models_kd import HINT, forward, standardise
@@ -67,6 +69,10 @@ from scores import (
     written_predictions,
 )
 from support.devices import first_goes_first, joined, wait_for_others, whole_batch, world
+from support.machine import cores
+from support.recordings import shard_of
+from support.stopping import Stopped, listening
+from support.workers import side_by_side
 from training import choose_precision, start_run
 from training import train as train_epochs
 
@@ -297,26 +303,101 @@ def finish_run(folder, sets, training, about):
     return scores
 
 
+# ---- teacher ensembles, side by side --------------------------------------------------------------------------------
+
+def train_ensembles(runs, cfg, device):
+    """Trains the networks of a student's teacher ensembles, several at the same time: on the cores of this machine, or
+    one on each of its CUDA devices.
+
+    Each has one thread, also where they are trained one after the other: more would round in another way on some
+    processors, and a result must not depend on how many are trained side by side. If one fails, the others are still
+    trained. Raises Stopped when the process is asked to stop, after all have saved.
+    """
+    finished = [one for one in runs if state_of_run(one) == "finished"]
+    train_in_turn(finished, device)  # which says so
+    runs = [one for one in runs if one not in finished]
+    names = [run_folder(one).name for one in runs]
+    devices = [f"cuda:{k}" for k in range(torch.cuda.device_count())] if str(device) == "cuda" else [str(device)]
+    workers = min(len(runs), cfg.workers or (cores() if device.type == "cpu" else len(devices)))
+    if workers <= 1 or world()[1] > 1:
+        train_in_turn(runs, device)
+        return
+    print(f"{len(runs)} networks of the teacher ensembles, {workers} side by side")
+    with listening() as stop:
+        try:
+            with stop.at_once():
+                side_by_side(names, partial(train_in_worker, runs=dict(zip(names, runs)), devices=devices), workers)
+        except Stopped:
+            raise Stopped(f"stopped by {signal.Signals(stop.signal).name}, and the runs that were in training are "
+                          "saved: continue with the same command and --resume", stop.signal) from None
+
+
+def train_in_turn(runs, device):
+    """The same in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for one in runs:
+            train(one, device)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def train_in_worker(name, report, runs, devices):
+    """Trains one of `runs`, {name: settings}, for side_by_side."""
+    one, name = runs[name], devices[report.worker % len(devices)]
+    begun = there(run_folder(one) / "last.pt")  # by a process that was killed, after which it is tried again
+    with joined(dataclasses.replace(one, device=name)) as device:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        train(dataclasses.replace(one, resume=one.resume or begun), device)
+
+
+# ---- all of them ----------------------------------------------------------------------------------------------------
+
+def calls_of(cfg):
+    """(runs to train one after the other, networks of teacher ensembles to train after them, the student or None)."""
+    if cfg.stage not in ("student", "all"):
+        return [cfg], [], None
+    student = dataclasses.replace(cfg, stage="student")
+    if cfg.stage == "student" and not cfg.shard:
+        return [], [], student
+    needed = needed_by(student)
+    ensembles = [one for one in needed if one.fold and not cfg.fold]
+    calls = [one for one in needed if one not in ensembles]
+    if cfg.stage == "all":
+        calls = [needed_run(cfg, stage=stage) for stage in ("visual", "teacher")]
+    return calls, ensembles, student
+
+
+def of_shard(cfg, calls, ensembles, student):
+    """What of calls_of() the job of a job array trains: every n-th run, and never the student."""
+    if student:
+        check_student(student)
+    runs = {run_folder(one).name: one for one in (*calls, *ensembles)}
+    mine = shard_of(runs, cfg.shard)
+    print(f"shard {cfg.shard}: {', '.join(mine) or 'nothing'} of the {len(runs)} runs to train"
+          + "; when all shards have ended, the same command without --shard trains the student" * bool(student))
+    return [one for one in calls if one in mine.values()], [one for one in ensembles if one in mine.values()], None
+
+
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
     if answer_list(cfg):
         return None
     cfg = with_way(cfg) if cfg.stage in ("student", "all") else cfg
-    calls, extra = {cfg.stage: cfg}, []
-    if cfg.stage == "all":
-        calls = {stage: needed_run(cfg, stage=stage) for stage in ("visual", "teacher")}
-        calls["student"] = dataclasses.replace(cfg, stage="student")
-        extra = [one for one in needed_by(calls["student"]) if one not in calls.values()]
+    calls, ensembles, student = calls_of(cfg)
+    if cfg.shard:
+        calls, ensembles, student = of_shard(cfg, calls, ensembles, student)
     with joined(cfg) as device:
-        check_before([*calls.values(), *extra])
-        if "student" in calls:
-            print(describe_way(calls["student"]))
-        scores = {stage: train(one, device) for stage, one in calls.items() if stage != "student"}
-        for one in extra:
-            train(one, device)
-        if "student" in calls:
-            scores["student"] = train(calls["student"], device)
-        if cfg.stage == "all" and world()[0] == 0:
+        check_before([*calls, *ensembles, *([student] if student else [])])
+        if student:
+            print(describe_way(student))
+        scores = {one.stage: train(one, device) for one in calls}
+        train_ensembles(ensembles, cfg, device)
+        if student:
+            scores["student"] = train(student, device)
+        if student and cfg.stage == "all" and world()[0] == 0:
             taught = "pseudo-labels" if cfg.distill == PSEUDO else cfg.distill
             print(comparison(scores, cfg.targets, taught, how_chosen(cfg)))
     return scores
