@@ -105,3 +105,17 @@ def test_the_predict_bench_prints_a_line_for_every_side(bench, monkeypatch, caps
         module.DECODING, f"{module.DETECTOR}, 48 px", "small, float32", "small, with --overlay",
         f"{module.DETECTOR}, 112 px", "large, float32"]
     assert all(float(number) >= 0 for line in lines for number in line.split()[-4:])
+
+
+def test_the_bench_of_folds_prints_a_line_for_every_side(bench, monkeypatch, capsys):
+    module = bench("folds")
+    monkeypatch.setattr(module, "SECONDS", 3)
+    monkeypatch.setattr(module, "CFG", dataclasses.replace(module.CFG, epochs=1, teachers="visual", teacher_folds=2,
+                                                           frame_rate=25.0, clip_length=10))
+    threads = torch.get_num_threads()
+    module.main(["--epoch-steps", "2"])
+    torch.set_num_threads(threads)
+    *_, heading, whole, one, side = capsys.readouterr().out.splitlines()
+    assert heading.split()[:2] == ["seconds", "ratio"] and whole.split()[-3] == "1.00" == whole.split()[-1]
+    assert "1 thread" in one and "side by side" in side
+    assert all(float(word) > 0 for line in (one, side) for word in line.split()[-4:])
