@@ -323,6 +323,7 @@ def train_ensembles(runs, cfg, device):
         train_in_turn(runs, device)
         return
     print(f"{len(runs)} networks of the teacher ensembles, {workers} side by side")
+    torch.cuda.empty_cache()  # what the visual baseline and the teacher needed
     with listening() as stop:
         try:
             with stop.at_once():

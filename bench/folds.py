@@ -78,7 +78,8 @@ def main(argv=None):
             mmpkd.train(dataclasses.replace(first, stage="teacher"), torch.device("cpu"))
         measured = measure(dataclasses.replace(CFG, data_dir=folder, epoch_steps=steps))
     (first_s, first_used), *_ = measured.values()
-    print(f"{len(needed_by(CFG))} networks, {CFG.epochs} x {steps} steps each, {cores()} cores, torch {torch.__version__}\n")
+    print(f"{len(needed_by(CFG))} networks, {CFG.epochs} x {steps} steps each, {cores()} cores, torch "
+          f"{torch.__version__}\n")
     print(f"{'':34}{'seconds':>9}{'ratio':>7}{'processor seconds':>19}{'ratio':>7}")
     for name, (seconds, used) in measured.items():
         print(f"{name:34}{seconds:9.1f}{first_s / seconds:7.2f}{used:19.1f}{first_used / used:7.2f}")
