@@ -52,7 +52,7 @@ from torch import nn
 
 import data
 import pseudo_labels
-from checkpoints import describe_model, finished, load_model, save_checkpoint
+from checkpoints import card_ccc, describe_model, finished, load_model, save_checkpoint
 from checks import check_before, check_student, describe_way, methods_of
 from frozen import with_features
 from losses import DISTILL, ccc_loss
@@ -75,6 +75,8 @@ from support.stopping import Stopped, listening
 from support.workers import side_by_side
 from training import choose_precision, start_run
 from training import train as train_epochs
+
+SAME_CCC = 1e-4  # predictions have six digits in their files
 
 # ---- task loss ------------------------------------------------------------------------------------------------------
 
@@ -230,8 +232,20 @@ def load_teacher(cfg, shapes, device):
     wanted = {"targets": cfg.targets, "shapes": {name: shapes[name] for name in model.inputs}}
     if found != wanted:
         raise UserError(f"{path} was trained with {found}, the student needs {wanted}: train it again")
+    check_own(cfg, path, state["card"])
     model.in_bfloat16 = choose_precision(cfg.precision, device) == "bfloat16"  # features of a frozen backbone
     return model.to(device).requires_grad_(False)
+
+
+def check_own(cfg, path, card):
+    """Raises UserError if a network is not the one that made the predictions of its run: its card has other CCCs."""
+    folder = run_folder(cfg)
+    now = card_ccc(score(read_predictions(folder, "val", cfg.frame_rate), cfg.targets))
+    for target, its in (card["ccc"] or {}).items():
+        values = its["mean"], now[target]["mean"]  # None: not a number
+        if values[0] != values[1] and (None in values or abs(values[0] - values[1]) > SAME_CCC):
+            raise UserError(f"{path} is not the network that made {folder / 'predictions'}/ (a CCC of {target} of "
+                            f"{values[0]}, not of {values[1]}): {AGAIN.format(folder)}")
 
 
 # ---- what every call does -------------------------------------------------------------------------------------------

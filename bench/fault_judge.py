@@ -13,7 +13,8 @@ ON_THE_WAY = ("last.pt", "best.pt", "log.jsonl", "curves.png")  # of a run: they
 # The user's own files carry no checksum: another valid file is another corpus, and nobody can tell
 UNKNOWABLE = {(damage, kind) for damage in ("flip", "exchange", "remove") for kind in OWN} | {
     (damage, kind) for damage in ("at_line", "cut") for kind in ("subjects.csv", "results", "ratings table")} | {
-    ("flip", "annotations"), ("remove", "annotations")}  # which users may edit, and delete to train without a recording
+    (damage, "annotations") for damage in ("flip", "exchange", "remove")} | {  # to edit, or delete to train without it
+    ("exchange", "log.jsonl")}  # of another run: curves and --list alone are made of it
 REASON = re.compile(r"damage|unread|cannot|missing|cut|break|broke|ends|silent|left out|chang|drop|fewer|without"
                     r"|invalid|\bno\b|\bnot\b|delete|mask|warning|lack|again|differ|expected|error|version",
                     re.IGNORECASE)
@@ -70,7 +71,8 @@ def judge_damage(known, fault, before, ended, after, page=()):
     path = HASHED.sub(".npy", fault.path)
     lost = losses(before, after, known.wanted, but=(path,))
     named = any(name in line for line in said for name in names_of(fault.path))
-    knowable = (fault.kind, kind) not in UNKNOWABLE
+    knowable = (fault.kind, kind) not in UNKNOWABLE and not (
+        fault.kind == "exchange" and kind == "best.pt" and fault.case.startswith("predict"))  # it says which one it is
     if ended.hung or "traceback" in found or not knowable and ended.code == 0:
         return found
     if ended.code == 0:
@@ -82,9 +84,9 @@ def judge_damage(known, fault, before, ended, after, page=()):
         return found
     if lost and knowable:
         found["lost"] = ", ".join(lost[:3])
-    error = " | ".join(said)[-300:]
+    error = " | ".join(said)
     if not re.search(rf"{DATA}/\S", error) or knowable and not named and fault.kind != "future":
-        found["nameless"] = error
+        found["nameless"] = error[-300:]
     return found
 
 

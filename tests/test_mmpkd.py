@@ -1,6 +1,7 @@
 """mmpkd.py: objectives, gates and the training calls, on a drawn corpus and on recordings that are easy to learn."""
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -309,6 +310,16 @@ def test_a_teacher_of_other_targets_or_images_is_refused_and_one_that_fits_is_fr
     shutil.rmtree(run_of(trained, "teacher"))
     with pytest.raises(SettingsError, match="missing"):
         mmpkd.load_teacher(cfg, shapes, CPU)
+
+
+def test_a_teacher_that_is_the_network_of_another_run_is_refused(pseudo):
+    one = tiny_config(data_dir=str(pseudo), stage="visual", target="both", distill="pseudo", fold="1/2")
+    mine, other = (pseudo / "runs" / f"visual_both_fold{number}of2" / "best.pt" for number in (1, 2))
+    shapes = {"frames": (3, 32, 32), "specs": (1, 16, 101)}
+    mmpkd.load_teacher(one, shapes, CPU)
+    shutil.copy(other, mine)
+    with pytest.raises(UserError, match=rf"{re.escape(str(mine))} is not the network that made .* delete "):
+        mmpkd.load_teacher(one, shapes, CPU)
 
 
 def test_a_student_is_not_resumed_with_a_teacher_that_was_trained_again(trained, call):
