@@ -55,16 +55,14 @@ SIDES = {"one after the other, {} threads": (with_threads, 1), "one after the ot
 
 
 def measure(cfg):
-    """{side: (seconds, processor seconds)}"""
-    measured = {}
+    """Yields (side, seconds, processor seconds) as they are measured."""
     for number, (name, (train, workers)) in enumerate(SIDES.items()):
         one = dataclasses.replace(cfg, runs_dir=str(Path(cfg.data_dir, f"runs{number}")), workers=workers)
         torch.set_num_threads(cores())
         began, used = time.perf_counter(), used_s()
         with contextlib.redirect_stdout(io.StringIO()):
             train(needed_by(one), one)
-        measured[name.format(cores())] = time.perf_counter() - began, used_s() - used
-    return measured
+        yield name.format(cores()), time.perf_counter() - began, used_s() - used
 
 
 def main(argv=None):
@@ -76,13 +74,13 @@ def main(argv=None):
         first = dataclasses.replace(CFG, data_dir=folder, runs_dir=str(Path(folder, "first")), epoch_steps=1, epochs=1)
         with contextlib.redirect_stdout(io.StringIO()):  # the images are packed, once for all sides
             mmpkd.train(dataclasses.replace(first, stage="teacher"), torch.device("cpu"))
-        measured = measure(dataclasses.replace(CFG, data_dir=folder, epoch_steps=steps))
-    (first_s, first_used), *_ = measured.values()
-    print(f"{len(needed_by(CFG))} networks, {CFG.epochs} x {steps} steps each, {cores()} cores, torch "
-          f"{torch.__version__}\n")
-    print(f"{'':34}{'seconds':>9}{'ratio':>7}{'processor seconds':>19}{'ratio':>7}")
-    for name, (seconds, used) in measured.items():
-        print(f"{name:34}{seconds:9.1f}{first_s / seconds:7.2f}{used:19.1f}{first_used / used:7.2f}")
+        print(f"{len(needed_by(CFG))} networks, {CFG.epochs} x {steps} steps each, {cores()} cores, torch "
+              f"{torch.__version__}\n")
+        print(f"{'':34}{'seconds':>9}{'ratio':>7}{'processor seconds':>19}{'ratio':>7}")
+        first = None
+        for name, seconds, used in measure(dataclasses.replace(CFG, data_dir=folder, epoch_steps=steps)):
+            first = first or (seconds, used)
+            print(f"{name:34}{seconds:9.1f}{first[0] / seconds:7.2f}{used:19.1f}{first[1] / used:7.2f}", flush=True)
 
 
 if __name__ == "__main__":
