@@ -36,7 +36,7 @@ def describe_way(cfg):
     if cfg.distill == PSEUDO:
         kinds = " and ".join(cfg.teachers.split("+"))
         return (f"student: trained on ratings and on pseudo-labels for {count} unlabelled recordings, from {kinds} "
-                f"teacher ensembles of {cfg.teacher_folds} networks each")
+                f"teacher ensembles of {cfg.teacher_folds * cfg.teacher_networks} networks each")
     if cfg.distill == MEAN_TEACHER:
         return (f"student: trained on ratings, and on the rated and {count} unlabelled recordings to agree with the "
                 "average of its own weights (mean teacher)")

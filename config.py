@@ -34,9 +34,9 @@ class Config:
     recordings: tuple[str, ...] = ()  # ids of the recordings to process; none given: all
 
     # --- parallel work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
-                       # experiment.py predict.py
+                       # mmpkd.py experiment.py predict.py
     workers: Whole = 0  # recordings (or runs) processed in parallel; 0: one per core, or fewer if that is faster
-    shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (or seed); "": all
+    shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (run, seed); "": all
 
     # --- step 0, annotations: annotations.py
     corpus: Literal["auto", "recola", "avec", "affwild2", "table"] = "auto"  # form of the ratings; auto: whatever is
@@ -157,6 +157,7 @@ class Config:
     teachers: Teachers = "audio+visual"  # teacher ensembles: audio-only, visual-only, joint (audio-visual)
     teacher_folds: Annotated[int, (2, math.inf, True)] = 4  # cross-fitting: n networks in an ensemble, each trained
                                                             # without one of n folds of the training subjects
+    teacher_networks: Count = 1  # networks per fold in an ensemble, each with a seed of its own
     calibrate: bool = True  # weight the ensembles by stacking; give the labels the ratings' mean and standard deviation
     confirm_audio: bool = True  # use audio teachers only for targets for which they pass the confirmation test
 

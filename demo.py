@@ -144,7 +144,8 @@ def main(argv=None):
     call(face_detector_frameRetention, **data, **RATE, **FACES, workers=1 if cfg.quick else cores())
     call(audio_extract, **data, **RATE)
     call(audio_melspec, **data, **SPECS)
-    call(mmpkd, **data, **TRAINING, **EPOCHS[cfg.quick], teacher_folds=FOLDS, seed=cfg.seed, resume=True)
+    call(mmpkd, **data, **TRAINING, **EPOCHS[cfg.quick], teacher_folds=FOLDS, seed=cfg.seed, resume=True,
+         workers=1 if cfg.quick else 0)
     plots = call(plot_ccc, **data, **RATE)
     page = call(report_script, **data, **RATE)
     overlay = watch_one(cfg, plots["ccc"])

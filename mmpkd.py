@@ -5,6 +5,7 @@
     python mmpkd.py --stage student     face only, with the help of teachers that are already trained
     python mmpkd.py --stage audio       voice only
     python mmpkd.py                     what the student needs, visual, teacher, student; then the comparison
+    python mmpkd.py --shard 1/4         a quarter of what the student needs; of a job array
     python mmpkd.py --list              the runs that there are
     torchrun --nproc_per_node=2 mmpkd.py ...    on two devices
 
@@ -21,6 +22,7 @@ Writes  runs/<stage>_<target>[_<distill>][_fold<i>of<n>][_<variant>]/
 """
 import dataclasses
 import shutil
+import signal
 from functools import partial
 
 from runs import (
@@ -48,15 +50,14 @@ from support.settings import answer_first, parse_config
 answer_first(__name__, __file__, __doc__, answer_list)  # before torch is loaded, which takes seconds
 
 import torch
-from torch import nn
 
 import data
 import pseudo_labels
 from checkpoints import card_ccc, describe_model, finished, load_model, save_checkpoint
-from checks import check_before, describe_way, methods_of
+from checks import check_before, check_student, describe_way, methods_of
 from frozen import with_features
-from losses import DISTILL, ccc_distill, ccc_loss
-from models_kd import HINT, forward
+from losses import ccc_loss
+from objectives import Distillation, MeanTeacher, labels_objective, task_objective
 from postprocessing import fit_tables
 from scores import (
     comparison,
@@ -69,132 +70,15 @@ from scores import (
     score,
     written_predictions,
 )
-from support.devices import first_goes_first, joined, wait_for_others, whole_batch, world
+from support.devices import first_goes_first, joined, wait_for_others, world
+from support.machine import cores
+from support.recordings import shard_of
+from support.stopping import Stopped, listening
+from support.workers import side_by_side
 from training import choose_precision, start_run
 from training import train as train_epochs
 
 SAME_CCC = 1e-4  # predictions have six digits in their files
-
-# ---- task loss ------------------------------------------------------------------------------------------------------
-
-def task_loss(output, gold):
-    """1 - CCC of each target over all frames of a batch: Output, (B, T, K) -> (K,)."""
-    return ccc_loss(output.pred.flatten(0, 1), gold.flatten(0, 1))
-
-
-def of_whole_batch(output):
-    """An Output for the clips of all devices that share the batch."""
-    return output._replace(pred=whole_batch(output.pred), feat=whole_batch(output.feat))
-
-
-def task_objective(model, batch):
-    """Ratings alone: visual, audio, teacher."""
-    loss = task_loss(of_whole_batch(forward(model, batch)), whole_batch(batch.gold)).mean()
-    return loss, {"task": loss}
-
-
-def labels_objective(model, batch):
-    """Ratings and pseudo-labels: the mean of two losses, that of the rated clips and that of the unlabelled ones, which
-    alternate in a batch (data.Clips).
-
-    One CCC over both would compare them with one mean and one variance, though the labels of rated subjects are
-    ratings, with the level of each subject, and those of unlabelled ones have none.
-    """
-    output, gold = of_whole_batch(forward(model, batch)), whole_batch(batch.gold)
-    task, labels = (task_loss(output._replace(pred=output.pred[first::2]), gold[first::2]).mean() for first in (0, 1))
-    return (task + labels) / 2, {"task": task, "labels": labels}
-
-
-# ---- hint loss ------------------------------------------------------------------------------------------------------
-
-class Distillation(nn.Module):
-    """Privileged knowledge distillation (Aslam et al., 2023), for each target:
-
-        (1 - beta) (1 - CCC(student, ratings)) + beta sum_m w_m D_m(student, teacher)
-
-    methods: {name in losses.DISTILL: w_m}; gate: of GATES, gives beta from the teacher's task loss on the batch;
-    weight: the largest beta. Each target has its own beta: a teacher may be good at arousal and bad at valence.
-    """
-
-    def __init__(self, methods, gate, weight):
-        super().__init__()
-        self.methods, self.gate, self.weight = methods, GATES[gate], weight
-        self.adapters = nn.ModuleDict({name: nn.Linear(HINT, HINT) for name in methods if DISTILL[name].mapped})
-
-    def __call__(self, model, batch):
-        gold, taught = whole_batch(batch.gold), whole_batch(batch.taught)
-        student = of_whole_batch(forward(model, batch))
-        teacher = student._replace(pred=taught[..., :gold.shape[2]], feat=taught[..., gold.shape[2]:])
-        task, teacher_loss = task_loss(student, gold), task_loss(teacher, gold)
-        beta = self.gate(teacher_loss, self.weight)
-        hints = {name: self.compare(name, student, teacher) for name in self.methods}
-        hint = sum(weight * hints[name] for name, weight in self.methods.items())
-        loss = ((1 - beta) * task + beta * hint).mean()
-        parts = {"task": task, "hint": hint, "beta": beta, "teacher": teacher_loss} | (hints if len(hints) > 1 else {})
-        return loss, {name: value.mean() for name, value in parts.items()}
-
-    def compare(self, name, student, teacher):
-        """A method's loss over all frames of the batch: scalar for features, (K,) for predictions."""
-        method = DISTILL[name]
-        own, its = (getattr(output, method.of).flatten(0, 1) for output in (student, teacher))
-        if method.of == "pred":
-            return torch.stack([method.compare(*series) for series in zip(own.split(1, 1), its.split(1, 1))])
-        return method.compare(self.adapters[name](own) if method.mapped else own, its)
-
-
-# ---- mean teacher ---------------------------------------------------------------------------------------------------
-
-class MeanTeacher:
-    """A student whose teacher is the average of its own weights (Tarvainen & Valpola, 2017):
-
-        1 - CCC(student, ratings) + beta (1 - CCC(student, average)), the mean over targets
-
-    The second CCC is over the frames of all clips, rated or not. The student sees one augmentation of them, with
-    dropout, the average another, without. A squared error would be smallest for predictions that hardly move, and its
-    weight would depend on how much they do; 1 - CCC does not, and is in the units of the task loss. beta rises to
-    `weight` as in the paper, exp(-5 (1 - t)^2), over the first quarter of the steps.
-    """
-    views = 2  # of a batch, differently augmented
-    RAMP = 0.25  # of the steps of all epochs
-
-    def __init__(self, weight):
-        self.weight, self.average, self.ramp = weight, None, 1
-
-    def begin(self, average, steps):
-        """average: the Average of the run's Training; steps: of all epochs."""
-        self.average, self.ramp = average, max(1, self.RAMP * steps)
-
-    def __call__(self, model, batch, other):
-        student = of_whole_batch(forward(model, batch))
-        with torch.no_grad():
-            teacher = of_whole_batch(forward(self.average.model, other))
-        task = task_loss(student, whole_batch(batch.gold)).mean()
-        hint = ccc_distill(student.pred.flatten(0, 1), teacher.pred.flatten(0, 1))
-        beta = self.weight * torch.exp(-5 * (1 - self.average.clock / self.ramp).clamp_min(0) ** 2)
-        return task + beta * hint, {"task": task, "hint": hint, "beta": beta}
-
-
-# ---- gate: the teacher's weight beta, from its 1 - CCC of each target on the batch, (K,) -> (K,) --------------------
-
-def adaptive_gate(teacher_loss, weight):
-    """All of `weight` for a teacher with a CCC of 1, less the worse it is, nothing at a CCC of 0 or below."""
-    return weight * (1 - teacher_loss).clamp(0, 1)
-
-
-def original_gate(teacher_loss, weight):
-    """The rule of the authors' code, for parity: 0.2 + loss where the loss is up to 0.2 or above 1, else 1.
-
-    `weight` is not used. A mediocre teacher switches the ratings off, and a bad one gives them a negative weight.
-    """
-    return torch.where((teacher_loss <= 0.2) | (teacher_loss > 1), 0.2 + teacher_loss, torch.ones_like(teacher_loss))
-
-
-def no_gate(teacher_loss, weight):
-    """Always `weight`."""
-    return torch.full_like(teacher_loss, weight)
-
-
-GATES = {"adaptive": adaptive_gate, "original": original_gate, "off": no_gate}
 
 
 # ---- Visual Training Call, Teacher Training Call --------------------------------------------------------------------
@@ -367,26 +251,102 @@ def finish_run(folder, sets, training, about):
     return scores
 
 
+# ---- teacher ensembles, side by side --------------------------------------------------------------------------------
+
+def train_ensembles(runs, cfg, device):
+    """Trains the networks of a student's teacher ensembles, several at the same time: on the cores of this machine, or
+    one on each of its CUDA devices.
+
+    Each has one thread, also where they are trained one after the other: more would round in another way on some
+    processors, and a result must not depend on how many are trained side by side. If one fails, the others are still
+    trained. Raises Stopped when the process is asked to stop, after all have saved.
+    """
+    finished = [one for one in runs if state_of_run(one) == "finished"]
+    train_in_turn(finished, device)  # which says so
+    runs = [one for one in runs if one not in finished]
+    names = [run_folder(one).name for one in runs]
+    devices = [f"cuda:{k}" for k in range(torch.cuda.device_count())] if str(device) == "cuda" else [str(device)]
+    workers = min(len(runs), cfg.workers or (cores() if device.type == "cpu" else len(devices)))
+    if workers <= 1 or world()[1] > 1:
+        train_in_turn(runs, device)
+        return
+    print(f"{len(runs)} networks of the teacher ensembles, {workers} side by side")
+    torch.cuda.empty_cache()  # what the visual baseline and the teacher needed
+    with listening() as stop:
+        try:
+            with stop.at_once():
+                side_by_side(names, partial(train_in_worker, runs=dict(zip(names, runs)), devices=devices), workers)
+        except Stopped:
+            raise Stopped(f"stopped by {signal.Signals(stop.signal).name}, and the runs that were in training are "
+                          "saved: continue with the same command and --resume", stop.signal) from None
+
+
+def train_in_turn(runs, device):
+    """The same in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for one in runs:
+            train(one, device)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def train_in_worker(name, report, runs, devices):
+    """Trains one of `runs`, {name: settings}, for side_by_side."""
+    one, name = runs[name], devices[report.worker % len(devices)]
+    begun = there(run_folder(one) / "last.pt")  # by a process that was killed, after which it is tried again
+    with joined(dataclasses.replace(one, device=name)) as device:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        train(dataclasses.replace(one, resume=one.resume or begun), device)
+
+
+# ---- all of them ----------------------------------------------------------------------------------------------------
+
+def calls_of(cfg):
+    """(runs to train one after the other, networks of teacher ensembles to train before them, the student or None)."""
+    if cfg.stage not in ("student", "all"):
+        return [cfg], [], None
+    student = dataclasses.replace(cfg, stage="student")
+    if cfg.stage == "student" and not cfg.shard:
+        return [], [], student
+    needed = needed_by(student)
+    ensembles = [one for one in needed if one.fold and not cfg.fold]
+    calls = [one for one in needed if one not in ensembles]
+    if cfg.stage == "all":
+        calls = [needed_run(cfg, stage=stage) for stage in ("visual", "teacher")]
+    return calls, ensembles, student
+
+
+def of_shard(cfg, calls, ensembles, student):
+    """What of calls_of() the job of a job array trains: every n-th run, and never the student."""
+    if student:
+        check_student(student)
+    runs = {run_folder(one).name: one for one in (*calls, *ensembles)}
+    mine = shard_of(runs, cfg.shard)
+    print(f"shard {cfg.shard}: {', '.join(mine) or 'nothing'} of the {len(runs)} runs to train"
+          + "; when all shards have ended, the same command without --shard trains the student" * bool(student))
+    return [one for one in calls if one in mine.values()], [one for one in ensembles if one in mine.values()], None
+
+
 def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__)
     if answer_list(cfg):
         return None
     cfg = with_way(cfg) if cfg.stage in ("student", "all") else cfg
-    calls, extra = {cfg.stage: cfg}, []
-    if cfg.stage == "all":
-        calls = {stage: needed_run(cfg, stage=stage) for stage in ("visual", "teacher")}
-        calls["student"] = dataclasses.replace(cfg, stage="student")
-        extra = [one for one in needed_by(calls["student"]) if one not in calls.values()]
+    calls, ensembles, student = calls_of(cfg)
+    if cfg.shard:
+        calls, ensembles, student = of_shard(cfg, calls, ensembles, student)
     with joined(cfg) as device:
-        check_before([*calls.values(), *extra])
-        if "student" in calls:
-            print(describe_way(calls["student"]))
-        for one in extra:  # first: the post-processing of the others is fitted on what networks of folds predict
-            train(one, device)
-        scores = {stage: train(one, device) for stage, one in calls.items() if stage != "student"}
-        if "student" in calls:
-            scores["student"] = train(calls["student"], device)
-        if cfg.stage == "all" and world()[0] == 0:
+        check_before([*calls, *ensembles, *([student] if student else [])])
+        if student:
+            print(describe_way(student))
+        train_ensembles(ensembles, cfg, device)  # first: on what they predict the others' post-processing is fitted
+        scores = {one.stage: train(one, device) for one in calls}
+        if student:
+            scores["student"] = train(student, device)
+        if student and cfg.stage == "all" and world()[0] == 0:
             taught = "pseudo-labels" if cfg.distill == PSEUDO else cfg.distill
             print(comparison(scores, cfg.targets, taught, how_chosen(cfg)))
     return scores

@@ -1,6 +1,6 @@
 """Pseudo-labels for recordings without ratings, from an ensemble of cross-fitted teachers.
 
-    out_of_fold   a rated subject is labelled by the network that was not trained on it, an unlabelled one by all
+    out_of_fold   a rated subject is labelled by the networks that were not trained on it, an unlabelled one by all
     confirmed     audio teachers are used for a target only if they pass a test (co-training: Blum & Mitchell, 1998)
     stack         teachers are weighted by non-negative least squares on the rated subjects (stacking: Breiman, 1996)
     calibrate     each recording is shifted to the mean of the ratings, and all are scaled to their standard deviation
@@ -57,11 +57,13 @@ def pseudo_labels(teachers, recordings, fold_of, targets, baseline=None, calibra
 def out_of_fold(members, recordings, fold_of):
     """Predictions of one teacher ensemble, {id: (N, K)}.
 
-    members: its networks, the i-th trained without fold i; fold_of: {id of a rated subject: its fold}. A rated subject
-    is predicted by the member that was not trained on it, an unlabelled one by the mean of all.
+    members: its networks, each trained without one fold: the first of every fold, then the second of every fold, and so
+    on; fold_of: {id of a rated subject: its fold}, of all folds. A rated subject is predicted by the mean of the
+    members that were not trained on it, an unlabelled one by the mean of all.
     """
-    preds = defaultdict(list)
-    for fold, member in enumerate(members):
+    preds, folds = defaultdict(list), len({*fold_of.values()})
+    for number, member in enumerate(members):
+        fold = number % folds
         for name, pred in predict(member, [one for one in recordings if fold_of.get(one.name, fold) == fold]).items():
             preds[name].append(pred)
     return {recording.name: np.mean(preds[recording.name], axis=0) for recording in recordings}

@@ -31,8 +31,9 @@ PSEUDO = "pseudo"  # --distill: train on ratings and pseudo-labels, with no dist
 MEAN_TEACHER = "mean_teacher"  # --distill: taught by the average of the student's own weights
 # Settings that may differ when a run is resumed
 MAY_CHANGE = {"data_dir", "runs_dir", "resume", "list", "device", "epochs", "save_minutes", "save_steps", "cuda_graph",
-              "tensorboard", "smoothing", "max_window_s", "max_delay_s"}
+              "tensorboard", "smoothing", "max_window_s", "max_delay_s", "workers", "shard"}
 OLDER = {"clip_stride": 1}  # settings that runs of older versions do not name, and what these were trained with
+NEXT_SEED = 10 ** 6  # from one network to another that is alike but for its seed: beyond the seeds that users compare
 OF_STUDENTS = ("student", "pseudo-labels", "distillation")  # sections of config.py
 
 
@@ -49,7 +50,8 @@ def settings_of(cfg):
     read = {"audio_": "specs" in inputs, "visual_": "frames" in inputs, "modality_": cfg.stage == "teacher",
             "fusion": cfg.stage == "teacher"}
     foreign = [word for word, is_read in read.items() if not is_read]
-    unread = {"teachers", "teacher_folds", "calibrate", "confirm_audio"}  # by a student that is distilled
+    # By a student that is distilled
+    unread = {"teachers", "teacher_folds", "teacher_networks", "calibrate", "confirm_audio"}
     if cfg.distill == PSEUDO:
         unread = {"gate", "distill_weight"}
     elif cfg.distill == MEAN_TEACHER:
@@ -88,20 +90,30 @@ def state_of_run(cfg):
     return "stopped"
 
 
-def needed_run(cfg, **changes):
-    """Settings of a run that another one needs: cfg with `changes`.
+def needed_run(cfg, number=1, **changes):
+    """Settings of a run that another one needs: cfg with `changes`; number: of the network, of several alike.
 
     A run with a --variant uses that variant's runs where they exist, and else those without a variant if they are
     finished and of the same settings and subjects; what is missing is trained as this variant.
     """
-    own = dataclasses.replace(cfg, **changes)
-    plain = dataclasses.replace(own, variant="")
+    own = numbered(dataclasses.replace(cfg, **changes), number)
+    plain = numbered(dataclasses.replace(cfg, **changes, variant=""), number)
     if cfg.variant and not there(run_folder(own)):
         with contextlib.suppress(UserError):
             check_trained([plain])
             check_same(run_folder(plain), *settings_then_and_now(plain))
             return plain
     return own
+
+
+def numbered(cfg, number):
+    """Settings of the first, second ... of several networks alike: from the second on a seed and a variant of their
+    own."""
+    if number == 1:
+        return cfg
+    word = f"net{number}"
+    return dataclasses.replace(cfg, seed=cfg.seed + (number - 1) * NEXT_SEED,
+                               variant=f"{word}_{cfg.variant}" if cfg.variant else word)
 
 
 def settings_in(folder):
@@ -259,15 +271,17 @@ def claimed_run(folder, first=True):
 # ---- the runs that a student needs ----------------------------------------------------------------------------------
 
 def teacher_runs(cfg):
-    """{stage of a teacher: settings of its runs}: a run per fold for pseudo-labels; the joint teacher for
-    distillation; none for a student that is its own teacher."""
+    """{stage of a teacher: settings of its runs}: for pseudo-labels a run of each fold, then a second one of each, up
+    to --teacher-networks; the joint teacher for distillation; none for a student that is its own teacher."""
     if cfg.distill == MEAN_TEACHER:
         return {}
     if cfg.distill != PSEUDO:
         return {"teacher": [needed_run(cfg, stage="teacher")]}
     stages = [{"joint": "teacher"}.get(word, word) for word in cfg.teachers.split("+")]
     folds = [f"{number}/{cfg.teacher_folds}" for number in range(1, cfg.teacher_folds + 1)]
-    return {stage: [needed_run(cfg, stage=stage, fold=fold) for fold in folds] for stage in stages}
+    numbers = range(1, cfg.teacher_networks + 1)
+    return {stage: [needed_run(cfg, number, stage=stage, fold=fold) for number in numbers for fold in folds]
+            for stage in stages}
 
 
 def held_out_runs(cfg):
@@ -325,6 +339,7 @@ def check_trained(runs):
         folder = run_folder(one)
         if not there(folder / "predictions"):
             flags = f"--stage {one.stage}" + f" --fold {one.fold}" * bool(one.fold)
+            flags += f" --variant {one.variant} --seed {one.seed}" * bool(one.variant)
             what = "is not finished" if there(folder / "last.pt") else "is missing"
             raise SettingsError(f"the student needs {folder}/, which {what}: run {flags} first (--stage all does)")
         check_origin(one)

@@ -37,8 +37,8 @@ from data import Clips, Recording, image_shapes
 from drawn.people import FRAME_RATE, SOUND_RATE, World
 from drawn.people import Recording as Drawn
 from faces import crop_face
-from mmpkd import task_objective
 from models_kd import build_model
+from objectives import task_objective
 from runs import INPUTS
 from study.methods import FACES, NETWORKS, SPECS
 from support.files import whole_file

@@ -36,6 +36,7 @@ from tqdm import tqdm
 import data
 import face_detector
 import mmpkd
+import objectives
 import packing
 import scores
 import training
@@ -293,7 +294,7 @@ def real_epochs(folder, cfg, recordings, device):
     training.RunFiles.draw = lambda self, last=False: None  # curves: a second every 15
     began = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
-        training.train(run, mmpkd.task_objective, clips, lambda model: scores.score(
+        training.train(run, objectives.task_objective, clips, lambda model: scores.score(
             scores.predictions(model, [val], cfg), cfg.targets), out, about)
     wall_s = time.perf_counter() - began
     (out / "best.pt").unlink()
@@ -315,7 +316,7 @@ def recola(bench):
     mmpkd.add_teacher_outputs(recordings, teacher)
     del teacher
     free_memory()
-    distillation = mmpkd.Distillation({"cosine": 1.0}, "adaptive", 0.5).to(device)
+    distillation = objectives.Distillation({"cosine": 1.0}, "adaptive", 0.5).to(device)
     say("\n" + HEAD)
     for stage, extra in (("visual", {}), ("teacher", {}),
                          ("student", {"objective": distillation, "inputs": ("frames", "taught")})):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-import mmpkd
+import objectives
 from augmentation import on_device
 from data import Clips, image_shapes, prefetch
 from losses import ccc
@@ -19,7 +19,7 @@ from training import Training, choose_precision, train_step
 class Ours:
     """Steps as mmpkd.py does them: sampler, packed images, augmentation, loss, log, clipping, optimizer."""
 
-    def __init__(self, stage, recordings, cfg, device, objective=mmpkd.task_objective, inputs=None):
+    def __init__(self, stage, recordings, cfg, device, objective=objectives.task_objective, inputs=None):
         self.objective = objective
         self.training = Training(build_model(stage, cfg, image_shapes(recordings)).to(device), cfg)
         self.training.precision = choose_precision(cfg.precision, device)

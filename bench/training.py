@@ -22,6 +22,7 @@ from PIL import Image
 from sides import Bare, Original, Ours, compare, distil_live
 
 import mmpkd
+import objectives
 from config import Config
 from data import Clips, image_shapes, load_recordings
 from models_kd import build_model
@@ -66,7 +67,7 @@ def sides_of(name, cfg, recordings, device):
     """{side: work(steps)} of one backbone."""
     teacher = build_model("teacher", cfg, image_shapes(recordings)).to(device).eval().requires_grad_(False)
     mmpkd.add_teacher_outputs(recordings, teacher)
-    distillation = mmpkd.Distillation({"cosine": 1.0}, "adaptive", 0.5).to(device)
+    distillation = objectives.Distillation({"cosine": 1.0}, "adaptive", 0.5).to(device)
     visual, both = Ours("visual", recordings, cfg, device), Ours("teacher", recordings, cfg, device)
     sides = {"visual": visual, "bare": Bare(visual, "visual", recordings, cfg, device),
              "student": Ours("student", recordings, cfg, device, distillation, ("frames", "taught")),

@@ -14,6 +14,9 @@ class Stopped(UserError):
         super().__init__(message)
         self.exit_code = 128 + number
 
+    def __reduce__(self):
+        return Stopped, (str(self), self.exit_code - 128)  # it comes whole out of a worker
+
 
 class StopSignal:
     """Handles SIGTERM (preemption) and the first Ctrl-C: the run is saved after the current step. A second Ctrl-C ends

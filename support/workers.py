@@ -1,6 +1,8 @@
 """Recordings processed in parallel, one process per core; one that fails is reported, and the others are still done."""
 import contextlib
 import errno
+import io
+import itertools
 import math
 import multiprocessing
 import os
@@ -11,6 +13,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
@@ -41,24 +44,43 @@ def for_each(recordings, work, sizes=None, workers=1, unit="frames", worth=WORTH
     total = sum(sizes.values())
     workers = min(len(recordings), workers or min(cores(), total // worth + 1))
     outcomes = _in_turn if workers <= 1 else _in_processes
-    results, failed = {}, {}
     with (tqdm(total=total or None, unit=f" {unit}", disable=None, leave=False, smoothing=0.05) as bar,
           contextlib.closing(outcomes(list(recordings), work, bar, workers)) as ended):
-        for name, outcome in ended:
-            if isinstance(outcome, BaseException):
-                tqdm.write(f"{name}: FAILED: {_reason(name, outcome)}")
-                failed[name] = outcome
-            else:
-                line, results[name] = outcome
+        return _gathered(recordings, ended, "recordings")
+
+
+def side_by_side(jobs, work, workers):
+    """{name: result} of `work(name, report)` for every job, each in a process with one thread, `workers` at the same
+    time.
+
+    As for_each, also in what becomes of failures; but work returns its result alone, what it prints comes out here line
+    by line (progress bars do not), and report.worker is the number of its process, from 0 on. When this process is
+    interrupted, jobs at work get SIGTERM, and their end is waited for: they may save.
+    """
+    with (tqdm(total=len(jobs), unit=" runs", disable=None, leave=False) as bar,
+          contextlib.closing(_in_processes(list(jobs), partial(_told, work=work), bar, workers, True)) as ended):
+        return _gathered(jobs, ended, "runs")
+
+
+def _gathered(names, ended, what):
+    """{name: result} of what has ended: pairs (name, outcome). Prints a line for each; raises as for_each does."""
+    results, failed = {}, {}
+    for name, outcome in ended:
+        if isinstance(outcome, BaseException):
+            tqdm.write(f"{name}: FAILED: {_reason(name, outcome)}")
+            failed[name] = outcome
+        else:
+            line, results[name] = outcome
+            if line:
                 tqdm.write(line)
     if unexpected := [error for error in failed.values() if not (isinstance(error, UserError | OSError)
                                                                  or is_of_memory(error))]:
         raise unexpected[0]
     if failed:
-        names = ", ".join(sorted(failed, key=natural_key))
-        raise UserError(f"{len(failed)} of {len(recordings)} recordings failed ({names}), for the reasons given above; "
-                        "the others are done")
-    return {name: results[name] for name in recordings}
+        which = ", ".join(sorted(failed, key=natural_key))
+        raise UserError(f"{len(failed)} of {len(names)} {what} failed ({which}), for the reasons given above; the "
+                        "others are done")
+    return {name: results[name] for name in names}
 
 
 def _reason(name, error):
@@ -83,19 +105,20 @@ def _in_turn(names, work, bar, _):
         yield name, outcome
 
 
-def _in_processes(names, work, bar, workers):
+def _in_processes(names, work, bar, workers, terminated=False):
     """Yields the same as _in_turn from several processes, in the order in which they end.
 
     Where one was killed or had too little memory, its recording is tried once more when all others have ended, alone.
+    terminated: whether those at work when this ends get SIGTERM.
     """
     again = []
-    for name, outcome in _side_by_side(names, work, bar, workers):
+    for name, outcome in _side_by_side(names, work, bar, workers, terminated):
         if isinstance(outcome, _TooLittleMemory):
             tqdm.write(f"{name}: {outcome}: it is tried again, alone, when the others have ended")
             again.append(name)
         else:
             yield name, outcome
-    yield from _side_by_side(again, work, bar, 1)
+    yield from _side_by_side(again, work, bar, 1, terminated)
 
 
 class _TooLittleMemory(UserError):
@@ -105,7 +128,7 @@ class _TooLittleMemory(UserError):
         super().__init__(text)
 
 
-def _side_by_side(names, work, bar, workers):
+def _side_by_side(names, work, bar, workers, terminated):
     """Yields (id, result of `work` or the exception that it raised, or _TooLittleMemory) from several processes.
 
     Each has a pipe, and nothing else in common with this one: semaphores and shared memory need a /dev/shm.
@@ -120,13 +143,17 @@ def _side_by_side(names, work, bar, workers):
                     pipe.send(busy[pipe])
             bar.set_description(f"{len(processes)} workers")
             for pipe in wait(list(busy), 0.2):  # on Windows, Ctrl-C does not interrupt it
-                frames, outcome = _received(pipe, processes)
+                frames, lines, outcome = _received(pipe, processes)
                 done[busy[pipe]] = frames
+                for line in lines:
+                    tqdm.write(line)
                 if outcome:
                     yield busy.pop(pipe), outcome[0]
             bar.update(sum(done.values()) - bar.n)
-    finally:  # also after an error or Ctrl-C: the workers stop at their next frame
+    finally:  # also after an error or Ctrl-C: the workers stop at their next frame, or save
         for pipe in processes:
+            if terminated and pipe in busy:
+                processes[pipe].terminate()
             pipe.close()
         for process in processes.values():
             process.join()
@@ -136,7 +163,9 @@ def _started(work, processes):
     """The pipe of a new process, which is added to `processes`. Raises UserError if there can be none."""
     context = multiprocessing.get_context("spawn")  # a fork of a process in which torch has threads can hang
     pipe, its_end = context.Pipe()
-    process = context.Process(target=_serve, args=(its_end, work))
+    taken = {int(process.name) for process in processes.values()}
+    number = next(number for number in itertools.count() if number not in taken)
+    process = context.Process(target=_serve, args=(its_end, work, number), name=str(number))
     try:
         with _no_interrupts():
             process.start()
@@ -149,7 +178,8 @@ def _started(work, processes):
 
 
 def _received(pipe, processes):
-    """(frames done, [what came of the recording, once it has ended]) from a process; one that has ended is removed."""
+    """(frames done, [lines to print], [what came of the recording, once it has ended]) from a process; one that has
+    ended is removed."""
     try:
         return pipe.recv()
     except (EOFError, OSError):
@@ -158,12 +188,13 @@ def _received(pipe, processes):
         process.join()
     code = process.exitcode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return 0, [_TooLittleMemory(f"its process {how} (too little memory?)")]
+    return 0, [], [_TooLittleMemory(f"its process {how} (too little memory?)")]
 
 
 @contextlib.contextmanager
 def _no_interrupts():
     """Processes started in this block ignore Ctrl-C, even while starting: the parent handles it when the block ends.
+    So it does SIGTERM: a process that is half started could not be ended.
 
     They inherit the blocked signal. In the parent another thread may receive it, for which Python interrupts this one.
     """
@@ -172,15 +203,17 @@ def _no_interrupts():
         return
     resource_tracker.ensure_running()  # started with the first process, it would unblock the signal for that one
     received = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    handlers = {number: signal.signal(number, lambda number, frame: received.append(number))
+                for number in (signal.SIGINT, signal.SIGTERM)}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
     if received:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(received[0])
 
 
 # ---- a worker process -----------------------------------------------------------------------------------------------
@@ -205,24 +238,47 @@ def die_with_parent():
     os._exit(1)  # at once: the next run may be at work on the same recording
 
 
-def _serve(pipe, work):
+def _serve(pipe, work, number):
     """Does what comes through the pipe, one recording after the other, until the parent closes it."""
     begin_worker()
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # closed while it waits, while it works
         while True:
-            name, report = pipe.recv(), _Report(pipe)
+            name, report = pipe.recv(), _Report(pipe, number)
             try:
                 outcome = work(name, report)
             except Exception as error:
                 outcome = _sendable(error)
-            pipe.send((report.frames, [outcome]))
+            pipe.send((report.frames, [], [outcome]))
+
+
+def _told(name, report, work):
+    """("", work(name, report)), for side_by_side: what it prints is sent to the parent."""
+    lines = _Lines(report)
+    with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):  # no terminal: bars hide themselves
+        result = work(name, report)
+    report.frames = 1
+    return "", result
+
+
+class _Lines(io.TextIOBase):
+    """A text stream whose lines are sent to the parent."""
+
+    def __init__(self, report):
+        self.report, self.rest = report, ""
+
+    def write(self, text):
+        *lines, self.rest = (self.rest + text).split("\n")
+        with contextlib.suppress(OSError):  # the parent has closed it
+            if lines:
+                self.report.pipe.send((self.report.frames, lines, []))
+        return len(text)
 
 
 class _Report:
     """Counts the frames that are done, for the parent; raises KeyboardInterrupt when that has closed the pipe."""
 
-    def __init__(self, pipe):
-        self.pipe, self.frames, self.told_s = pipe, 0, -math.inf
+    def __init__(self, pipe, worker):
+        self.pipe, self.worker, self.frames, self.told_s = pipe, worker, 0, -math.inf
 
     def __call__(self, frames=1):
         self.frames += frames
@@ -231,7 +287,7 @@ class _Report:
         self.told_s = time.monotonic()
         with contextlib.suppress(OSError):
             if not self.pipe.poll():  # nothing comes before the recording is done but the end
-                self.pipe.send((self.frames, []))
+                self.pipe.send((self.frames, [], []))
                 return
         raise KeyboardInterrupt
 

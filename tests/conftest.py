@@ -31,7 +31,8 @@ SMALL = ["--face-size", "32"]  # settings of the steps, so that tests are quick
 STEPS = {"annotations": [], "face_detector": SMALL, "audio_extract": [], "audio_melspec": ["--n-mels", "16"]}
 TINY = ["--visual-backbone", "tiny_cnn", "--audio-backbone", "tiny_cnn", "--feature-size", "16", "--gru-size", "16",
         "--epochs", "2", "--epoch-steps", "2", "--clip-length", "10", "--learning-rate", "0.001", "--device", "cpu",
-        "--teacher-folds", "2", "--target", "arousal", "--keep", "best", "--clip-stride", "1"]
+        "--teacher-folds", "2", "--target", "arousal", "--keep", "best", "--clip-stride", "1",
+        "--workers", "1"]
 SHAPES = {"frames": (3, 16, 16), "specs": (1, 8, 16)}
 STAGES = ["visual", "teacher", "student", "audio"]
 CPU = torch.device("cpu")

@@ -21,12 +21,12 @@ from conftest import (
     tiny_config,
 )
 
-import mmpkd
+import objectives
 from averaging import Average
 from checkpoints import load_checkpoint
 from data import Clips
-from mmpkd import MeanTeacher
 from models_kd import build_model
+from objectives import MeanTeacher
 from runs import needed_by, read_in_training, settings_of
 from scores import predictions, read_predictions, score
 from training import Training, train_epoch, train_step
@@ -47,7 +47,7 @@ def test_the_average_is_that_of_a_loop_over_the_weights_of_all_steps(decay):
     training.model.train()
     for batch in [None, *clips_of(80).batches(0)]:
         if batch:
-            train_step(training, mmpkd.task_objective, batch)
+            train_step(training, objectives.task_objective, batch)
         weights.append({name: value.double().numpy().copy() for name, value in training.model.state_dict().items()})
     assert len(weights) == 5
     for name, value in training.average.model.state_dict().items():
@@ -65,7 +65,7 @@ def test_the_average_is_that_of_a_loop_over_the_weights_of_all_steps(decay):
 def test_the_average_is_not_trained_and_stays_in_evaluation_mode():
     cfg = tiny_config()
     training = Training(build_model("visual", cfg, SHAPES), cfg, decay=0.9)
-    train_epoch(training, mmpkd.task_objective, clips_of(80))
+    train_epoch(training, objectives.task_objective, clips_of(80))
     average = training.average.model
     assert training.model.training and not any(module.training for module in average.modules())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in average.parameters())
@@ -92,7 +92,7 @@ def test_an_averaged_network_learns_what_is_easy_to_learn():
     clips = Clips([easy_recording("a", 200, 0), easy_recording("b", 200, 1)], 8, 10, ("frames",), 0)
     training = Training(build_model("visual", cfg, SHAPES), cfg, decay=0.9)
     for _ in range(12):
-        train_epoch(training, mmpkd.task_objective, clips)
+        train_epoch(training, objectives.task_objective, clips)
         training.end_epoch(0.0)
     tables = predictions(training.kept, clips.recordings, cfg)
     assert training.kept is training.average.model and score(tables, ["arousal"])["arousal"]["mean"] > 0.8

@@ -214,3 +214,17 @@ def test_files_of_actors_that_do_not_fit_are_named(actors):
     (folder / "face.npy").unlink()
     with pytest.raises(UserError, match="face.npy is missing"):
         module.read_actors(folder)
+
+
+def test_the_bench_of_folds_prints_a_line_for_every_side(bench, monkeypatch, capsys):
+    module = bench("folds")
+    monkeypatch.setattr(module, "SECONDS", 3)
+    monkeypatch.setattr(module, "CFG", dataclasses.replace(module.CFG, epochs=1, teachers="visual", teacher_folds=2,
+                                                           frame_rate=25.0, clip_length=10))
+    threads = torch.get_num_threads()
+    module.main(["--epoch-steps", "2"])
+    torch.set_num_threads(threads)
+    *_, heading, whole, one, side = capsys.readouterr().out.splitlines()
+    assert heading.split()[:2] == ["seconds", "ratio"] and whole.split()[-3] == "1.00" == whole.split()[-1]
+    assert "1 thread" in one and "side by side" in side
+    assert all(float(word) > 0 for line in (one, side) for word in line.split()[-4:])

@@ -31,11 +31,11 @@ from conftest import (
     wait_until,
 )
 
-import mmpkd
+import objectives
 from augmentation import draw_augmentation, on_device
 from checkpoints import load_checkpoint, load_model
 from data import Clips, Recording, image_shapes
-from models_kd import build_model
+from models_kd import HINT, build_model
 from runs import INPUTS
 from scores import predict, predictions, score
 from support.errors import UserError
@@ -81,15 +81,15 @@ def batch_of(clips=2, frames=5):
               for name in ("frames", "specs")]
     gold = torch.rand(clips, frames, 1, generator=generator) * 2 - 1
     gold[1, 2:4] = math.nan
-    taught = torch.randn(clips, frames, 1 + mmpkd.HINT, generator=generator)
+    taught = torch.randn(clips, frames, 1 + HINT, generator=generator)
     return Batch(*images, gold, taught, (("a", 0),) * clips), draw_augmentation(clips, generator)
 
 
 def objective_of(stage, methods):
     torch.manual_seed(1)
     if stage == "mean_teacher":
-        return mmpkd.MeanTeacher(0.5)
-    return mmpkd.Distillation(methods, "adaptive", 0.5) if stage == "student" else mmpkd.task_objective
+        return objectives.MeanTeacher(0.5)
+    return objectives.Distillation(methods, "adaptive", 0.5) if stage == "student" else objectives.task_objective
 
 
 def model_of(stage, cfg):
@@ -261,7 +261,7 @@ def ccc_after(precision):
     run = Training(build_model("visual", cfg, image_shapes(recordings)).to(ON), cfg)
     run.precision = choose_precision(precision, ON)
     for _ in range(10):
-        train_epoch(run, mmpkd.task_objective, Clips(recordings, 8, 10, INPUTS["visual"], 0))
+        train_epoch(run, objectives.task_objective, Clips(recordings, 8, 10, INPUTS["visual"], 0))
         run.end_epoch(0.0)
     return run.precision, score(predictions(run.model, recordings, cfg), ["arousal"])["arousal"]["mean"]
 

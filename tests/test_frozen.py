@@ -23,6 +23,7 @@ from PIL import Image
 
 import frozen
 import mmpkd
+import objectives
 from augmentation import draw_augmentation, on_device
 from checkpoints import load_checkpoint, load_model
 from config import Config
@@ -105,7 +106,7 @@ def losses(cfg, recordings, model, steps=6):
     training = Training(model, cfg)
     training.model.train()
     for batch in Clips(recordings, 4, 10, model.inputs, 0, steps).batches(0):
-        train_step(training, mmpkd.task_objective, batch)
+        train_step(training, objectives.task_objective, batch)
         yield training.sums["loss"]
 
 

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import mmpkd
+import objectives
 from data import Clips
 from losses import masked_loss
 from models_kd import build_model
@@ -119,20 +120,20 @@ def test_work_that_cannot_be_recorded_ends_in_one_line(recorded):
 def test_replayed_steps_give_the_bits_of_those_that_are_not(stage, precision, recorded, monkeypatch):
     """Augmentation, dropout, gaps in the ratings, batch statistics, losses, and a run that is resumed in between."""
     itself, stage = stage == "mean_teacher", stage.replace("mean_teacher", "student")
-    monkeypatch.setattr(mmpkd, "ccc_loss", masked_loss)  # as on a GPU
+    monkeypatch.setattr(objectives, "ccc_loss", masked_loss)  # as on a GPU
     cfg = tiny_config(stage=stage, dropout=0.3, modality_dropout=0.5, learning_rate=0.01, target="both")
     recordings = [easy_recording("a", 90, 0), easy_recording("b", 80, 1)]
     for recording in recordings:
         recording.gold = recording.gold.repeat(2, 1)
         recording.gold[20:35, 1] = float("nan")
-    objective, inputs = mmpkd.task_objective, INPUTS[stage]
+    objective, inputs = objectives.task_objective, INPUTS[stage]
     if itself:
-        objective = mmpkd.MeanTeacher(0.5)
+        objective = objectives.MeanTeacher(0.5)
     elif stage == "student":
         teacher = build_model("teacher", cfg, SHAPES).eval().requires_grad_(False)
         mmpkd.add_teacher_outputs(recordings, teacher)
         methods, inputs = {"cosine": 1.0, "rkd": 1.0, "ccc": 1.0}, ("frames", "taught")
-        objective = mmpkd.Distillation(methods, "adaptive", 0.5)
+        objective = objectives.Distillation(methods, "adaptive", 0.5)
     model, clips = build_model(stage, cfg, SHAPES), Clips(recordings, 4, 10, inputs, 0)
     model.train().in_bfloat16 = precision == "bfloat16"
 

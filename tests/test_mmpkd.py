@@ -29,12 +29,13 @@ from conftest import (
 
 import data
 import mmpkd
+import objectives
 from checkpoints import load_checkpoint, load_model
 from config import Config
 from data import Clips, load_recordings
 from losses import ccc
-from mmpkd import Distillation
 from models_kd import build_model
+from objectives import Distillation
 from runs import INPUTS, fingerprint
 from scores import predict, predictions, score
 from support.errors import SettingsError, UserError
@@ -133,7 +134,7 @@ def test_a_model_learns_what_is_easy_to_learn(stage):
     cfg = tiny_config(stage=stage, learning_rate=0.01, visual_lr_scale=1.0, augment=False, visual_backbone="small_cnn",
                       audio_backbone="small_cnn")
     recordings = [easy_recording("a", 200, 0), easy_recording("b", 200, 1)]
-    objective, inputs = mmpkd.task_objective, INPUTS[stage]
+    objective, inputs = objectives.task_objective, INPUTS[stage]
     if stage == "student":
         mmpkd.add_teacher_outputs(recordings, build_model("teacher", cfg, SHAPES).eval().requires_grad_(False))
         objective, inputs = Distillation({"cosine": 1.0}, "adaptive", 0.5), ("frames", "taught")

@@ -8,10 +8,10 @@ from conftest import SHAPES, easy_batch, tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mmpkd
+import objectives
 from losses import DISTILL, ccc
-from mmpkd import GATES, Distillation, adaptive_gate, original_gate
 from models_kd import HINT, build_model
+from objectives import GATES, Distillation, adaptive_gate, original_gate
 
 METHODS = [name for name, method in DISTILL.items() if method.of in ("feat", "pred")]
 
@@ -105,7 +105,7 @@ def test_rated_and_unlabelled_clips_have_a_loss_each_and_the_mean_counts():
     gold = torch.rand(4, batch.gold.shape[1], 2, generator=torch.Generator().manual_seed(5)) * 2 - 1
     gold[3], gold[2, 1, 0] = math.nan, math.nan
     with torch.no_grad():
-        loss, parts = mmpkd.labels_objective(model, batch._replace(gold=gold))
+        loss, parts = objectives.labels_objective(model, batch._replace(gold=gold))
         pred = model(batch.frames).pred
     expected = []
     for clips in ([0, 2], [1, 3]):
@@ -118,6 +118,6 @@ def test_rated_and_unlabelled_clips_have_a_loss_each_and_the_mean_counts():
 def test_the_task_loss_is_over_all_frames_of_the_batch_and_not_over_clips():
     batch, model = easy_batch(), build_model("visual", tiny_config(), SHAPES).eval()
     with torch.no_grad():
-        loss, parts = mmpkd.task_objective(model, batch)
+        loss, parts = objectives.task_objective(model, batch)
         expected = 1 - float(ccc(model(batch.frames).pred.flatten(), batch.gold.flatten()))
     assert float(loss) == float(parts["task"]) == pytest.approx(expected, abs=1e-6)

@@ -64,6 +64,15 @@ def test_a_rated_subject_is_labelled_by_the_network_that_was_not_trained_on_it(p
         np.testing.assert_allclose(preds["x_1"], np.mean(both, axis=0), atol=1e-5)
 
 
+def test_with_several_networks_per_fold_the_mean_of_those_that_were_not_trained_on_a_subject(monkeypatch):
+    recordings = [Recording(name, np.zeros((3, 1), np.float32), {}) for name in ("a", "b", "c", "new")]
+    monkeypatch.setattr(pseudo_labels, "predict", lambda member, asked: {
+        one.name: np.full((3, 1), float(member)) for one in asked})
+    preds = out_of_fold([1, 10, 100, 1000, 10000, 100000], recordings, {"a": 0, "b": 1, "c": 0})
+    assert {name: series.ravel().tolist() for name, series in preds.items()} == {
+        "a": [10101 / 3] * 3, "b": [101010 / 3] * 3, "c": [10101 / 3] * 3, "new": [111111 / 6] * 3}
+
+
 # ---- the confirmation test ------------------------------------------------------------------------------------------
 
 def heard_and_seen(told, rated=4, unlabelled=20):

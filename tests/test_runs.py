@@ -68,7 +68,7 @@ def test_a_run_depends_on_the_settings_that_its_stage_reads():
 
 def test_a_student_depends_on_the_settings_of_its_way_of_teaching():
     pseudo, distilled = (set(settings_of(tiny_config(stage="student", distill=way))) for way in ("pseudo", "cosine"))
-    assert {"teachers", "teacher_folds", "calibrate", "confirm_audio"} == pseudo - distilled
+    assert {"teachers", "teacher_folds", "teacher_networks", "calibrate", "confirm_audio"} == pseudo - distilled
     assert {"gate", "distill_weight"} == distilled - pseudo and "unlabelled" in pseudo & distilled
 
 
@@ -311,10 +311,25 @@ def test_what_a_variant_cannot_share_it_trains_itself(pseudo):
     ({"distill": "pseudo"}, ["audio 1/2", "audio 2/2", "visual 1/2", "visual 2/2", "visual"]),
     ({"distill": "pseudo", "confirm_audio": False}, ["audio 1/2", "audio 2/2", "visual 1/2", "visual 2/2"]),
     ({"distill": "pseudo", "teachers": "visual"}, ["visual 1/2", "visual 2/2"]),
+    ({"distill": "pseudo", "teachers": "visual", "teacher_networks": 2},
+     ["visual 1/2", "visual 2/2", "visual 1/2 net2", "visual 2/2 net2"]),
     ({"distill": "pseudo", "teachers": "joint", "teacher_folds": 3}, ["teacher 1/3", "teacher 2/3", "teacher 3/3"])])
 def test_the_runs_that_a_student_needs(tmp_path, changes, needed):
     cfg = tiny_config(data_dir=str(tmp_path), stage="student", **changes)
-    assert [f"{one.stage} {one.fold}".strip() for one in runs.needed_by(cfg)] == needed
+    assert [f"{one.stage} {one.fold} {one.variant}".strip() for one in runs.needed_by(cfg)] == needed
+
+
+def test_networks_of_one_fold_have_names_and_seeds_of_their_own_and_the_first_are_shared(tmp_path):
+    cfg = tiny_config(data_dir=str(tmp_path), stage="student", distill="pseudo", teachers="visual", seed=3)
+    (one,), (first, second, third) = ([run for run in runs.needed_by(dataclasses.replace(cfg, teacher_networks=count))
+                                       if run.fold == "1/2"] for count in (1, 3))
+    assert one == dataclasses.replace(first, teacher_networks=1)
+    assert [runs.run_folder(run).name for run in (first, second, third)] == [
+        "visual_arousal_fold1of2", "visual_arousal_fold1of2_net2", "visual_arousal_fold1of2_net3"]
+    assert [run.seed for run in (first, second, third)] == [3, 1000003, 2000003]
+    assert [run.variant for run in runs.needed_by(dataclasses.replace(cfg, teacher_networks=2, variant="b"))] == [
+        "b", "b", "net2_b", "net2_b"]
+    assert runs.settings_of(first) == runs.settings_of(second) | {"seed": 3, "variant": ""}, "another setting differs"
 
 
 def test_what_is_read_in_training_is_what_network_and_teachers_are_fed(tmp_path):

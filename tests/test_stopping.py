@@ -1,4 +1,5 @@
 """support/stopping.py: processes that are asked to stop save first, and end with 128 + the signal."""
+import pickle
 import re
 import signal
 import threading
@@ -21,6 +22,8 @@ def test_a_signal_is_noted_and_the_handlers_of_before_come_back(number):
         assert stop.signal == number
         error = stop.stopped(3, 1, 4)
     assert error.exit_code == 128 + number and "epoch 3" in str(error) and "--resume" in str(error)
+    sent = pickle.loads(pickle.dumps(error))
+    assert type(sent) is Stopped and str(sent) == str(error) and sent.exit_code == error.exit_code, "out of a worker"
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
 
 

@@ -28,7 +28,7 @@ from conftest import (
 from torch import nn
 
 import figures
-import mmpkd
+import objectives
 import scores
 from checkpoints import load_checkpoint, save_checkpoint
 from config import Config
@@ -181,7 +181,7 @@ def ccc_after(precision, stage="visual"):
     training = Training(build_model(stage, cfg, SHAPES), cfg)
     training.precision = choose_precision(precision, CPU)
     for _ in range(10):
-        train_epoch(training, mmpkd.task_objective, Clips(recordings, 8, 10, INPUTS[stage], 0))
+        train_epoch(training, objectives.task_objective, Clips(recordings, 8, 10, INPUTS[stage], 0))
         training.end_epoch(0.0)
     preds = scores.predict(training.model, recordings)
     assert all(pred.dtype == np.float32 for pred in preds.values())

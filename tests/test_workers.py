@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 import config
 from support import workers
-from support.workers import for_each
+from support.errors import UserError
+from support.workers import for_each, side_by_side
 
 DEADLINE_S = 300  # a machine where others compute
 
@@ -262,3 +264,33 @@ def test_a_worker_computes_on_one_thread_and_ignores_ctrl_c(tmp_path):
 
 def test_nothing_to_do_is_done():
     assert for_each({}, None) == {}
+
+
+# ---- side by side ---------------------------------------------------------------------------------------------------
+
+def tell(name, report):
+    """A job that prints, draws a bar and says which worker did it; "bad" fails."""
+    list(tqdm(range(3), "bar", disable=None))
+    print(f"{name} in", end=" ")
+    print(f"worker {report.worker}\nand more")
+    tqdm.write(f"{name} wrote")
+    if name == "bad":
+        raise UserError("bad is bad")
+    return os.getpid(), report.worker
+
+
+def test_what_jobs_print_side_by_side_comes_as_whole_lines_without_bars(capfd):
+    results = side_by_side(["a", "b", "c"], tell, 2)
+    assert list(results) == ["a", "b", "c"] and {worker for _, worker in results.values()} <= {0, 1}
+    assert os.getpid() not in {pid for pid, _ in results.values()} and results["a"][1] == 0
+    out, err = capfd.readouterr()
+    told = {name: f"{name} in worker {worker}" for name, (_, worker) in results.items()}
+    assert sorted(out.splitlines()) == sorted([*told.values(), *["and more"] * 3, "a wrote", "b wrote", "c wrote"])
+    assert "bar" not in err
+
+
+def test_one_worker_is_a_process_too_and_a_job_that_fails_is_named(capfd):
+    with pytest.raises(UserError, match=r"1 of 2 runs failed \(bad\)"):
+        side_by_side(["bad", "good"], tell, 1)
+    out = capfd.readouterr().out
+    assert "bad: FAILED: bad is bad" in out and "good in worker 0" in out

@@ -12,6 +12,7 @@ import torch
 from conftest import SHAPES, STAGES, easy_recording, tiny_config
 
 import mmpkd
+import objectives
 from data import Clips
 from models_kd import build_model
 from runs import INPUTS
@@ -31,15 +32,15 @@ def step_of(stage, methods):
     cfg = tiny_config(stage=stage, batch_size=4, dropout=0.0, max_grad_norm=0.5, learning_rate=0.01,
                       visual_lr_scale=1.0, optimizer="sgd")
     torch.manual_seed(0)
-    model, objective, inputs = build_model(stage, cfg, SHAPES), mmpkd.task_objective, INPUTS[stage]
+    model, objective, inputs = build_model(stage, cfg, SHAPES), objectives.task_objective, INPUTS[stage]
     recordings = [easy_recording("a", 60, 0), easy_recording("b", 50, 1)]
     if itself:
-        objective = mmpkd.MeanTeacher(0.5)
+        objective = objectives.MeanTeacher(0.5)
     elif labels:
-        objective = mmpkd.labels_objective
+        objective = objectives.labels_objective
     elif stage == "student":
         mmpkd.add_teacher_outputs(recordings, build_model("teacher", cfg, SHAPES).eval().requires_grad_(False))
-        objective, inputs = mmpkd.Distillation(methods, "adaptive", 0.5), ("frames", "taught")
+        objective, inputs = objectives.Distillation(methods, "adaptive", 0.5), ("frames", "taught")
     rated, unlabelled = (recordings[:1], recordings[1:]) if labels else (recordings, [])
     clips = Clips(rated, cfg.batch_size, cfg.clip_length, inputs, 0, unlabelled=unlabelled)
     training = Training(model, cfg, getattr(objective, "adapters", None), decay=0.5)
