@@ -36,7 +36,7 @@ class Config:
     # --- parallel work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
                        # experiment.py predict.py
     workers: Whole = 0  # recordings (or runs) processed in parallel; 0: one per core, or fewer if that is faster
-    shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (or draw); "": all
+    shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (or seed); "": all
 
     # --- step 0, annotations: annotations.py
     corpus: Literal["auto", "recola", "avec", "affwild2", "table"] = "auto"  # form of the ratings; auto: whatever is

@@ -106,7 +106,8 @@ def gate_table(results, gate):
     for (setting, rated), part in gate.groupby(["setting", "rated"], sort=False):
         for (method, target), chains in part.groupby(["method", "target"], sort=False):
             ratio = chains["excess"] / chains["error"]
-            rows.append([results.name_of((setting, rated)), "own" if method == "student" else "another subject's", target,
+            voice = "own" if method == "student" else "another subject's"
+            rows.append([results.name_of((setting, rated)), voice, target,
                          f"{chains['passed'].sum():.0f} of {len(chains)}", signed(chains["excess"].mean()),
                          f"{ratio.mean():.1f}", f"{ratio.min():.1f} to {ratio.max():.1f}"])
     return markdown("The confirmation test: audio teachers are used above 3 standard errors", [
@@ -145,8 +146,8 @@ def runs_table(results):
         rows.append([machine, len(part), f"{part['seconds'].sum() / 3600:.1f}"])
     table = markdown("Machines", ["machine", "runs", "hours of one core or GPU"], rows)
     several = runs.groupby(["setting", "rated", "method"])["settings"].nunique()
-    return table + "".join(f"\n{method} in {results.name_of(case)}: runs of {count} settings are mixed, run experiment.py "
-                           "again\n" for (*case, method), count in several[several > 1].items())
+    return table + "".join(f"\n{method} in {results.name_of(case)}: runs of {count} settings are mixed: run "
+                           "experiment.py again\n" for (*case, method), count in several[several > 1].items())
 
 
 # ---- figure ---------------------------------------------------------------------------------------------------------
@@ -163,13 +164,15 @@ def plot_rated(results, setting, path):
     for number, (level, colour) in enumerate({"raw": "tab:blue", "centred": "tab:purple"}.items()):
         draw_curve(hearing, cases, [results.paired(case, *HEARING, "both", level) for case in cases], number, colour,
                    level)
-    for axis, title in ((gains, "over the visual baseline, raw"), (hearing, "hearing's part: student over self-training")):
+    titles = "over the visual baseline, raw", "hearing's part: student over self-training"
+    for axis, title in zip((gains, hearing), titles):
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xticks(range(len(cases)), [rated for _, rated in cases])
         axis.set(title=title, xlabel="rated subjects", ylabel="CCC, mean over subjects and both targets")
         axis.grid(axis="y", alpha=0.3)
         axis.legend()
-    figure.suptitle(f"{setting}: {results.settings[setting].description}\n95 % intervals over subjects, draws and seeds")
+    about = results.settings[setting].description
+    figure.suptitle(f"{setting}: {about}\n95 % intervals over subjects, draws and seeds")
     save_figure(figure, path)
 
 
@@ -196,7 +199,7 @@ def report(file, settings):
     made = f"Made by `python experiment.py --report{' --choose' * choosing}` from {file.name}."
     made += " Development subjects: the study reports others." * choosing
     ours = "\n".join([main_table(results), hearing_table(results), levels_table(results),
-                      *([] if choosing else [aims_table(results)]), *([gate_table(results, gate)] if len(gate) else [])])
+                      *[aims_table(results)] * (not choosing), *[gate_table(results, gate)] * bool(len(gate))])
     rest = "\n".join([*(case_tables(results, case) for case in results.cases()), runs_table(results)])
     names = "\n".join(f"* `{name}`: {METHODS[name].description}" for name in METHODS)
     with whole_file(file.with_suffix(".md")) as part:
