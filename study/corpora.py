@@ -98,27 +98,27 @@ def split(setting, rated, draw, seed, view=""):
 
 
 def make_view(corpus, folder, subjects, other_voice=False):
-    """A data folder with its own Annotations/, and the corpus' crops and spectrograms.
+    """A data folder with its own Annotations/, and links to the corpus' crops and spectrograms.
 
-    subjects: of split(); other_voice: everyone has the spectrograms of the next one of the same partition.
+    subjects: of split(); other_voice: everyone has the spectrograms of the next one of the same partition. That differs
+    in the links alone, so that visual runs are the same.
     """
+    (folder / "specs").mkdir(parents=True, exist_ok=True)
+    link(folder / "Cropped_Aligned", corpus / "Cropped_Aligned")
+    link(folder / "specs" / "settings.json", corpus / "specs" / "settings.json")
     for partition, numbers in subjects.items():
         for place, number in enumerate(numbers):
-            voice = numbers[(place + 1) % len(numbers)] if other_voice else number
-            table = view_table(corpus, number, voice)
+            name, voice = (f"person_{one + 1}" for one in (number, numbers[(place + other_voice) % len(numbers)]))
+            link(folder / "specs" / name, corpus / "specs" / voice)
+            table = pd.read_csv(corpus / "Annotations" / PARTITIONS["train"] / f"{name}.csv", dtype=str,
+                                keep_default_na=False)
             if partition == UNLABELLED:
                 table = table[["image path", "spec path"]]
             text = table.to_csv(index=False, lineterminator="\n")
-            annotations.write_table(folder / "Annotations" / partition / f"person_{number + 1}.csv", text)
-    for name in ("Cropped_Aligned", "specs"):
-        with contextlib.suppress(FileExistsError):
-            (folder / name).symlink_to((corpus / name).resolve())
+            annotations.write_table(folder / "Annotations" / partition / f"{name}.csv", text)
 
 
-def view_table(corpus, number, voice):
-    """The annotations of a subject, with the spectrograms of subject number `voice`."""
-    names = f"person_{number + 1}", f"person_{voice + 1}"
-    path = corpus / "Annotations" / PARTITIONS["train"] / f"{names[0]}.csv"
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    table["spec path"] = table["spec path"].str.replace(*(f"{name}/" for name in names), regex=False)
-    return table
+def link(path, target):
+    """Makes a link, unless it is there."""
+    with contextlib.suppress(FileExistsError):
+        path.symlink_to(target.resolve())

@@ -403,12 +403,12 @@ def test_unlabelled_subjects_have_no_ratings_and_the_other_voice_is_another_subj
         files = sorted((views(studied) / view / "Annotations" / "Unlabelled_Set").iterdir())
         assert {path.stem for path in files} == {f"person_{number + 1}" for number in subjects["Unlabelled_Set"]}
         assert list(pd.read_csv(files[0]).columns) == ["image path", "spec path"]
-    for path in (views(studied) / "3_rated_draw0_other_voice" / "Annotations").glob("*/*.csv"):
-        table, owner = pd.read_csv(path), path.stem
-        assert table["image path"].str.startswith(f"{owner}/").all()
-        assert not table["spec path"].str.startswith(f"{owner}/").any()
-        partner = table["spec path"].iloc[0].split("/")[0]
-        assert (path.parent / f"{partner}.csv").exists(), "the voice is of another partition"
+    for end, is_own in (("", True), ("_other_voice", False)):
+        view = views(studied) / f"3_rated_draw0{end}"
+        for path in (view / "Annotations").glob("*/*.csv"):
+            voice = (view / "specs" / path.stem).resolve()
+            assert (voice.name == path.stem) == is_own and voice.parent == (studied / "much" / "specs").resolve()
+            assert (path.parent / f"{voice.name}.csv").exists(), "the voice is of another partition"
 
 
 def test_a_damaged_file_of_predictions_is_named(small, studied, tmp_path):
