@@ -115,6 +115,11 @@ class Results:
         """[(setting, rated)] that are there, in order."""
         return [*dict.fromkeys(zip(self.table["setting"], self.table["rated"]))]
 
+    def has(self, case):
+        """Whether a case is one of the study, though it may not have been run yet."""
+        setting, rated = case
+        return setting in self.settings and rated in self.settings[setting].rated
+
     def name_of(self, case, unlabelled=None):
         """A case in words: `much`, 12 + 48: its numbers of rated and unlabelled subjects."""
         setting, rated = case

@@ -75,9 +75,9 @@ def levels_table(results):
 
 
 def aims_table(results):
-    """The aims, and whether each was met."""
+    """The aims for cases of this study, and whether each was met."""
     rows = []
-    for aim in AIMS:
+    for aim in (aim for aim in AIMS if results.has((aim.setting, aim.rated))):
         as_text = percent if aim.of else signed
         cells = [verdict(results.paired((aim.setting, aim.rated), aim.method, aim.against, "both", level,
                                         of=aim.of or None), aim.least, as_text) for level in ("raw", "centred")]
@@ -199,7 +199,7 @@ def report(file, settings):
     made = f"Made by `python experiment.py --report{' --choose' * choosing}` from {file.name}."
     made += " Development subjects: the study reports others." * choosing
     ours = "\n".join([main_table(results), hearing_table(results), levels_table(results),
-                      *[aims_table(results)] * (not choosing), *[gate_table(results, gate)] * bool(len(gate))])
+                      aims_table(results), gate_table(results, gate)])
     rest = "\n".join([*(case_tables(results, case) for case in results.cases()), runs_table(results)])
     names = "\n".join(f"* `{name}`: {METHODS[name].description}" for name in METHODS)
     with whole_file(file.with_suffix(".md")) as part:
