@@ -18,9 +18,10 @@ CURVES = {"visual_ensemble": "tab:grey", "self_training": "tab:orange", "student
 
 
 def markdown(heading, columns, rows):
-    """A Markdown table under its heading."""
+    """A Markdown table under its heading; "" without rows."""
     lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    return "\n".join([f"### {heading}\n", f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|", *lines, ""])
+    head = [f"### {heading}\n", f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    return "\n".join([*head, *lines, ""]) if lines else ""
 
 
 def name_of(target):
@@ -30,7 +31,7 @@ def name_of(target):
 def mean_of(results, *words):
     """The mean of a matrix as text, "" if there is none: over subjects, seeds and draws."""
     each = results.matrix(*words)
-    return f"{each.mean(axis=1).groupby('draw').mean().mean():.3f}" if each.size else ""
+    return f"{round(each.mean(axis=1).groupby('draw').mean().mean(), 3) + 0.0:.3f}" if each.size else ""  # no -0
 
 
 def gain_of(results, *words, **more):
@@ -198,8 +199,9 @@ def report(file, settings):
     choosing = file.stem == "choice"
     made = f"Made by `python experiment.py --report{' --choose' * choosing}` from {file.name}."
     made += " Development subjects: the study reports others." * choosing
-    ours = "\n".join([main_table(results), hearing_table(results), levels_table(results),
-                      aims_table(results), gate_table(results, gate)])
+    ours = [main_table(results), hearing_table(results), levels_table(results), aims_table(results),
+            gate_table(results, gate)]
+    ours = "\n".join(filter(None, ours))
     rest = "\n".join([*(case_tables(results, case) for case in results.cases()), runs_table(results)])
     names = "\n".join(f"* `{name}`: {METHODS[name].description}" for name in METHODS)
     with whole_file(file.with_suffix(".md")) as part:
