@@ -25,7 +25,6 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
-import multiprocessing.connection
 import shutil
 import signal
 import time
@@ -49,7 +48,7 @@ from config import Config
 from postprocessing import rating_level, relevel
 from runs import read_log
 from scores import read_predictions, score
-from study.corpora import draw_corpus, facts_of, make_view, quiet_worker, split
+from study.corpora import draw_corpus, facts_of, make_view, quiet_worker, split, stop
 from study.methods import (
     DEVELOPMENT_SEED,
     EPOCHS,
@@ -236,16 +235,6 @@ def train_all(cfg, chains, file):
         except BaseException:
             stop(pool)
             raise
-
-
-def stop(pool):
-    """Ends the processes of a pool. Each saves its state; one that then starts a queued job is stopped again."""
-    processes = list(pool._processes.values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    while alive := [process for process in processes if process.is_alive()]:
-        for process in alive:
-            process.terminate()
-        multiprocessing.connection.wait([process.sentinel for process in alive], timeout=5)
 
 
 # ---- results --------------------------------------------------------------------------------------------------------

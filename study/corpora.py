@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -34,6 +35,16 @@ def quiet_worker():
     begin_worker()
 
 
+def stop(pool):
+    """Ends the processes of a pool. Each saves its state; one that then starts a queued job is stopped again."""
+    processes = list(pool._processes.values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    while alive := [process for process in processes if process.is_alive()]:
+        for process in alive:
+            process.terminate()
+        multiprocessing.connection.wait([process.sentinel for process in alive], timeout=5)
+
+
 # ---- drawing --------------------------------------------------------------------------------------------------------
 
 def draw_corpus(folder, setting, seed, workers):
@@ -45,7 +56,11 @@ def draw_corpus(folder, setting, seed, workers):
     if missing:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), quiet_worker) as pool:
             work = pool.map(partial(draw_subject, folder, setting, seed), missing)
-            list(tqdm(work, f"drawing {folder.name}", len(missing), unit=" subjects", disable=None, leave=False))
+            try:
+                list(tqdm(work, f"drawing {folder.name}", len(missing), unit=" subjects", disable=None, leave=False))
+            except BaseException:  # without this, the pool would draw all others first
+                stop(pool)
+                raise
     annotated = (folder / "Annotations" / PARTITIONS["train"] / f"{name}.csv" for name in names)
     if (folder / ".made").exists() and all(path.exists() for path in annotated):
         return

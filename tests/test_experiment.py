@@ -200,7 +200,7 @@ def test_a_stopped_study_does_not_continue_with_the_next_chain(tmp_path, monkeyp
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), study.corpora.quiet_worker) as pool:
         futures = [pool.submit(busy, tmp_path, number) for number in range(4)]
         wait_for(tmp_path / "began_0")
-        experiment.stop(pool)
+        study.corpora.stop(pool)
     assert (tmp_path / "saved_0").exists() and futures[3].cancelled() and not (tmp_path / "began_3").exists()
 
 
