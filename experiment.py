@@ -154,10 +154,13 @@ def chains_of(jobs):
     return chains
 
 
-def left_of(cfg, chains, file):
-    """The chains with those of their jobs alone that have no rows of today's settings in the file of results."""
+def left_of(chains, hashes, file):
+    """The chains with those of their jobs alone that have no rows of today's settings in the file of results.
+
+    hashes: {job: hash_of it}
+    """
     done = runs_in(file)
-    chains = {key: [job for job in jobs if done.get(job) != hash_of(cfg, job)] for key, jobs in chains.items()}
+    chains = {key: [job for job in jobs if done.get(job) != hashes[job]] for key, jobs in chains.items()}
     return {key: jobs for key, jobs in chains.items() if jobs}
 
 
@@ -218,7 +221,7 @@ def copy_visual(needed):
             shutil.copytree(there, part, dirs_exist_ok=True)
 
 
-def train_all(cfg, chains, file):
+def train_all(cfg, chains, hashes, file):
     """Trains what has no rows yet, several chains at once."""
     total = sum(map(len, chains.values()))
     workers = cfg.workers or (1 if torch_device(cfg.device).type == "cuda" else cores())
@@ -230,7 +233,7 @@ def train_all(cfg, chains, file):
                 done, running = wait(running, timeout=20, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
-                bar.n = total - sum(map(len, left_of(cfg, chains, file).values()))
+                bar.n = total - sum(map(len, left_of(chains, hashes, file).values()))
                 bar.refresh()
         except BaseException:
             stop(pool)
@@ -306,7 +309,8 @@ def listing(cfg, chains, left):
              f"unlabelled, {setting.reported} reported" for name, setting in settings_in(cfg).items()]
     for name, method in METHODS.items():
         total, missing = (sum(job.method == name for jobs in part.values() for job in jobs) for part in (chains, left))
-        lines.append(f"{name:16} {total - missing:3}/{total:<3} {method.description}")
+        if total:
+            lines.append(f"{name:16} {total - missing:3}/{total:<3} {method.description}")
     return "\n".join(lines)
 
 
@@ -318,7 +322,8 @@ def main(argv=None):
     folder = Path(cfg.data_dir) if cfg.quick else Path(__file__).with_name("docs")
     file = folder / ("choice.csv" if cfg.choose else "results.csv")
     take_in(file)
-    left = left_of(cfg, chains, file)
+    hashes = {job: hash_of(cfg, job) for jobs in chains.values() for job in jobs}
+    left = left_of(chains, hashes, file)
     if cfg.list:
         print(listing(cfg, chains, left))
         return None
@@ -326,7 +331,7 @@ def main(argv=None):
         keep_settings(cfg.data_dir, cfg, "quick")
         check_finished(cfg, left)
         make_data(cfg, left)
-        train_all(cfg, left, file)
+        train_all(cfg, left, hashes, file)
     if not file.exists():
         raise UserError(f"{file} is not there: run the same without --report first")
     print(report(file, settings_in(cfg)))

@@ -140,13 +140,15 @@ class Results:
         rows = rows[(rows["recording"] == WHOLE) == whole]
         return rows.pivot(index=["draw", "seed"], columns="recording", values=level)
 
-    def _paired(self, case, method, against, target="both", level="raw", of=None, against_level=None):
-        """Difference of a method from another over subjects, seeds and draws, with its interval: (mean, low, high);
-        None if they have no run in common. of: a method whose difference divides it.
+    def _paired(self, case, pair, target="both", level="raw", of=None):
+        """Difference of the first method of a pair from the second over subjects, seeds and draws, with its interval:
+        (mean, low, high); None if they have no run in common.
 
-        The two are paired by draw, seed and subject.
+        level: of both, or a pair of levels; of: a method whose difference from the second divides it. Runs are paired
+        by draw, seed and subject.
         """
-        other = self.matrix(case, against, target, against_level or level)
+        (method, against), (level, other_level) = pair, (level, level) if isinstance(level, str) else level
+        other = self.matrix(case, against, target, other_level)
         over = [self.matrix(case, name, target, level) for name in (method, of) if name]
         runs = sorted(set(other.index).intersection(*(each.index for each in over)))
         subjects = other.columns.intersection(over[0].columns)

@@ -34,9 +34,9 @@ def mean_of(results, *words):
     return f"{round(each.mean(axis=1).groupby('draw').mean().mean(), 3) + 0.0:.3f}" if each.size else ""  # no -0
 
 
-def gain_of(results, *words, **more):
+def gain_of(results, *words):
     """A difference with its interval as text, "" if there is none."""
-    return with_interval(*gain) if (gain := results.paired(*words, **more)) else ""
+    return with_interval(*gain) if (gain := results.paired(*words)) else ""
 
 
 # ---- tables of the study's page -------------------------------------------------------------------------------------
@@ -48,11 +48,11 @@ def main_table(results):
     rows = []
     for case in results.cases():
         values = [mean_of(results, case, method, "both", level) for _, method, level in MAIN]
-        rows.append([results.name_of(case), *values, gain_of(results, case, "student", "visual"),
-                     *(gain_of(results, case, *HEARING, "both", level) for level in ("raw", "centred"))])
+        rows.append([results.name_of(case), *values, gain_of(results, case, ("student", "visual")),
+                     *(gain_of(results, case, HEARING, "both", level) for level in ("raw", "centred"))])
         if RATED in results.methods(case):
             rows.append([results.name_of(case, 0), *values[:2], "", mean_of(results, case, RATED, "both"), "",
-                         gain_of(results, case, RATED, "visual"), "", ""])
+                         gain_of(results, case, (RATED, "visual")), "", ""])
     return markdown("What to expect: CCC, mean over subjects, draws, seeds and both targets", columns, rows)
 
 
@@ -60,7 +60,7 @@ def hearing_table(results):
     """What hearing adds in each case, by target and level."""
     columns = ["setting: rated + unlabelled", "target", *LEVELS]
     rows = [[results.name_of(case), name_of(target), *cells] for case in results.cases() for target in ALL_TARGETS
-            if all(cells := [gain_of(results, case, *HEARING, target, level) for level in LEVELS])]
+            if all(cells := [gain_of(results, case, HEARING, target, level) for level in LEVELS])]
     return markdown("Hearing's part: student over self-training", columns, rows)
 
 
@@ -68,10 +68,9 @@ def levels_table(results):
     """What is left of the gains where the level of each recording is removed from both."""
     columns = ["setting: rated + unlabelled", "student over visual ensemble, raw", "causal", "centred",
                "student, raw, over visual ensemble, causal"]
-    rows = [[results.name_of(case), *(gain_of(results, case, "student", "visual_ensemble", "both", level)
-                                for level in LEVELS),
-             gain_of(results, case, "student", "visual_ensemble", "both", "raw", against_level="causal")]
-            for case in results.cases() if {"student", "visual_ensemble"} <= set(results.methods(case))]
+    pair, levels = ("student", "visual_ensemble"), [*LEVELS, ("raw", "causal")]
+    rows = [[results.name_of(case), *(gain_of(results, case, pair, "both", level) for level in levels)]
+            for case in results.cases() if results.paired(case, pair)]
     return markdown("Over the visual ensemble", columns, rows)
 
 
@@ -80,12 +79,13 @@ def aims_table(results):
     rows = []
     for aim in (aim for aim in AIMS if results.has((aim.setting, aim.rated))):
         as_text = percent if aim.of else signed
-        cells = [verdict(results.paired((aim.setting, aim.rated), aim.method, aim.against, "both", level,
-                                        of=aim.of or None), aim.least, as_text) for level in ("raw", "centred")]
+        pair = aim.method, aim.against
+        reached = [results.paired((aim.setting, aim.rated), pair, "both", level, aim.of or None)
+                   for level in ("raw", "centred")]
         at_least = "above 0" if aim.least == 0 else f"at least {as_text(aim.least)}"
-        unlabelled = 0 if RATED in (aim.method, aim.against) else None
+        unlabelled = 0 if RATED in pair else None
         rows.append([f"{aim.words}: {at_least}", results.name_of((aim.setting, aim.rated), unlabelled),
-                     f"{aim.method} over {aim.against}", *cells])
+                     " over ".join(pair), *(verdict(each, aim.least, as_text) for each in reached)])
     return markdown("The aims", ["aim", "setting: rated + unlabelled", "", "raw", "centred"], rows)
 
 
@@ -132,7 +132,7 @@ def row_of(results, case, method, target):
     each = results.matrix(case, method, target)
     draws = each.mean(axis=1).groupby("draw").mean()
     values = [mean_of(results, case, method, target, level, whole) for whole in (False, True) for level in LEVELS]
-    gains = [gain_of(results, case, method, against, target) if against != method else ""
+    gains = [gain_of(results, case, (method, against), target) if against != method else ""
              for against in ("visual", "visual_ensemble")]
     seconds = results.table.query("setting == @case[0] and rated == @case[1] and method == @method")["seconds"].mean()
     return [method, f"{len(draws)} x {len(each) / max(len(draws), 1):.3g}", *values, *gains,
@@ -155,15 +155,15 @@ def runs_table(results):
 
 def plot_rated(results, setting, path):
     """Draws the gain over the visual baseline, and hearing's part of it, against the number of rated subjects."""
-    cases = [case for case in results.cases() if case[0] == setting and results.paired(case, *HEARING)]
+    cases = [case for case in results.cases() if case[0] == setting and results.paired(case, HEARING)]
     if not cases:  # of a shard, or of other settings
         return
     figure = Figure(figsize=(10, 4), layout="constrained")
     gains, hearing = figure.subplots(1, 2)
     for number, (method, colour) in enumerate(CURVES.items()):
-        draw_curve(gains, cases, [results.paired(case, method, "visual") for case in cases], number, colour, method)
+        draw_curve(gains, cases, [results.paired(case, (method, "visual")) for case in cases], number, colour, method)
     for number, (level, colour) in enumerate({"raw": "tab:blue", "centred": "tab:purple"}.items()):
-        draw_curve(hearing, cases, [results.paired(case, *HEARING, "both", level) for case in cases], number, colour,
+        draw_curve(hearing, cases, [results.paired(case, HEARING, "both", level) for case in cases], number, colour,
                    level)
     titles = "over the visual baseline, raw", "hearing's part: student over self-training"
     for axis, title in zip((gains, hearing), titles):

@@ -223,7 +223,7 @@ def small():
         yield
 
 
-def train_in_this_process(cfg, chains, file):
+def train_in_this_process(cfg, chains, hashes, file):
     """train_all(), whose processes would not see the patches."""
     for jobs in chains.values():
         experiment.train_chain(cfg, jobs, file)

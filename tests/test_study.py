@@ -42,17 +42,17 @@ VISUAL = np.random.default_rng(0).uniform(0, 0.5, (2, 2, 6))
 def test_differences_are_paired_by_draw_seed_and_subject():
     table = table_of(visual=VISUAL, student=VISUAL + 0.1)
     shuffled = results_of(table.sample(frac=1, random_state=0))
-    assert shuffled.paired(MUCH, "student", "visual") == pytest.approx((0.1, 0.1, 0.1))
+    assert shuffled.paired(MUCH, ("student", "visual")) == pytest.approx((0.1, 0.1, 0.1))
     fewer = table[~((table.method == "student") & (table.draw == 1) & (table.seed == 1))]  # a run that is not there yet
-    assert results_of(fewer).paired(MUCH, "student", "visual", "valence") == pytest.approx((0.1, 0.1, 0.1))
-    assert results_of(table).paired(MUCH, "student", "control") is None
-    assert results_of(table).paired(("much", 30), "student", "visual") is None
+    assert results_of(fewer).paired(MUCH, ("student", "visual"), "valence") == pytest.approx((0.1, 0.1, 0.1))
+    assert results_of(table).paired(MUCH, ("student", "control")) is None
+    assert results_of(table).paired(("much", 30), ("student", "visual")) is None
 
 
 def test_runs_of_other_draws_are_not_compared():
     table = table_of(visual=VISUAL, student=VISUAL + 0.1)
     table = table[((table.method == "student") & (table.draw == 0)) | ((table.method == "visual") & (table.draw == 1))]
-    assert results_of(table).paired(MUCH, "student", "visual") is None
+    assert results_of(table).paired(MUCH, ("student", "visual")) is None
 
 
 def test_the_mean_of_both_targets_is_taken_run_by_run_and_subject_by_subject():
@@ -65,14 +65,14 @@ def test_the_mean_of_both_targets_is_taken_run_by_run_and_subject_by_subject():
 
 def test_a_level_of_one_method_can_be_compared_with_another_level_of_the_other():
     results = results_of(table_of(visual_ensemble=VISUAL, student=VISUAL + 0.1, more=0.04))
-    assert results.paired(MUCH, "student", "visual_ensemble", "both", "centred")[0] == pytest.approx(0.1)
-    across = results.paired(MUCH, "student", "visual_ensemble", "both", "raw", against_level="centred")
+    assert results.paired(MUCH, ("student", "visual_ensemble"), "both", "centred")[0] == pytest.approx(0.1)
+    across = results.paired(MUCH, ("student", "visual_ensemble"), "both", ("raw", "centred"))
     assert across[0] == pytest.approx(0.06)
 
 
 def test_a_share_is_of_the_difference_from_the_same_baseline():
     results = results_of(table_of(visual_ensemble=VISUAL, student=VISUAL + 0.06, oracle=VISUAL + 0.1))
-    assert results.paired(MUCH, "student", "visual_ensemble", of="oracle") == pytest.approx((0.6, 0.6, 0.6))
+    assert results.paired(MUCH, ("student", "visual_ensemble"), of="oracle") == pytest.approx((0.6, 0.6, 0.6))
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
