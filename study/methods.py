@@ -21,7 +21,7 @@ NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feat
 RATE = 5  # ratings, faces and spectrograms per second: frames at 25 are near-duplicates, and cost five times the work
 # Every run takes as many gradient steps, however many subjects it learns from: with as many epochs instead, a baseline
 # of few subjects would be undertrained
-EPOCHS, QUICK_EPOCHS = 50, 4
+EPOCHS, QUICK_EPOCHS = 50, 3
 STUDY = FACES | SPECS | NETWORKS | dict(
     visual_backbone="tiny_cnn", audio_backbone="tiny_cnn", target="both", keep="last", precision="float32",
     frame_rate=float(RATE), resume=True, clip_length=30, batch_size=8, epoch_steps=38)

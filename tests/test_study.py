@@ -136,13 +136,13 @@ def test_the_aims_table_says_what_is_met_and_by_how_much_the_rest_is_missed():
 
 
 def test_the_gates_statistic_is_shown_in_place_of_controls():
-    gate = pd.DataFrame([["much", 12, draw, method, 0, "arousal", passed, excess, 0.05, 60, "abc"]
+    gate = pd.DataFrame([["much", 12, draw, method, 0, target, passed, excess + draw / 20, 0.05, 60, "abc"]
                          for method, passed, excess in (("student", 1, 0.4), ("control", 0, 0.01))
-                         for draw in range(3)], columns=GATE.columns)
+                         for target in ("arousal", "valence") for draw in range(3)], columns=GATE.columns)
     text = gate_table(results_of(table_of(visual=VISUAL)), gate)
     assert cells_of(text, "`much`") == [
-        ["`much`, 12 + 48", "own", "arousal", "3 of 3", "+0.400", "8.0", "8.0 to 8.0"],
-        ["`much`, 12 + 48", "another subject's", "arousal", "0 of 3", "+0.010", "0.2", "0.2 to 0.2"]]
+        ["`much`, 12 + 48", "own", *["3 of 3, +0.450 (8.0 to 10.0)"] * 2],
+        ["`much`, 12 + 48", "another subject's", *["0 of 3, +0.060 (0.2 to 2.2)"] * 2]]
 
 
 def test_rows_of_several_settings_of_a_method_are_pointed_out():
