@@ -166,31 +166,32 @@ def plot_rated(results, setting, path):
     figure = Figure(figsize=(10, 4), layout="constrained")
     gains, hearing = figure.subplots(1, 2)
     for number, (method, colour) in enumerate(CURVES.items()):
-        draw_curve(gains, cases, [results.paired(case, (method, "visual")) for case in cases], number, colour, method)
+        values = [results.paired(case, (method, "visual")) for case in cases]
+        draw_curve(gains, values, 0.08 * (number - 1.5), colour, method)
     for number, (level, colour) in enumerate({"raw": "tab:blue", "centred": "tab:purple"}.items()):
-        draw_curve(hearing, cases, [results.paired(case, HEARING, "both", level) for case in cases], number, colour,
-                   level)
+        values = [results.paired(case, HEARING, "both", level) for case in cases]
+        draw_curve(hearing, values, 0.08 * (number - 0.5), colour, level)
     titles = "over the visual baseline, raw", "hearing's part: student over self-training"
     for axis, title in zip((gains, hearing), titles):
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xticks(range(len(cases)), [rated for _, rated in cases])
         axis.set(title=title, xlabel="rated subjects", ylabel="CCC, mean over subjects and both targets")
         axis.grid(axis="y", alpha=0.3)
-        axis.legend()
+        axis.margins(y=0.25)
+        axis.legend(ncol=2, fontsize="small")
     about = results.settings[setting].description
     figure.suptitle(f"{setting}: {about}\n95 % intervals over subjects, draws and seeds")
     save_figure(figure, path)
 
 
-def draw_curve(axis, cases, values, number, colour, label):
-    """One curve of plot_rated(): (mean, low, high) of each case, None where there is none; number: of the curve, which
-    puts it aside of the others."""
-    places = [k for k in range(len(cases)) if values[k]]
+def draw_curve(axis, values, aside, colour, label):
+    """One curve of plot_rated(): (mean, low, high) of each case, None where there is none; aside: of the others."""
+    places = [k for k, value in enumerate(values) if value]
     if not places:
         return
     means, lows, highs = np.array([values[k] for k in places]).T
-    axis.errorbar(np.array(places) + 0.08 * number - 0.12, means, [means - lows, highs - means], fmt="o-", color=colour,
-                  capsize=3, label=label)
+    axis.errorbar(np.array(places) + aside, means, [means - lows, highs - means], fmt="o-", color=colour, capsize=3,
+                  label=label)
 
 
 # ---- report ---------------------------------------------------------------------------------------------------------
