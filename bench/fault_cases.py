@@ -175,8 +175,8 @@ def draw_results(data):
     data.mkdir()
     rows = [",".join([setting, str(QUICK[setting].rated[0]), str(number), method, "0", target, f"person_{person}",
                       *(f"{draw.uniform(0, 0.6):.5f}" for _ in range(3)), "9.9,cpu,abc"])
-            for setting in QUICK for method in METHODS for number in (0, 1) for target in ("arousal", "valence")
-            for person in range(4)]
+            for setting in QUICK for method in METHODS if setting in METHODS[method].where for number in (0, 1)
+            for target in ("arousal", "valence") for person in range(4)]
     (data / "results.csv").write_text("\n".join([",".join(RESULTS.columns), *rows, ""]))
 
 
