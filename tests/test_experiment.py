@@ -376,8 +376,11 @@ def test_rows_of_other_machines_beside_the_file_are_taken_in(small, studied, tmp
     new = table[table.method == "visual"].assign(draw=1, machine="another")
     changed = table[table.method == "oracle"].assign(raw=0.9)  # known already
     pd.concat([new, changed]).to_csv(folder / "results.h100.csv", index=False)
+    gate = pd.read_csv(folder / "results_gate.csv")
+    gate.assign(draw=1).to_csv(folder / "results_gate.h100.csv", index=False)
     experiment.main(["--data-dir", str(folder), *SMALL, "--report"])
     pd.testing.assert_frame_equal(pd.read_csv(folder / "results.csv"), in_order(pd.concat([table, new]), RESULTS))
+    assert list(pd.read_csv(folder / "results_gate.csv").draw) == [0] * 4 + [1] * 4
 
 
 def test_several_processes_may_write_results_at_once(tmp_path):
