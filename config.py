@@ -203,11 +203,12 @@ class Config:
     quick: bool = False  # fewer subjects and shorter training: under 2 minutes (experiment.py: 10)
 
     # --- study: experiment.py
-    seeds: Count = 5  # repetitions of every run, each with its own weights and teachers
+    draws: Count = 5  # draws of which subjects are rated and which unlabelled
+    seeds: Count = 2  # repetitions of every run of a draw, each with its own weights and teachers
     settings: tuple[str, ...] = ()  # only these settings of the study; --list names them
     methods: tuple[str, ...] = ()  # only these methods; --list names them
     report: bool = False  # only write tables and figures, from the existing results
-    choose: bool = False  # compare methods by cross-validation on the rated subjects, never on the reported ones
+    choose: bool = False  # compare methods on other, development subjects, never on the reported ones
 
     # Derived folders. Each is written by one script.
     @property

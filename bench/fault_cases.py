@@ -169,13 +169,15 @@ FORMS = {"raters": _raters, "avec": _avec, "affwild2": _affwild2, "table": _tabl
 
 def draw_results(data):
     """results.csv of a small study, as experiment.py writes it."""
-    from study.methods import QUICK_METHODS, SETTINGS
+    from study.methods import METHODS, QUICK
+    from study.results import RESULTS
     draw, data = random.Random(0), Path(data)
     data.mkdir()
-    rows = [f"{setting},{method},{seed},{target},person_{person},{draw.uniform(0, 0.6):.5f},9.9"
-            for setting in list(SETTINGS)[:1] for method in QUICK_METHODS for seed in (0, 1)
+    rows = [",".join([setting, str(QUICK[setting].rated[0]), str(number), method, "0", target, f"person_{person}",
+                      *(f"{draw.uniform(0, 0.6):.5f}" for _ in range(3)), "9.9,cpu,abc"])
+            for setting in QUICK for method in METHODS if setting in METHODS[method].where for number in (0, 1)
             for target in ("arousal", "valence") for person in range(4)]
-    (data / "results.csv").write_text("\n".join(["setting,method,seed,target,recording,ccc,seconds", *rows, ""]))
+    (data / "results.csv").write_text("\n".join([",".join(RESULTS.columns), *rows, ""]))
 
 
 # ---- all scripts in one process, ready to be forked -----------------------------------------------------------------

@@ -12,7 +12,7 @@ from config import Config
 from report_page.table import Table, counted
 from runs import settings_of
 from scores import gaps_closed, summary_of
-from study.results import interval, signed
+from study.statistics import interval, signed
 from support.recordings import SUMMARIES
 from support.settings import KINDS
 

@@ -1,10 +1,23 @@
-"""How many processor cores this process may use."""
+"""How many processor cores this process may use, and of which kind."""
 import contextlib
 import math
 import os
+import platform
 from pathlib import Path
 
 CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # which this process is in, and what they are granted
+
+ABOUT = Path("/proc/cpuinfo")  # of Linux
+
+
+def processor():
+    """The processor's name, such as AMD EPYC 7763, without commas; elsewhere than on Linux what the system says."""
+    with contextlib.suppress(OSError):
+        for line in ABOUT.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return " ".join(value.replace(",", " ").split())
+    return (platform.processor() or platform.machine()).replace(",", " ")
 
 
 def cores():

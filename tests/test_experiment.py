@@ -1,4 +1,4 @@
-"""experiment.py: corpora and views, jobs, and a small study from end to end."""
+"""experiment.py and study/corpora.py: who is rated, jobs, and a small study from end to end."""
 import dataclasses
 import itertools
 import json
@@ -12,15 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import copied, one_line
-from test_study import compute_once
 
 import experiment
 import runs
-from drawn.people import Recording as Drawn
-from drawn.people import World
+import study.corpora
 from experiment import Job
-from study.methods import METHODS, SETTINGS, VOICE
-from study.results import COLUMNS
+from study.methods import FIRST_SEED, METHODS, QUICK, SETTINGS, VOICE
+from study.results import GATE, RESULTS, in_order, merge
 from support.errors import UserError
 from support.settings import parse_config
 
@@ -31,21 +29,33 @@ def cfg_of(folder, *words):
 
 # ---- who is rated, unlabelled, reported -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("view", ["rated", "noiseless", "oracle", "other_voice", "fold1", "fold2", "fold3"])
-def test_the_partitions_of_a_view_share_no_subject(view):
-    for setting in SETTINGS.values():
-        parts = experiment.split(setting, view)
-        subjects = list(itertools.chain(*parts.values()))
+CASES = [(setting, rated) for setting in (*SETTINGS.values(), *QUICK.values()) for rated in setting.rated]
+
+
+@pytest.mark.parametrize("view", ["", "oracle", "other_voice"])
+def test_rated_unlabelled_and_reported_subjects_are_as_many_as_wanted_and_no_subject_is_two_of_them(view):
+    for (setting, rated), draw in itertools.product(CASES, range(5)):
+        parts = {name: [*part] for name, part in study.corpora.split(setting, rated, draw, 7, view).items()}
+        subjects = [*itertools.chain(*parts.values())]
         assert len(subjects) == len(set(subjects)) and set(subjects) <= set(range(setting.subjects))
-        if not view.startswith("fold"):
-            assert len(parts["Val_Set"]) == setting.reported and len(subjects) == setting.subjects
+        wanted = [rated + setting.unlabelled, 0] if view == "oracle" else [rated, setting.unlabelled]
+        assert [len(parts[name]) for name in ("Train_Set", "Unlabelled_Set")] == wanted
+        assert parts["Val_Set"] == [*range(setting.pool, setting.pool + setting.reported)]
 
 
-def test_the_folds_hold_out_every_rated_subject_once_and_no_reported_one():
+def test_a_draw_rates_more_subjects_by_adding_some_and_keeps_the_unlabelled_ones():
     setting = SETTINGS["much"]
-    folds = range(1, experiment.FOLDS + 1)
-    held_out = [n for fold in folds for n in experiment.split(setting, f"fold{fold}")["Val_Set"]]
-    assert sorted(held_out) == list(range(setting.rated))
+    parts = [study.corpora.split(setting, rated, 2, 7) for rated in setting.rated]
+    for few, more in itertools.pairwise(parts):
+        assert set(few["Train_Set"]) < set(more["Train_Set"])
+        assert set(few["Unlabelled_Set"]) == set(more["Unlabelled_Set"])
+
+
+def test_draws_differ_and_follow_from_the_corpus_and_their_number():
+    rated = [tuple(study.corpora.split(SETTINGS["much"], 12, draw, seed)["Train_Set"])
+             for draw in range(5) for seed in (7, 8)]
+    assert len(set(rated)) == 10
+    assert rated[0] == tuple(study.corpora.split(SETTINGS["much"], 12, 0, 7)["Train_Set"])
 
 
 def test_only_the_voice_differs_between_settings():
@@ -58,45 +68,102 @@ def test_only_the_voice_differs_between_settings():
         assert set(ratios) == set(VOICE) and all(value == pytest.approx(share_of_it) for value in ratios.values())
 
 
+@pytest.mark.parametrize("words", [["--choose"], ["--quick"], ["--quick", "--choose"]])
+def test_no_subject_of_the_reported_corpora_is_drawn_before_the_study(tmp_path, words):
+    reported = {experiment.seed_of(cfg_of(tmp_path), name) for name in SETTINGS}
+    others = {experiment.seed_of(cfg_of(tmp_path, *words), name) for name in SETTINGS}
+    assert not reported & others and min(reported) == FIRST_SEED
+    folders = [experiment.corpus_folder(cfg_of(tmp_path, *more), "much") for more in ((), ("--choose",))]
+    assert folders[0] != folders[1]
+
+
 # ---- what is asked for ----------------------------------------------------------------------------------------------
 
-def test_every_method_is_a_run_that_mmpkd_takes(tmp_path):
-    for job in experiment.jobs_of(cfg_of(tmp_path, "--seeds", 1)):
-        one, file = experiment.settings_of(cfg_of(tmp_path), job), tmp_path / "settings.json"
+def test_every_method_is_a_run_that_mmpkd_takes_and_has_the_teachers_that_it_needs(tmp_path):
+    for job in experiment.jobs_of(cfg_of(tmp_path, "--seeds", 1, "--draws", 1)):
+        one, file = experiment.config_of(cfg_of(tmp_path), job), tmp_path / "settings.json"
         file.write_text(json.dumps(METHODS[job.method].settings))
         parse_config(["--config", str(file)], "mmpkd.py", "")  # raises for what the command line would not take
-        assert all(needed.stage in ("visual", "audio", "teacher") for needed in runs.needed_by(one))
+        assert one.teacher_folds == min(job.rated, 4)
+        assert all(needed.stage in ("visual", "audio", "teacher") for needed in experiment.needed_of(one))
 
 
-def test_no_two_jobs_share_a_run_folder(tmp_path):
+def test_the_ensemble_has_as_many_networks_as_the_student_has_teachers(tmp_path):
+    for setting, rated in itertools.product(["much"], SETTINGS["much"].rated):
+        counts = {}
+        for method in ("visual_ensemble", "self_training", "student", "control"):
+            needed = experiment.needed_of(experiment.config_of(cfg_of(tmp_path), Job(setting, rated, 0, method, 0)))
+            counts[method] = [sum(one.stage == stage and bool(one.fold) for one in needed)
+                              for stage in ("visual", "audio")]
+        networks = min(rated, 4)
+        assert counts["visual_ensemble"] == counts["self_training"] == [2 * networks, 0]
+        assert counts["student"] == counts["control"] == [networks, networks]
+
+
+def test_students_of_a_chain_share_their_visual_teachers(tmp_path):
+    def visual(method):
+        one = experiment.config_of(cfg_of(tmp_path), Job("much", 12, 0, method, 0))
+        return {runs.run_folder(needed) for needed in experiment.needed_of(one) if needed.stage == "visual"}
+    assert visual("student") - visual("self_training") == {
+        runs.run_folder(experiment.config_of(cfg_of(tmp_path), Job("much", 12, 0, "visual", 0)))}
+    assert visual("self_training") == visual("visual_ensemble") and not visual("control") & visual("student")
+
+
+def test_no_two_jobs_share_a_run_folder_and_no_two_draws_a_seed(tmp_path):
     cfg = cfg_of(tmp_path)
-    folders = [runs.run_folder(experiment.settings_of(cfg, job)) for job in experiment.jobs_of(cfg)]
-    assert len(folders) == len(set(folders))
+    jobs = [job for job in experiment.jobs_of(cfg) if not METHODS[job.method].ensemble]
+    configs = {job: experiment.config_of(cfg, job) for job in jobs}
+    assert len({runs.run_folder(one) for one in configs.values()}) == len(jobs)
+    seeds = {(job.draw, job.seed): one.seed for job, one in configs.items()}
+    assert len(set(seeds.values())) == len(seeds) == 10
+
+
+def test_a_study_that_is_stopped_has_all_cases_of_the_first_draw_first(tmp_path):
+    chains = [*experiment.chains_of(experiment.jobs_of(cfg_of(tmp_path)))]
+    assert [draw for _, _, draw, _ in chains] == sorted(draw for _, _, draw, _ in chains)
+    assert len({(setting, rated) for setting, rated, *_ in chains[:8]}) == 8
 
 
 def test_shards_do_everything_once_and_never_the_same_teachers(tmp_path):
     cfg = cfg_of(tmp_path)
-    chains = experiment.chains_of(cfg, experiment.jobs_of(cfg))
+    chains = experiment.chains_of(experiment.jobs_of(cfg))
     shards = [experiment.shard_of(chains, f"{i}/3") for i in (1, 2, 3)]
     jobs = [job for shard in shards for chain in shard.values() for job in chain]
     assert sorted(jobs) == sorted(experiment.jobs_of(cfg))
     assert not set(shards[0]) & set(shards[1])
 
 
-def test_the_students_network_is_the_baselines(tmp_path):
-    network = "visual_backbone feature_size gru_size dropout linear_heads face_size".split()
+def test_the_students_network_is_the_baselines_and_no_epoch_is_chosen(tmp_path):
+    network = "visual_backbone feature_size gru_size dropout linear_heads face_size epochs epoch_steps".split()
     cfg = cfg_of(tmp_path)
-    visual = experiment.settings_of(cfg, Job("much", "visual", 0, 0))
+    visual = experiment.config_of(cfg, Job("much", 12, 0, "visual", 0))
     for method in METHODS:
-        one = experiment.settings_of(cfg, Job("much", method, 0, 0))
+        one = experiment.config_of(cfg, Job("much", 12, 0, method, 0))
         assert [getattr(one, name) for name in network] == [getattr(visual, name) for name in network]
         assert one.keep == "last"
 
 
+def test_the_hash_of_a_row_follows_from_settings_teachers_and_corpus_and_not_from_draw_or_place(tmp_path, monkeypatch):
+    job = Job("much", 12, 0, "student", 0)
+    now = experiment.hash_of(cfg_of(tmp_path), job)
+    assert now == experiment.hash_of(cfg_of(tmp_path / "elsewhere"), job._replace(draw=3, seed=1))
+    others = [experiment.hash_of(cfg_of(tmp_path), job._replace(**{name: value})) for name, value in (
+        ("rated", 30), ("setting", "nothing"), ("method", "control"), ("method", "self_training"))]
+    others.append(experiment.hash_of(cfg_of(tmp_path, "--choose"), job))
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "STUDY", experiment.STUDY | dict(audio_backbone="small_cnn"))  # of its teachers alone
+        others.append(experiment.hash_of(cfg_of(tmp_path), job))
+    longer = dataclasses.replace(SETTINGS["much"], seconds=31)
+    monkeypatch.setitem(SETTINGS, "much", longer)
+    others.append(experiment.hash_of(cfg_of(tmp_path), job))
+    assert len({now, *others}) == len(others) + 1
+    monkeypatch.setitem(SETTINGS, "much", dataclasses.replace(longer, seconds=30, rated=(12, 15)))
+    assert experiment.hash_of(cfg_of(tmp_path), job) == now  # another case is no reason to train this one again
+
+
 @pytest.mark.parametrize("words, named", [
-    (["--methods", "visuals"], "teacher_attention"),
-    (["--settings", "loud"], "more_rated"),
-    (["--methods", "voices"], "study-1"),
+    (["--methods", "visuals"], "visual_ensemble"),
+    (["--settings", "loud"], "recola"),
 ])
 def test_an_unknown_name_is_refused_with_those_that_there_are(call, tmp_path, words, named):
     code, _, err = call("experiment", "--data-dir", tmp_path, *words)
@@ -130,46 +197,44 @@ def test_a_stopped_study_does_not_continue_with_the_next_chain(tmp_path, monkeyp
     """A pool hands its processes one more job than they work on: one that saved and ended its own would begin it."""
     wait = multiprocessing.connection.wait  # 5 s for a process to save its state are more than these need
     monkeypatch.setattr(multiprocessing.connection, "wait", lambda ends, timeout=None: wait(ends, timeout and 1))
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), experiment._begin_worker) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), study.corpora.quiet_worker) as pool:
         futures = [pool.submit(busy, tmp_path, number) for number in range(4)]
         wait_for(tmp_path / "began_0")
-        experiment.stop(pool)
+        study.corpora.stop(pool)
     assert (tmp_path / "saved_0").exists() and futures[3].cancelled() and not (tmp_path / "began_3").exists()
 
 
 # ---- a study in small -----------------------------------------------------------------------------------------------
 
+SMALL = ["--quick", "--draws", "1", "--device", "cpu"]
+
+
 @pytest.fixture(scope="module")
 def small():
-    """The study on eight subjects and a few seconds of each."""
+    """The study on nine subjects and a few seconds of each."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "QUICK", dict(rated=4, unlabelled=2, reported=2))
-        patch.setattr(experiment, "SECONDS", 8)
+        tiny = dataclasses.replace(SETTINGS["much"], rated=(3,), unlabelled=3, pool=7, reported=2, seconds=8)
+        patch.setitem(QUICK, "much", tiny)
         patch.setattr(experiment, "QUICK_EPOCHS", 1)
-        patch.setattr(experiment, "QUICK_METHODS", ("visual", "oracle", "recipe", "control_other_voice"))
         patch.setattr(experiment, "train_all", train_in_this_process)
         patch.setattr(experiment, "draw_corpus", drawn_in_this_process)
-        tiny = dict(feature_size=8, gru_size=8, clip_length=10, epoch_steps=4)
-        patch.setattr(experiment, "STUDY", experiment.STUDY | tiny)
-        compute_once(patch)
+        changes = dict(feature_size=8, gru_size=8, clip_length=10, epoch_steps=2)
+        patch.setattr(experiment, "STUDY", experiment.STUDY | changes)
         yield
 
 
-def train_in_this_process(cfg, chains):
+def train_in_this_process(cfg, chains, hashes, file):
     """train_all(), whose processes would not see the patches."""
-    for chain in chains.values():
-        experiment.train_chain(cfg, chain)
+    for jobs in chains.values():
+        experiment.train_chain(cfg, jobs, file)
 
 
-def drawn_in_this_process(folder, setting, seed, workers, made=experiment.draw_corpus):
+def drawn_in_this_process(folder, setting, seed, workers, made=study.corpora.draw_corpus):
     """draw_corpus() with nothing left to draw: its processes would not see the patches."""
     for number in range(setting.subjects):
         if not (folder / "ratings_gold_standard" / f"person_{number + 1}.csv").exists():
-            experiment.draw_subject(folder, setting.world, seed, (number, f"person_{number + 1}"))
+            study.corpora.draw_subject(folder, setting, seed, (number, f"person_{number + 1}"))
     made(folder, setting, seed, workers)
-
-
-SMALL = ["--quick", "--seeds", "1", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +245,88 @@ def studied(small, tmp_path_factory):
     return folder
 
 
-def test_a_study_ends_with_results_table_and_figures(studied):
+def views(folder):
+    return folder / "much" / "views"
+
+
+def test_a_study_ends_with_a_row_for_every_method_target_and_subject(studied):
+    results, methods = pd.read_csv(studied / "results.csv"), [*METHODS][:-1]  # student_rated is of another setting
+    assert list(results.columns) == RESULTS.columns and list(dict.fromkeys(results.method)) == methods
+    assert set(results.recording) == {"person_8", "person_9", "concatenated"}
+    assert results[["raw", "causal", "centred"]].stack().between(-1, 1).all() and (results.seconds > 0).all()
+    assert len(results) == len(methods) * 2 * 3 and results.machine.nunique() == 1
+    assert (results.groupby("method").settings.nunique() == 1).all()
+    assert "oracle" in (studied / "results.md").read_text() and (studied / "results.png").stat().st_size > 10_000
+
+
+def predictions_of(folder, run, part="val", view="3_rated_draw0"):
+    tables = sorted((views(folder) / view / "runs" / "seed0" / run / "predictions" / part).glob("*.csv"))
+    return {path.stem: pd.read_csv(path) for path in tables}
+
+
+def ccc_by_hand(pred, gold):
+    apart = pred.var() + gold.var() + (pred.mean() - gold.mean()) ** 2
+    return 2 * np.cov(pred, gold, bias=True)[0, 1] / apart
+
+
+def levels_by_hand(pred, rated):
+    """A recording's predictions at three levels, written out; rated: a series of ratings per rated subject."""
+    mean = np.concatenate(rated).mean()
+    sd = np.sqrt(np.mean([series.var() for series in rated]))
+    causal = np.array([pred[k] - pred[:k + 1].mean() for k in range(len(pred))]) + mean
+    return {"raw": pred, "causal": causal, "centred": (pred - pred.mean()) * sd / pred.std() + mean}
+
+
+@pytest.mark.parametrize("method, run", [("visual", "visual_both"), ("student", "student_both_pseudo_student")])
+def test_the_scores_are_those_of_the_predictions_on_disk_at_three_levels(studied, method, run):
     results = pd.read_csv(studied / "results.csv")
-    assert list(results.columns) == COLUMNS and set(results.method) == set(experiment.QUICK_METHODS)
-    assert set(results.recording) == {"person_7", "person_8", "concatenated"}
-    assert results.ccc.between(-1, 1).all() and (results.seconds > 0).all()
-    assert len(results) == len(experiment.QUICK_METHODS) * 2 * 3
-    assert "oracle" in (studied / "results.md").read_text() and (studied / "results_much.png").stat().st_size > 10_000
+    rated = predictions_of(studied, run, "train")
+    for name, table in predictions_of(studied, run).items():
+        for target in ("arousal", "valence"):
+            row = results[(results.method == method) & (results.recording == name) & (results.target == target)].iloc[0]
+            levels = levels_by_hand(table[f"{target}_pred"].to_numpy(),
+                                    [each[f"{target}_gold"].to_numpy() for each in rated.values()])
+            for column, pred in levels.items():
+                by_hand = ccc_by_hand(pred, table[f"{target}_gold"].to_numpy())
+                assert row[column] == pytest.approx(by_hand, abs=1e-4), (method, name, target, column)
+
+
+def test_the_ensemble_is_the_mean_of_all_visual_fold_networks(studied):
+    results = pd.read_csv(studied / "results.csv")
+    names = [path.name for path in (views(studied) / "3_rated_draw0" / "runs" / "seed0").glob("visual_both_fold*")]
+    assert len(names) == 6  # three folds of two networks
+    members = [predictions_of(studied, name) for name in names]
+    for subject in ("person_8", "person_9"):
+        pred = np.mean([member[subject]["arousal_pred"] for member in members], axis=0)
+        row = results[(results.method == "visual_ensemble") & (results.recording == subject)
+                      & (results.target == "arousal")].iloc[0]
+        assert row.raw == pytest.approx(ccc_by_hand(pred, members[0][subject]["arousal_gold"].to_numpy()), abs=1e-4)
+
+
+def test_teachers_are_trained_once_and_the_visual_ones_copied_to_other_voices(studied):
+    own, other = ({path.name for path in (views(studied) / f"3_rated_draw0{end}" / "runs" / "seed0").glob("*_both*")}
+                  for end in ("", "_other_voice"))
+    assert not [name for name in own | other if name.startswith(("visual", "audio")) and name.endswith(
+        ("student", "self_training", "control", "visual_ensemble"))]
+    assert {name for name in other if name.startswith("audio")} == {f"audio_both_fold{k}of3" for k in (1, 2, 3)}
+    for name in (name for name in other if name.startswith("visual")):
+        files = [views(studied) / f"3_rated_draw0{end}" / "runs" / "seed0" / name / "log.jsonl"
+                 for end in ("", "_other_voice")]
+        assert files[0].read_bytes() == files[1].read_bytes()  # with the seconds that it took
+
+
+def test_the_confirmation_test_is_noted_with_ones_own_voice_and_with_anothers(studied):
+    gate = pd.read_csv(studied / "results_gate.csv")
+    assert list(gate.columns) == GATE.columns and len(gate) == 4
+    for row in gate.itertuples():
+        run = {"student": "3_rated_draw0/runs/seed0/student_both_pseudo_student",
+               "control": "3_rated_draw0_other_voice/runs/seed0/student_both_pseudo_control_gate"}[row.method]
+        test = json.loads((views(studied) / run / "labels" / "teachers.json").read_text())[row.target]["audio"]
+        assert (row.passed, row.recordings) == (test["passed"], test["recordings"])
+        assert row.excess == pytest.approx(test["excess"], abs=1e-5)
+    used = json.loads((views(studied) / "3_rated_draw0_other_voice" / "runs" / "seed0" / "student_both_pseudo_control"
+                       / "labels" / "teachers.json").read_text())
+    assert "audio" not in used["arousal"]  # the control itself uses its teachers untested
 
 
 def test_report_alone_reads_the_results_and_says_if_there_are_none(small, studied, tmp_path, capsys, call):
@@ -199,33 +339,57 @@ def test_report_alone_reads_the_results_and_says_if_there_are_none(small, studie
     assert "results.csv" in one_line(code, err)
 
 
-def test_the_scores_are_those_of_the_predictions_on_disk(studied):
-    results = pd.read_csv(studied / "results.csv")
-    folder = studied / "much" / "views" / "much_rated" / "runs" / "seed0"
-    for row in results[(results.method == "recipe") & (results.recording != "concatenated")].itertuples():
-        path = next(folder.glob(f"student_*_recipe/predictions/val/{row.recording}.csv"))
-        table = pd.read_csv(path)
-        gold, pred = table[f"{row.target}_gold"].to_numpy(), table[f"{row.target}_pred"].to_numpy()
-        apart = pred.var() + gold.var() + (pred.mean() - gold.mean()) ** 2
-        assert row.ccc == pytest.approx(2 * np.cov(pred, gold, bias=True)[0, 1] / apart, abs=1e-4)
+def test_what_has_its_rows_is_not_trained_again_though_its_folder_is_gone(small, studied, tmp_path, monkeypatch):
+    """As on another machine; and the next draw is trained alone."""
+    folder, trained = copied(studied, tmp_path / "data"), []
+    shutil.rmtree(folder / "much")
+    before = (folder / "results.csv").read_bytes()
+    monkeypatch.setattr(experiment, "train_chain", lambda cfg, jobs, file: trained.extend(jobs))
+    monkeypatch.setattr(experiment, "make_data", lambda cfg, chains: None)
+    experiment.main(["--data-dir", str(folder), *SMALL])
+    assert not trained and (folder / "results.csv").read_bytes() == before
+    experiment.main(["--data-dir", str(folder), *SMALL, "--draws", "2", "--methods", "visual", "student"])
+    assert trained == [Job("much", 3, 1, "visual", 0), Job("much", 3, 1, "student", 0)]
+    trained.clear()
+    table = pd.read_csv(folder / "results.csv")
+    table.loc[table.method == "oracle", "settings"] = "00000000"  # trained with others than today's
+    table.to_csv(folder / "results.csv", index=False)
+    experiment.main(["--data-dir", str(folder), *SMALL])
+    assert [job.method for job in trained] == ["oracle"]
 
 
-def test_a_second_run_trains_nothing_and_writes_the_same(small, studied):
-    before = (studied / "results.csv").read_bytes()
-    times = {path: path.stat().st_mtime_ns for path in studied.rglob("*.pt")}
-    experiment.main(["--data-dir", str(studied), *SMALL])
-    assert (studied / "results.csv").read_bytes() == before
-    assert times and times == {path: path.stat().st_mtime_ns for path in studied.rglob("*.pt")}
-
-
-def test_runs_that_are_new_join_the_results_and_replace_their_own_rows_alone(small, studied, tmp_path):
+def test_a_finished_run_without_rows_is_scored_and_not_trained_again(small, studied, tmp_path):
+    """As after a kill between the two; rows of other runs stay as they are."""
     folder = copied(studied, tmp_path / "data")
-    old = pd.read_csv(folder / "results.csv")
-    old.loc[old.method == "visual", "ccc"] = 0.5
-    kept = old[old.method == "recipe"].assign(method="recipe_off")
-    pd.concat([old, kept]).to_csv(folder / "results.csv", index=False)
-    results = experiment.gather(cfg_of(folder, "--quick"), [Job("much", "visual", 0, 0)], folder / "results.csv")
-    assert (results[results.method == "visual"].ccc != 0.5).all() and len(results) == len(old) + len(kept)
+    table = pd.read_csv(folder / "results.csv")
+    table.loc[table.method == "oracle", "raw"] = 0.5
+    table[table.method != "student"].to_csv(folder / "results.csv", index=False)
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
+    experiment.main(["--data-dir", str(folder), *SMALL])
+    assert times and times == {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "results.csv"), table)
+
+
+def test_rows_of_other_machines_beside_the_file_are_taken_in(small, studied, tmp_path):
+    folder = copied(studied, tmp_path / "data")
+    table = pd.read_csv(folder / "results.csv")
+    new = table[table.method == "visual"].assign(draw=1, machine="another")
+    changed = table[table.method == "oracle"].assign(raw=0.9)  # known already
+    pd.concat([new, changed]).to_csv(folder / "results.h100.csv", index=False)
+    gate = pd.read_csv(folder / "results_gate.csv")
+    gate.assign(draw=1).to_csv(folder / "results_gate.h100.csv", index=False)
+    experiment.main(["--data-dir", str(folder), *SMALL, "--report"])
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "results.csv"), in_order(pd.concat([table, new]), RESULTS))
+    assert list(pd.read_csv(folder / "results_gate.csv").draw) == [0] * 4 + [1] * 4
+
+
+def test_several_processes_may_write_results_at_once(tmp_path):
+    rows = [["much", 3, draw, "visual", 0, "arousal", f"person_{k}", 0.1, 0.2, 0.3, 1.0, "cpu", "x"]
+            for draw in range(8) for k in range(50)]
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.submit(merge, rows[50 * k:50 * k + 50], tmp_path / "results.csv") for k in range(8)]:
+            future.result()
+    assert len(pd.read_csv(tmp_path / "results.csv")) == 400
 
 
 def test_the_corpora_hold_five_frames_and_ratings_a_second(studied):
@@ -237,99 +401,45 @@ def test_the_corpora_hold_five_frames_and_ratings_a_second(studied):
 
 
 def test_unlabelled_subjects_have_no_ratings_and_the_other_voice_is_another_subjects(studied):
-    views = studied / "much" / "views"
-    for view in ("much_rated", "much_other_voice"):
-        files = sorted((views / view / "Annotations" / "Unlabelled_Set").iterdir())
-        assert [path.stem for path in files] == ["person_5", "person_6"]
+    subjects = study.corpora.split(QUICK["much"], 3, 0, experiment.seed_of(cfg_of("x", "--quick"), "much"))
+    for view in ("3_rated_draw0", "3_rated_draw0_other_voice"):
+        files = sorted((views(studied) / view / "Annotations" / "Unlabelled_Set").iterdir())
+        assert {path.stem for path in files} == {f"person_{number + 1}" for number in subjects["Unlabelled_Set"]}
         assert list(pd.read_csv(files[0]).columns) == ["image path", "spec path"]
-    for path in (views / "much_other_voice" / "Annotations").glob("*/*.csv"):
-        table, owner = pd.read_csv(path), path.stem
-        assert table["image path"].str.startswith(f"{owner}/").all()
-        assert not table["spec path"].str.startswith(f"{owner}/").any()
-        partner = table["spec path"].iloc[0].split("/")[0]
-        assert (path.parent / f"{partner}.csv").exists(), "the voice is of another partition"
-
-
-def test_noiseless_ratings_have_no_rater_errors_and_reported_subjects_keep_theirs(small, studied, tmp_path):
-    shutil.copytree(studied / "much" / "Annotations", tmp_path / "Annotations")
-    setting, seed = experiment.setting_of(cfg_of(tmp_path, "--quick"), "much"), experiment.FIRST_SEED
-    experiment.make_view(tmp_path, tmp_path / "view", setting, "noiseless", seed)
-    experiment.make_view(tmp_path, tmp_path / "usual", setting, "rated")
-    tables = {view: {path.name: pd.read_csv(path) for path in (tmp_path / view / "Annotations").glob("*/*.csv")}
-              for view in ("view", "usual")}
-    for number in range(setting.subjects):
-        table, usual = (tables[view][f"person_{number + 1}.csv"] for view in ("view", "usual"))
-        if number >= setting.rated:
-            assert table.equals(usual)
-            continue
-        drawn, at = Drawn.draw((seed, number), experiment.SECONDS * 25), np.arange(len(table)) / experiment.RATE
-        world, targets = World(), ["arousal", "valence"]
-        lag, means = world.delay_s, [world.arousal_mean, world.valence_mean]
-        stds = [world.arousal_std, world.valence_std]
-        units, noises = ((table[targets] - means) / stds).to_numpy().T, (usual != table)[targets].to_numpy().T
-        for unit, feeling, noise in zip(units, drawn.feelings, noises):
-            late = np.interp(at - lag, np.arange(feeling.size) / 25, feeling)[at > lag]  # delayed, and nothing else
-            assert np.abs(late - unit[at > lag]).max() < 0.35 and noise.mean() > 0.9
-
-
-def test_choosing_cannot_open_a_rating_of_the_reported_subjects(small, studied, tmp_path, capsys):
-    """It works where their ratings are gone from the disk, and its folders name none of them."""
-    folder = copied(studied, tmp_path / "data")
-    cfg = cfg_of(folder, "--quick", "--choose", "--methods", "visual", "ccc_unlabelled", "--seeds", 1)
-    setting = experiment.setting_of(cfg, "much")
-    reported = [f"person_{n + 1}" for n in experiment.split(setting, "rated")["Val_Set"]]
-    jobs = experiment.jobs_of(cfg)
-    assert {job.fold for job in jobs} == {1, 2, 3}
-    for job in jobs:
-        view = experiment.view_folder(cfg, job)
-        experiment.make_view(folder / "much", view, setting, view.name.removeprefix("much_"))
-    shutil.rmtree(folder / "much" / "ratings_gold_standard")
-    shutil.rmtree(folder / "much" / "Annotations")
-    shutil.rmtree(folder / "much" / "views" / "much_rated")
-    experiment.train_chain(cfg, jobs)
-    results = experiment.gather(cfg, jobs, folder / "choice.csv")
-    assert set(results.recording) == {f"person_{n}" for n in range(1, 5)} and not set(results.recording) & set(reported)
-    for job in jobs:
-        files = (experiment.view_folder(cfg, job) / "Annotations").glob("*/*.csv")
-        text = "".join(path.read_text() + path.name for path in files)
-        assert not any(name in text for name in reported)
-
-
-def test_what_is_finished_when_a_study_is_stopped_is_in_its_results(small, studied, tmp_path, monkeypatch):
-    folder = copied(studied, tmp_path / "data")
-    (folder / "results.csv").unlink()
-    shutil.rmtree(next(folder.glob("much/views/much_rated/runs/seed0/student_*_recipe")))
-
-    def stopped(*_):
-        raise KeyboardInterrupt
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiment, "train_all", stopped)
-        experiment.main(["--data-dir", str(folder), *SMALL])
-    there, all_of_them = (pd.read_csv(one / "results.csv") for one in (folder, studied))
-    assert set(there.method) == set(all_of_them.method) - {"recipe"}
+    for end, is_own in (("", True), ("_other_voice", False)):
+        view = views(studied) / f"3_rated_draw0{end}"
+        for path in (view / "Annotations").glob("*/*.csv"):
+            voice = (view / "specs" / path.stem).resolve()
+            assert (voice.name == path.stem) == is_own and voice.parent == (studied / "much" / "specs").resolve()
+            assert (path.parent / f"{voice.name}.csv").exists(), "the voice is of another partition"
 
 
 def test_a_damaged_file_of_predictions_is_named(small, studied, tmp_path):
     folder = copied(studied, tmp_path / "data")
-    cfg = cfg_of(folder, "--quick", "--seeds", 1)
-    there = folder / "much" / "views" / "much_rated" / "runs" / "seed0"
-    (next(there.glob("student_*_recipe")) / "predictions" / "val" / "person_7.csv").write_text("time_s\n")
-    with pytest.raises(UserError, match="student_both_pseudo_recipe.*person_7.csv"):
-        experiment.gather(cfg, experiment.jobs_of(cfg), folder / "results.csv")
+    there = views(folder) / "3_rated_draw0" / "runs" / "seed0" / "student_both_pseudo_student"
+    (there / "predictions" / "val" / "person_8.csv").write_text("time_s\n")
+    with pytest.raises(UserError, match="student_both_pseudo_student.*person_8.csv"):
+        experiment.rows_of(cfg_of(folder, "--quick"), Job("much", 3, 0, "student", 0))
 
 
 def test_a_finished_run_of_a_method_that_was_changed_since_is_refused(small, studied, monkeypatch):
     """Or its row would be described by what the method is now."""
     before = (studied / "results.csv").read_bytes()
-    recipe = METHODS["recipe"]
-    monkeypatch.setitem(METHODS, "recipe", recipe._replace(settings=recipe.settings | dict(calibrate=False)))
-    with pytest.raises(UserError, match="student_both_pseudo_recipe.*calibrate True, now False"):
+    student = METHODS["student"]
+    monkeypatch.setitem(METHODS, "student", student._replace(settings=student.settings | dict(calibrate=False)))
+    with pytest.raises(UserError, match="student_both_pseudo_student.*calibrate True, now False"):
         experiment.main(["--data-dir", str(studied), *SMALL])
-    monkeypatch.setitem(METHODS, "recipe", recipe)
+    monkeypatch.setitem(METHODS, "student", student)
     monkeypatch.setattr(experiment, "QUICK_EPOCHS", 2)
     with pytest.raises(UserError, match="visual_both.*epochs 1, now 2"):
         experiment.main(["--data-dir", str(studied), *SMALL])
     assert (studied / "results.csv").read_bytes() == before
+
+
+def test_a_corpus_that_was_drawn_with_other_settings_is_refused(small, studied, monkeypatch):
+    monkeypatch.setitem(QUICK, "much", dataclasses.replace(QUICK["much"], seconds=9))
+    with pytest.raises(UserError, match="much/ was drawn with other settings"):
+        experiment.make_data(cfg_of(studied, "--quick"), {"": [Job("much", 3, 0, "visual", 0)]})
 
 
 def test_settings_of_another_size_are_refused(small, studied):

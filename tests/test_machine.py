@@ -1,4 +1,4 @@
-"""How many cores a process may use."""
+"""How many cores a process may use, and how they are called."""
 import os
 import re
 import subprocess
@@ -80,3 +80,12 @@ def test_without_libgl_every_script_says_in_one_line_what_to_install(tmp_path):
     files = [path for path in PROJECT.rglob("*.py") if not {"tests", "bench"} & {*path.relative_to(PROJECT).parts}
              and path.name != "opencv.py" and not any(part.startswith(".") for part in path.relative_to(PROJECT).parts)]
     assert len(files) > 50 and not [path for path in files if re.search("^ *(import|from) cv2", path.read_text(), re.M)]
+
+
+def test_the_processor_has_its_model_name_in_one_cell_of_a_table(tmp_path, monkeypatch):
+    about = tmp_path / "cpuinfo"
+    about.write_text("processor\t: 0\nmodel name\t: Some CPU,  8 cores\nmodel name\t: another\n")
+    monkeypatch.setattr(machine, "ABOUT", about)
+    assert machine.processor() == "Some CPU 8 cores"
+    about.unlink()  # not Linux
+    assert machine.processor() and "," not in machine.processor()

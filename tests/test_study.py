@@ -1,4 +1,5 @@
-"""study/: methods, intervals, tables, and the pages in docs/."""
+"""study/: comparisons, tables, aims, the figure, and the pages in docs/."""
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -7,198 +8,199 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import experiment
-import study.results
-from study.methods import AUDIO_ONLY, BESIDE_VISUAL, CONTROLS, DESCRIPTIONS, METHODS, OLD, SETTINGS
-from study.results import (
-    COLUMNS,
-    aims_table,
-    choice_table,
-    interval,
-    matrix,
-    paired,
-    question_tables,
-    renew_tables,
-    report,
-    share,
-    share_lines,
-    summary,
-    tables_of,
-)
+import study.tables
+from study.methods import AIMS, METHODS, SETTINGS
+from study.results import GATE, RESULTS, Results, gate_file, merge, read_results
+from study.tables import aims_table, gate_table, main_table, renew_tables, report, runs_table
+from support.errors import UserError
+
+MUCH = ("much", 12)
 
 
-def once(function):
-    """The function, which computes nothing twice: report() asks for the same differences in many places."""
-    known = {}
-
-    def look_up(results, *words):
-        key = id(results), *words
-        if key not in known:
-            known[key] = results, function(results, *words)  # results are kept: their id stays theirs
-        return known[key][1]
-    return look_up
+def rows(values, method, case=MUCH, target="arousal", more=0.0):
+    """Rows of results for raw CCCs (draws, seeds, subjects); centred ones are higher by `more`."""
+    return [[case[0], case[1], draw, method, seed, target, f"person_{subject}", value, value, value + more, 10.0, "cpu",
+             "abc"] for draw, seeds in enumerate(values) for seed, row in enumerate(seeds)
+            for subject, value in enumerate(row)]
 
 
-def compute_once(patch):
-    """Saves reports of results the most of their time."""
-    for name in ("matrix", "paired"):
-        patch.setattr(study.results, name, once(getattr(study.results, name)))
+def table_of(case=MUCH, more=0.0, **methods):
+    """A table of results in which both targets have the same values."""
+    return pd.DataFrame([row for target in ("arousal", "valence") for method, values in methods.items()
+                         for row in rows(values, method, case, target, more)], columns=RESULTS.columns)
 
 
-@pytest.fixture(autouse=True)
-def computed_once(monkeypatch):
-    compute_once(monkeypatch)
+def results_of(*tables, settings=SETTINGS):
+    return Results(pd.concat(tables), settings)
 
 
-def test_methods_that_only_deleted_code_can_train_are_described_and_not_run():
-    assert not set(OLD) & set(METHODS) and all("study-1" in DESCRIPTIONS[name] for name in OLD)
+VISUAL = np.random.default_rng(0).uniform(0, 0.5, (2, 2, 6))
 
 
-def rows(values, method, setting="much", target="arousal"):
-    """Rows of results for CCCs (seeds, subjects)."""
-    return [[setting, method, seed, target, f"person_{subject}", value, 10.0]
-            for seed, row in enumerate(values) for subject, value in enumerate(row)]
+# ---- comparisons ----------------------------------------------------------------------------------------------------
+
+def test_differences_are_paired_by_draw_seed_and_subject():
+    table = table_of(visual=VISUAL, student=VISUAL + 0.1)
+    shuffled = results_of(table.sample(frac=1, random_state=0))
+    assert shuffled.paired(MUCH, ("student", "visual")) == pytest.approx((0.1, 0.1, 0.1))
+    fewer = table[~((table.method == "student") & (table.draw == 1) & (table.seed == 1))]  # a run that is not there yet
+    assert results_of(fewer).paired(MUCH, ("student", "visual"), "valence") == pytest.approx((0.1, 0.1, 0.1))
+    assert results_of(table).paired(MUCH, ("student", "control")) is None
+    assert results_of(table).paired(("much", 30), ("student", "visual")) is None
 
 
-def results_of(**methods):
-    return pd.DataFrame([row for method, values in methods.items() for row in rows(values, method)], columns=COLUMNS)
+def test_runs_of_other_draws_are_not_compared():
+    table = table_of(visual=VISUAL, student=VISUAL + 0.1)
+    table = table[((table.method == "student") & (table.draw == 0)) | ((table.method == "visual") & (table.draw == 1))]
+    assert results_of(table).paired(MUCH, ("student", "visual")) is None
 
 
-def test_the_interval_is_that_of_a_bootstrap_written_out_with_loops():
-    differences = np.random.default_rng(1).normal(0.05, 0.1, (5, 24)) + np.random.default_rng(2).normal(0, 0.1, 24)
-    draw, means = np.random.default_rng(3), []
-    for _ in range(4000):
-        seeds, subjects = draw.integers(0, 5, 5), draw.integers(0, 24, 24)
-        means.append(np.mean([differences[s, p] for s in seeds for p in subjects]))
-    mean, low, high = interval(differences)
-    assert mean == pytest.approx(differences.mean())
-    assert [low, high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.004)
+def test_the_mean_of_both_targets_is_taken_run_by_run_and_subject_by_subject():
+    table = table_of(visual=[[[0.1, 0.3]]])
+    table.loc[table.target == "valence", "raw"] = [0.3, 0.2]
+    assert results_of(table).matrix(MUCH, "visual", "both").to_numpy().tolist() == [[0.2, 0.25]]
+    alone = results_of(table[table.target == "arousal"])
+    assert not alone.matrix(MUCH, "visual", "both").size
 
 
-def test_equal_differences_have_an_interval_of_width_0():
-    mean, low, high = interval(np.full((3, 8), 0.07))
-    assert (mean, low, high) == pytest.approx((0.07, 0.07, 0.07))
+def test_a_level_of_one_method_can_be_compared_with_another_level_of_the_other():
+    results = results_of(table_of(visual_ensemble=VISUAL, student=VISUAL + 0.1, more=0.04))
+    assert results.paired(MUCH, ("student", "visual_ensemble"), "both", "centred")[0] == pytest.approx(0.1)
+    across = results.paired(MUCH, ("student", "visual_ensemble"), "both", ("raw", "centred"))
+    assert across[0] == pytest.approx(0.06)
 
 
-def test_differences_are_paired_by_subject_and_seed():
-    visual = np.random.default_rng(0).uniform(0, 1, (3, 6))
-    results = results_of(visual=visual, recipe=visual + 0.1)
-    assert paired(results.sample(frac=1, random_state=0), "much", "recipe", "arousal") == pytest.approx((0.1, 0.1, 0.1))
-    fewer = results[~((results.method == "recipe") & (results.seed == 2))]  # a run that is not there yet
-    assert paired(fewer, "much", "recipe", "arousal") == pytest.approx((0.1, 0.1, 0.1))
-    assert paired(results, "much", "ccc", "arousal") is None
+def test_a_share_is_of_the_difference_from_the_same_baseline():
+    results = results_of(table_of(visual_ensemble=VISUAL, student=VISUAL + 0.06, oracle=VISUAL + 0.1))
+    assert results.paired(MUCH, ("student", "visual_ensemble"), of="oracle") == pytest.approx((0.6, 0.6, 0.6))
 
 
-def test_a_share_of_a_gap_is_the_gain_over_the_baseline_divided_by_it():
-    results = results_of(visual=[[0.2, 0.4]], oracle=[[0.6, 0.8]], recipe=[[0.4, 0.8]], teacher=[[0.31, 0.3]])
-    of_oracle = share(results, "much", "recipe", "arousal", "oracle")
-    assert of_oracle == pytest.approx((0.75, 0.5, 1.0))  # of each subject alone: half, and all
-    assert share(results, "much", "recipe", "arousal", "teacher") == "no gap"
-    assert share(results, "much", "recipe", "arousal", "audio") is None
-    fewer = results_of(visual=[[0.2, 0.2], [0.0, 0.0]], oracle=[[0.6, 0.6], [0.6, 0.6]], recipe=[[0.4, 0.4]])
-    of_common_seed = share(fewer, "much", "recipe", "arousal", "oracle")
-    assert of_common_seed == pytest.approx((0.5, 0.5, 0.5))
-    unsure = results_of(visual=[[0.2, 0.4]], teacher=[[0.9, 0.3]], recipe=[[0.4, 0.4]])  # better by chance
-    assert share(unsure, "much", "recipe", "arousal", "teacher") == "no gap"
-    assert share_lines(results, ["recipe"]) == ["much, recipe: 75% (50% to 100%) of the oracle's gain on arousal"]
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+def test_rows_that_are_merged_replace_their_own_alone_and_the_order_is_that_of_the_study(tmp_path):
+    file = tmp_path / "results.csv"
+    table = table_of(student=VISUAL, visual=VISUAL)
+    merge(table.sample(frac=1, random_state=1), file)
+    changed = table[table.method == "student"].assign(raw=0.9)
+    merged = merge(changed, file)
+    assert len(merged) == len(table) and (merged[merged.method == "student"].raw == 0.9).all()
+    assert (merged[merged.method == "visual"].raw != 0.9).all()
+    assert merged.method[0] == "visual" and list(merged.recording[:6]) == [f"person_{k}" for k in range(6)]
+    pd.testing.assert_frame_equal(read_results(file), merged)
 
 
-def test_the_table_has_a_row_for_every_method_and_target_that_was_run():
-    both = pd.concat([results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.5]]),
-                      results_of(visual=[[0.1, 0.2]]).assign(target="valence")])
-    whole = both.drop_duplicates(COLUMNS[:4]).assign(recording="concatenated", ccc=0.9)
-    text = tables_of(pd.concat([both, whole]), "much")
-    assert text.count("\n| visual | ") == 3 and text.count("\n| recipe | ") == 1 and "2 subjects reported" in text
-    assert "| recipe | 0.500 | 1 |  | 0.900 | +0.300 | +0.200 to +0.400 |  |  | 10 |" in text
+@pytest.mark.parametrize("cell, word", [("much", "loud"), ("visual", "recipe"), ("12", "x"), ("0.1", "")])
+def test_a_cell_that_the_study_cannot_have_written_is_named_with_its_line(tmp_path, cell, word):
+    file = tmp_path / "results.csv"
+    merge(table_of(visual=[[[0.1, 0.1]]]), file)
+    lines = file.read_text().splitlines()
+    lines[2] = lines[2].replace(cell, word, 1)
+    file.write_text("\n".join([*lines, ""]))
+    with pytest.raises(UserError, match="results.csv line 3"):
+        read_results(file)
 
 
-def test_the_mean_of_both_targets_is_taken_subject_by_subject():
-    results = pd.concat([results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.5]]),
-                         results_of(visual=[[0.1, 0.2]], recipe=[[0.3, 0.2]]).assign(target="valence")])
-    assert matrix(results, "much", "recipe", "both").to_numpy().tolist() == [[0.4, 0.35]]
-    assert paired(results, "much", "recipe", "both")[0] == pytest.approx(0.2)
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+def cells_of(table, start):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+            if line.startswith(f"| {start}")]
 
 
-def test_a_method_that_shares_no_seed_with_the_baseline_has_a_row_and_no_picture(tmp_path):
-    """As in the results of a shard."""
-    results = pd.concat([each.assign(target=target) for target in ("arousal", "valence") for each in (
-        results_of(visual=[[0.1, 0.2]]), results_of(oracle=[[0.3, 0.3]], recipe=[[0.2, 0.2]]).assign(seed=1))])
-    text = report(results, tmp_path / "results.csv")
-    assert text.count("\n| oracle | 0.300 |") == 3 and not (tmp_path / "results_much.png").exists()
-
-
-def test_the_summary_has_the_recipe_and_the_controls_and_no_method_that_looked_best():
-    visual = np.full((2, 3), 0.4)
-    both = pd.concat([results_of(
-        visual=visual, recipe=visual + 0.1, ccc=visual + 0.3, control_voices_other=visual, self_training=visual + 0.05,
-        control_other_voice=visual + 0.05).assign(target=target) for target in ("arousal", "valence")])
-    lines = [line for line in summary(both).splitlines() if line.startswith("much, ")]
-    gains = [("recipe", 0.1), ("self_training", 0.05), ("control_voices_other", 0),  # over visual
-             ("recipe", 0.05), ("control_other_voice", 0)]  # over self_training
-    assert lines == [f"much, {method}: " + ", ".join(
-        f"{target} {gain:+.3f} ({gain:+.3f} to {gain:+.3f})" for target in ("arousal", "valence", "both"))
-        for method, gain in gains]
-
-
-def test_a_question_has_a_row_for_every_comparison_that_was_run():
-    visual = np.full((2, 3), 0.4)
-    both = pd.concat([results_of(visual=visual, recipe=visual + 0.1, self_training=visual + 0.05).assign(target=target)
-                      for target in ("arousal", "valence")])
-    text = question_tables(both)
-    assert "| recipe | +0.050 (+0.050 to +0.050) |" in text and text.count("| recipe | ") == 3 and "paper" not in text
-
-
-def test_every_control_is_compared_with_what_it_must_not_gain_over():
-    assert set(CONTROLS) <= {*AUDIO_ONLY, *BESIDE_VISUAL} and not set(AUDIO_ONLY) & set(BESIDE_VISUAL)
-
-
-def test_the_studys_pages_are_what_report_makes_of_its_results(tmp_path, monkeypatch):
-    monkeypatch.setattr(study.results, "plot_gains", lambda *words: None)  # test_experiment.py draws these
-    docs, text = Path(experiment.__file__).with_name("docs"), ""
-    shutil.copy(docs / "study.md", tmp_path)
-    for name in ("results", "choice"):
-        shutil.copy(docs / f"{name}.csv", tmp_path)
-        report(pd.read_csv(tmp_path / f"{name}.csv"), tmp_path / f"{name}.csv")
-        assert (docs / f"{name}.md").read_text() == (tmp_path / f"{name}.md").read_text()
-        text += (tmp_path / f"{name}.md").read_text()
-    page = (docs / "study.md").read_text()
-    assert page == (tmp_path / "study.md").read_text(), "a table of the page is not what --report makes of it"
-    headings = re.findall(r"^### .+$", page, re.MULTILINE)
-    assert len(headings) == 7 and set(headings) <= set(text.splitlines())
-    number = r"[+-]?\d\.\d{3}|\d+%"
-    assert set(re.findall(number, page)) <= set(re.findall(number, text))
-    text = re.sub(r"\| (\S+) \| (\S+ to \S+) \|", r"\1 (\2)", text)  # of a table, where they are in cells of their own
-    intervals = r"[+-]?[\d.]+%? \([+-]?[\d.]+%? to [+-]?[\d.]+%?\)"
-    assert set(re.findall(intervals, page)) <= set(re.findall(intervals, text))
-    for name, setting in SETTINGS.items():
-        counts = f"{setting.rated} | {setting.unlabelled} | {setting.reported}"
-        assert f"| {name} | {counts} | {setting.description} |\n" in page
-    quoted = [line for line in docs.with_name("README.md").read_text().splitlines()
-              if line.startswith(tuple(f"{setting}, " for setting in SETTINGS))]
-    assert set(quoted) <= set(text.splitlines())
+def test_the_main_table_has_a_row_for_every_case_and_one_where_none_is_unlabelled():
+    flat = np.full((2, 2, 6), 0.3)
+    methods = dict(visual=flat, visual_ensemble=flat + 0.05, self_training=flat + 0.1, student=flat + 0.16,
+                   oracle=flat + 0.2)
+    recola = dict(visual=flat, student_rated=flat + 0.02)
+    text = main_table(results_of(table_of(**methods), table_of(("much", 30), **methods),
+                                 table_of(("recola", 9), **recola)))
+    gain = "+0.160 (+0.160 to +0.160)"
+    assert cells_of(text, "`much`, 12 + 48") == [
+        ["`much`, 12 + 48", "0.300", "0.350", "0.400", "0.460", "0.500", gain, *["+0.060 (+0.060 to +0.060)"] * 2]]
+    assert len(cells_of(text, "`much`, 30 + 48")) == 1
+    assert cells_of(text, "`recola`, 9 + 0") == [
+        ["`recola`, 9 + 0", "0.300", "", "", "0.320", "", "+0.020 (+0.020 to +0.020)", "", ""]]
 
 
 def test_the_aims_table_says_what_is_met_and_by_how_much_the_rest_is_missed():
-    visual = np.full((2, 4), 0.3)
-    for_arousal = results_of(visual=visual, oracle=visual + 0.2, teacher=visual + 0.3, recipe=visual + 0.09)
-    unsure = np.array([[0.1, -0.1, 0.2, -0.05]] * 2)
-    for_valence = results_of(visual=visual, oracle=visual + 0.2, teacher=visual - 0.1, recipe=visual + unsure)
-    for_valence = for_valence.assign(target="valence")
-    lines = aims_table(pd.concat([for_arousal, for_valence])).splitlines()
-    assert [line.split(" | ")[-1] for line in lines[4:]] == [
-        "+0.090: met |", "+0.038: not significant |", "+0.064: met |",
-        "45%: missed by 15% |", "19%: missed by 11% |", "30%: missed by 3% |"]
+    flat, unsure = np.full((3, 2, 6), 0.3), np.array([-0.4, 0.4, 0.3])[:, None, None]
+    text = aims_table(results_of(
+        table_of(visual=flat, visual_ensemble=flat, self_training=flat, student=flat + 0.09, oracle=flat + 0.2),
+        table_of(("much", 9), self_training=flat, student=flat + unsure),
+        table_of(("much", 6), self_training=flat, student=flat + 0.05),
+        table_of(("nothing", 12), self_training=flat, student=flat - 0.005)))
+    verdicts = [row[3].split(": ")[-1] for row in cells_of(text, "")[2:]]
+    assert verdicts == ["met", "not significant", "not run", "missed by 0.030", "missed by 40%", "met", "not run",
+                        "not run"]
+    assert len(verdicts) == len(AIMS)
 
 
-def test_a_method_is_chosen_by_its_mean_over_targets_and_settings():
-    each = [results_of(visual=[[0.1, 0.3]], recipe_off=[[0.5, 0.5]], recipe=[[0.3, 0.4]]),
-            results_of(visual=[[0.1, 0.3]], recipe=[[0.5, 0.6]]).assign(setting="little")]
-    both = pd.concat([one.assign(target=target, ccc=one.ccc + more)
-                      for one in each for target, more in (("arousal", 0), ("valence", 0.1))])
-    lines = choice_table(both).splitlines()
-    assert len(lines) == 6 and not any("recipe_off" in line for line in lines)  # it was not run in both settings
-    assert lines[4].startswith("| visual | 0.250 | 0.250 | 0.250 |")
-    assert lines[5].startswith("| recipe | 0.400 | 0.600 | 0.500 |")
+def test_the_gates_statistic_is_shown_in_place_of_controls():
+    gate = pd.DataFrame([["much", 12, draw, method, 0, target, passed, excess + draw / 20, 0.05, 60, "abc"]
+                         for method, passed, excess in (("student", 1, 0.4), ("control", 0, 0.01))
+                         for target in ("arousal", "valence") for draw in range(3)], columns=GATE.columns)
+    text = gate_table(results_of(table_of(visual=VISUAL)), gate)
+    assert cells_of(text, "`much`") == [
+        ["`much`, 12 + 48", "own", *["3 of 3, +0.450 (8.0 to 10.0)"] * 2],
+        ["`much`, 12 + 48", "another subject's", *["0 of 3, +0.060 (0.2 to 2.2)"] * 2]]
+
+
+def test_rows_of_several_settings_of_a_method_are_pointed_out():
+    table = table_of(visual=VISUAL)
+    assert "mixed" not in runs_table(results_of(table))
+    table.loc[table.draw == 1, "settings"] = "other"
+    text = runs_table(results_of(table))
+    assert "visual in `much`, 12 + 48: runs of 2 settings are mixed" in text and "| cpu | 4 | 0.0 |" in text
+
+
+def test_a_report_has_every_row_at_three_levels_in_both_conventions(tmp_path):
+    table = table_of(visual=VISUAL, student=VISUAL + 0.1, self_training=VISUAL, more=0.04)
+    whole = table.drop_duplicates(["draw", "method", "seed", "target"]).assign(
+        recording="concatenated", raw=0.7, causal=0.71, centred=0.72)
+    merge(pd.concat([table, whole]), tmp_path / "results.csv")
+    report(tmp_path / "results.csv", SETTINGS)
+    text, mean = (tmp_path / "results.md").read_text(), VISUAL.mean()
+    (row,) = [row for row in cells_of(text, "student | 2 x 2") if row[8]][:1]
+    assert row[2:8] == [f"{mean + 0.1:.3f}", f"{mean + 0.1:.3f}", f"{mean + 0.14:.3f}", "0.700", "0.710", "0.720"]
+    assert row[8].startswith("+0.100 (") and (tmp_path / "results.png").stat().st_size > 10_000
+    assert all(f"`{name}`: {method.description}" in text for name, method in METHODS.items())
+
+
+def test_a_table_of_one_case_without_its_baseline_is_no_error(tmp_path):
+    """As in the results of a shard, or of a study that has just begun."""
+    merge(table_of(oracle=VISUAL), tmp_path / "results.csv")
+    assert "| `much`, 12 + 48 |" in report(tmp_path / "results.csv", SETTINGS)
+    assert not (tmp_path / "results.png").exists()
+
+
+def test_cases_of_a_small_study_are_called_by_its_numbers():
+    few = {"much": dataclasses.replace(SETTINGS["much"], unlabelled=5)}
+    assert results_of(table_of(visual=VISUAL), settings=few).name_of(MUCH) == "`much`, 12 + 5"
+
+
+# ---- pages ----------------------------------------------------------------------------------------------------------
+
+DOCS = Path(study.tables.__file__).parents[1] / "docs"
+
+
+@pytest.mark.skipif(not (DOCS / "results.csv").exists(), reason="the study has not been run yet")
+def test_the_studys_pages_are_what_report_makes_of_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(study.tables, "plot_rated", lambda *words: None)
+    shutil.copy(DOCS / "study.md", tmp_path)
+    text = ""
+    for file in (DOCS / name for name in ("choice.csv", "results.csv") if (DOCS / name).exists()):
+        for path in (file, gate_file(file)):
+            shutil.copy(path, tmp_path)
+        report(tmp_path / file.name, SETTINGS)
+        made = (tmp_path / file.name).with_suffix(".md").read_text()
+        assert file.with_suffix(".md").read_text() == made
+        text += made
+    page = (DOCS / "study.md").read_text()
+    assert page == (tmp_path / "study.md").read_text(), "a table of the page is not what --report makes of it"
+    number = r"[+-]?\d\.\d{3}|\d+%"
+    assert set(re.findall(number, page)) <= set(re.findall(number, text))
+    intervals = r"[+-]?[\d.]+%? \([+-]?[\d.]+%? to [+-]?[\d.]+%?\)"
+    assert set(re.findall(intervals, page)) <= set(re.findall(intervals, text))
 
 
 def test_the_tables_of_a_page_are_renewed_and_nothing_else_is(tmp_path):

@@ -1,0 +1,227 @@
+"""The study's tables and its figure, made of its results alone."""
+import re
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures import save_figure
+from study.methods import AIMS, HEARING, METHODS
+from study.results import ALL_TARGETS, GATE, LEVELS, RUN, Results, gate_file, read_results
+from study.statistics import percent, signed, with_interval
+from support.files import whole_file
+from support.recordings import TARGETS
+
+# Columns of the main table: heading, method, level. RATED: what takes the student's place where none is unlabelled
+MAIN = (("visual", "visual", "raw"), ("visual ensemble, causal", "visual_ensemble", "causal"),
+        ("self-training", "self_training", "raw"), ("student", "student", "raw"), ("oracle", "oracle", "raw"))
+RATED = "student_rated"
+CURVES = {"visual_ensemble": "tab:grey", "self_training": "tab:orange", "student": "tab:blue", "oracle": "black"}
+
+
+def markdown(heading, columns, rows):
+    """A Markdown table under its heading; "" without rows."""
+    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    head = [f"### {heading}\n", f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def name_of(target):
+    return "mean of both" if target == "both" else target
+
+
+def mean_of(results, *words):
+    """The mean of a matrix as text, "" if there is none: over subjects, seeds and draws."""
+    each = results.matrix(*words)
+    return f"{round(each.mean(axis=1).groupby('draw').mean().mean(), 3) + 0.0:.3f}" if each.size else ""  # no -0
+
+
+def gain_of(results, *words):
+    """A difference with its interval as text, "" if there is none."""
+    return with_interval(*gain) if (gain := results.paired(*words)) else ""
+
+
+# ---- tables of the study's page -------------------------------------------------------------------------------------
+
+def main_table(results):
+    """A row for each case: CCC of the methods, and what hearing adds."""
+    columns = ["setting: rated + unlabelled", *(heading for heading, _, _ in MAIN), "student over visual",
+               "hearing's part, raw", "hearing's part, centred"]
+    rows = []
+    for case in results.cases():
+        values = [mean_of(results, case, method, "both", level) for _, method, level in MAIN]
+        rows.append([results.name_of(case), *values, gain_of(results, case, ("student", "visual")),
+                     *(gain_of(results, case, HEARING, "both", level) for level in ("raw", "centred"))])
+        if RATED in results.methods(case):
+            rows.append([results.name_of(case, 0), *values[:2], "", mean_of(results, case, RATED, "both"), "",
+                         gain_of(results, case, (RATED, "visual")), "", ""])
+    return markdown("What to expect: CCC, mean over subjects, draws, seeds and both targets", columns, rows)
+
+
+def hearing_table(results):
+    """What hearing adds in each case, by target and level."""
+    columns = ["setting: rated + unlabelled", "target", *LEVELS]
+    rows = [[results.name_of(case), name_of(target), *cells] for case in results.cases() for target in ALL_TARGETS
+            if all(cells := [gain_of(results, case, HEARING, target, level) for level in LEVELS])]
+    return markdown("Hearing's part: student over self-training", columns, rows)
+
+
+def levels_table(results):
+    """What is left of the gains where the level of each recording is removed from both."""
+    columns = ["setting: rated + unlabelled", "student over visual ensemble, raw", "causal", "centred",
+               "student, raw, over visual ensemble, causal"]
+    pair, levels = ("student", "visual_ensemble"), [*LEVELS, ("raw", "causal")]
+    rows = [[results.name_of(case), *(gain_of(results, case, pair, "both", level) for level in levels)]
+            for case in results.cases() if results.paired(case, pair)]
+    return markdown("Over the visual ensemble", columns, rows)
+
+
+def aims_table(results):
+    """The aims for cases of this study, and whether each was met."""
+    rows = []
+    for aim in (aim for aim in AIMS if results.has((aim.setting, aim.rated))):
+        as_text = percent if aim.of else signed
+        pair = aim.method, aim.against
+        reached = [results.paired((aim.setting, aim.rated), pair, "both", level, aim.of or None)
+                   for level in ("raw", "centred")]
+        at_least = "above 0" if aim.least == 0 else f"at least {as_text(aim.least)}"
+        unlabelled = 0 if RATED in pair else None
+        rows.append([f"{aim.words}: {at_least}", results.name_of((aim.setting, aim.rated), unlabelled),
+                     " over ".join(pair), *(verdict(each, aim.least, as_text) for each in reached)])
+    return markdown("The aims", ["aim", "setting: rated + unlabelled", "", "raw", "centred"], rows)
+
+
+def verdict(reached, least, as_text):
+    """Whether (mean, low, high) is enough, as text: the mean, and the interval above 0, or above a negative `least`."""
+    if reached is None:
+        return "not run"
+    mean, low, _ = reached
+    value = with_interval(*reached, as_text)
+    if mean < least:
+        just = as_text(mean) == as_text(least)
+        return f"{value}: just missed" if just else f"{value}: missed by {as_text(least - mean).lstrip('+')}"
+    return f"{value}: {'met' if low > min(least, 0) else 'not significant'}"
+
+
+def gate_table(results, gate):
+    """The confirmation test of the audio teachers, with each subject's own voice and with another's: in how many chains
+    they passed, and the excess correlation, as mean and in standard errors."""
+    rows = []
+    for (setting, rated, method), part in gate.groupby(["setting", "rated", "method"], sort=False):
+        voice = "own" if method == "student" else "another subject's"
+        tests = [gate_cell(part[part["target"] == target]) for target in TARGETS]
+        rows.append([results.name_of((setting, rated)), voice, *tests])
+    return markdown("The confirmation test: passed in how many, excess correlation (in standard errors: 3 pass)", [
+        "setting: rated + unlabelled", "voice", *TARGETS], rows)
+
+
+def gate_cell(tests):
+    """The tests of one target in all chains, as text."""
+    ratio = tests["excess"] / tests["error"]
+    return (f"{tests['passed'].sum():.0f} of {len(tests)}, {signed(tests['excess'].mean())} ({ratio.min():.1f} to "
+            f"{ratio.max():.1f})")
+
+
+# ---- every row ------------------------------------------------------------------------------------------------------
+
+def case_tables(results, case):
+    """A table for each target of a case, a row for each method: three levels, both conventions, gains, seconds."""
+    columns = ["method", "draws x seeds", *LEVELS, *(f"concatenated, {level}" for level in LEVELS), "over visual, raw",
+               "over visual ensemble, raw", "sd over draws", "seconds"]
+    tables = [markdown(f"{results.name_of(case)}: {name_of(target)}", columns, (
+        row_of(results, case, method, target) for method in results.methods(case))) for target in ALL_TARGETS]
+    return "\n".join([f"## {results.name_of(case)}: {results.settings[case[0]].description}\n", *tables])
+
+
+def row_of(results, case, method, target):
+    """The cells of a method in a table of its case."""
+    each = results.matrix(case, method, target)
+    draws = each.mean(axis=1).groupby("draw").mean()
+    values = [mean_of(results, case, method, target, level, whole) for whole in (False, True) for level in LEVELS]
+    gains = [gain_of(results, case, (method, against), target) if against != method else ""
+             for against in ("visual", "visual_ensemble")]
+    seconds = results.table.query("setting == @case[0] and rated == @case[1] and method == @method")["seconds"].mean()
+    return [method, f"{len(draws)} x {len(each) / max(len(draws), 1):.3g}", *values, *gains,
+            f"{draws.std():.3f}" if len(draws) > 1 else "", f"{seconds:.0f}"]
+
+
+def runs_table(results):
+    """Where the runs were trained, and with how many settings of a method: more than one means that some are old."""
+    runs = results.table.drop_duplicates(RUN)
+    rows = []
+    for machine, part in runs.groupby("machine"):
+        rows.append([machine, len(part), f"{part['seconds'].sum() / 3600:.1f}"])
+    table = markdown("Machines", ["machine", "runs", "hours of one core or GPU"], rows)
+    several = runs.groupby(["setting", "rated", "method"])["settings"].nunique()
+    return table + "".join(f"\n{method} in {results.name_of(case)}: runs of {count} settings are mixed: run "
+                           "experiment.py again\n" for (*case, method), count in several[several > 1].items())
+
+
+# ---- figure ---------------------------------------------------------------------------------------------------------
+
+def plot_rated(results, setting, path):
+    """Draws the gain over the visual baseline, and hearing's part of it, against the number of rated subjects."""
+    cases = [case for case in results.cases() if case[0] == setting and results.paired(case, HEARING)]
+    if not cases:  # of a shard, or of other settings
+        return
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    gains, hearing = figure.subplots(1, 2)
+    for number, (method, colour) in enumerate(CURVES.items()):
+        values = [results.paired(case, (method, "visual")) for case in cases]
+        draw_curve(gains, values, 0.08 * (number - 1.5), colour, method)
+    for number, (level, colour) in enumerate({"raw": "tab:blue", "centred": "tab:purple"}.items()):
+        values = [results.paired(case, HEARING, "both", level) for case in cases]
+        draw_curve(hearing, values, 0.08 * (number - 0.5), colour, level)
+    titles = "over the visual baseline, raw", "hearing's part: student over self-training"
+    for axis, title in zip((gains, hearing), titles):
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xticks(range(len(cases)), [rated for _, rated in cases])
+        axis.set(title=title, xlabel="rated subjects", ylabel="CCC, mean over subjects and both targets")
+        axis.grid(axis="y", alpha=0.3)
+        axis.margins(y=0.25)
+        axis.legend(ncol=2, fontsize="small")
+    about = results.settings[setting].description
+    figure.suptitle(f"{setting}: {about}\n95 % intervals over subjects, draws and seeds")
+    save_figure(figure, path)
+
+
+def draw_curve(axis, values, aside, colour, label):
+    """One curve of plot_rated(): (mean, low, high) of each case, None where there is none; aside: of the others."""
+    places = [k for k, value in enumerate(values) if value]
+    if not places:
+        return
+    means, lows, highs = np.array([values[k] for k in places]).T
+    axis.errorbar(np.array(places) + aside, means, [means - lows, highs - means], fmt="o-", color=colour, capsize=3,
+                  label=label)
+
+
+# ---- report ---------------------------------------------------------------------------------------------------------
+
+def report(file, settings):
+    """Text of all tables, which is written beside the file of results with the figure; the study's page gets its own.
+
+    settings: {name: Setting} of the study that the results are of.
+    """
+    results, gate = Results(read_results(file), settings), read_results(gate_file(file), GATE)
+    choosing = file.stem == "choice"
+    made = f"Made by `python experiment.py --report{' --choose' * choosing}` from {file.name}."
+    made += " Development subjects: the study reports others." * choosing
+    ours = [main_table(results), hearing_table(results), levels_table(results), aims_table(results),
+            gate_table(results, gate)]
+    ours = "\n".join(filter(None, ours))
+    rest = "\n".join([*(case_tables(results, case) for case in results.cases()), runs_table(results)])
+    names = "\n".join(f"* `{name}`: {METHODS[name].description}" for name in METHODS)
+    with whole_file(file.with_suffix(".md")) as part:
+        part.write_text(f"{made}\n\n{names}\n\n{ours}\n{rest}")
+    plot_rated(results, "much", file.with_suffix(".png"))
+    if (page := file.with_name("study.md")).exists():
+        renew_tables(page, ours)
+    return ours
+
+
+def renew_tables(page, text):
+    """Replaces the tables of a page by those of a Markdown text that have the same heading."""
+    pattern = re.compile(r"^(### .+\n\n)((?:\|.*\n)+)", re.MULTILINE)
+    tables = dict(pattern.findall(text))
+    renewed = pattern.sub(lambda found: found[1] + tables.get(found[1], found[2]), page.read_text())
+    with whole_file(page) as part:
+        part.write_text(renewed)
