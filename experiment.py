@@ -105,7 +105,7 @@ def view_folder(cfg, job, view=None):
 
 
 def config_of(cfg, job):
-    """The Config of a job's run; for an ensemble, that of the student whose teachers it is."""
+    """The Config of a job's run; for an ensemble, that of its first network."""
     method, folder = METHODS[job.method], view_folder(cfg, job)
     changes = dict(epochs=QUICK_EPOCHS if cfg.quick else EPOCHS, teacher_folds=min(TEACHER_FOLDS, job.rated))
     if method.settings["stage"] == "student":
@@ -115,21 +115,25 @@ def config_of(cfg, job):
     return Config(**STUDY | method.settings | changes | places | dict(seed=seed, device=cfg.device))
 
 
-def needed_of(one, gated=False):
-    """Configs of the runs that a student needs; they have no variant, so that all students of a chain share them.
+def runs_of(cfg, job):
+    """Configs of the runs of a job, the last of which is its own, or those of an ensemble, whose seeds differ.
 
-    gated: also of those that the confirmation test needs.
+    What a student needs has no variant, so that all students of a chain share it.
     """
-    if one.stage != "student":
-        return []
-    return runs.needed_by(dataclasses.replace(one, variant="", confirm_audio=gated or one.confirm_audio))
+    one = config_of(cfg, job)
+    if METHODS[job.method].ensemble:  # as many networks as the student has teachers
+        return [dataclasses.replace(one, seed=one.seed + k * runs.NEXT_SEED, variant=f"net{k + 1}" * bool(k))
+                for k in range(2 * one.teacher_folds)]
+    tested = one.confirm_audio or job.method in GATED
+    needed = dataclasses.replace(one, variant="", confirm_audio=tested)
+    return [*(runs.needed_by(needed) if one.stage == "student" else []), one]
 
 
 def hash_of(cfg, job):
     """A short text that differs when anything that a job's rows follow from does, but for its draw and seed."""
-    one, method, setting = config_of(cfg, job), METHODS[job.method], settings_in(cfg)[job.setting]
+    method, setting = METHODS[job.method], settings_in(cfg)[job.setting]
     facts = [facts_of(setting, seed_of(cfg, job.setting)), job.rated, method.view, method.ensemble]
-    for each in [*needed_of(one), one]:
+    for each in runs_of(cfg, job):
         facts.append(runs.settings_of(each) | {"epochs": each.epochs, "seed": 0})
     return digest(json.dumps(facts, sort_keys=True).encode())[:8]
 
@@ -181,8 +185,7 @@ def make_data(cfg, chains):
 def check_finished(cfg, chains):
     """Raises UserError, naming what differs, if a finished run has other settings than its row has now."""
     for job in (job for jobs in chains.values() for job in jobs):
-        one = config_of(cfg, job)
-        for each in [*needed_of(one, job.method in GATED), *[one] * (not METHODS[job.method].ensemble)]:
+        for each in runs_of(cfg, job):
             folder = runs.run_folder(each)
             if not (folder / "predictions").exists():
                 continue
@@ -201,12 +204,10 @@ def train_chain(cfg, jobs, file):
         one.run_root.mkdir(parents=True, exist_ok=True)
         with open(one.run_root / "log.txt", "a", buffering=1) as log, contextlib.redirect_stdout(log):
             device = torch_device(one.device)
-            for needed in needed_of(one, job.method in GATED):
-                copy_visual(needed)
-                mmpkd.train(needed, device)
-            if not METHODS[job.method].ensemble:
-                mmpkd.check_before([one])
-                mmpkd.train(one, device)
+            for each in runs_of(cfg, job):
+                copy_visual(each)
+                mmpkd.check_before([each])  # a student's teachers are there by now
+                mmpkd.train(each, device)
             if job.method in GATED:
                 merge(gate_rows(cfg, job, device), gate_file(file), GATE)
             merge(rows_of(cfg, job), file)
@@ -249,13 +250,10 @@ def rows_of(cfg, job):
     seconds: of training and validation, as if every epoch had taken as long as the median one; others are longer where
     the machine was busy or asleep.
     """
-    one = config_of(cfg, job)
-    members = needed_of(one) if METHODS[job.method].ensemble else [one]
+    members = runs_of(cfg, job) if METHODS[job.method].ensemble else [config_of(cfg, job)]
     folders = [runs.run_folder(member) for member in members]
     tables = mean_tables([read_predictions(folder, "val", RATE) for folder in folders])
     rated = read_predictions(folders[0], "train", RATE)
-    if members[0].fold:
-        rated |= read_predictions(folders[0], "held_out", RATE)
     scores = {column: score(at_level(tables, rated, level), TARGETS) for column, level in LEVELS.items()}
     seconds = round(sum(map(seconds_of, folders)), 1)
     device = torch_device(cfg.device)
@@ -284,7 +282,7 @@ def at_level(tables, rated, level):
     for target in TARGETS:
         mean, sd = rating_level([table[f"{target}_gold"].to_numpy() for table in rated.values()])
         for table in changed.values():
-            table[f"{target}_pred"] = relevel(table[f"{target}_pred"].to_numpy(), level, mean, sd)
+            table[f"{target}_pred"] = relevel(table[f"{target}_pred"].to_numpy(), level, mean, sd, RATE)
     return changed
 
 

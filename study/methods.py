@@ -24,7 +24,7 @@ RATE = 5  # ratings, faces and spectrograms per second: frames at 25 are near-du
 EPOCHS, QUICK_EPOCHS = 50, 3
 STUDY = FACES | SPECS | NETWORKS | dict(
     visual_backbone="tiny_cnn", audio_backbone="tiny_cnn", target="both", keep="last", precision="float32",
-    frame_rate=float(RATE), resume=True, clip_length=30, batch_size=8, epoch_steps=38)
+    frame_rate=float(RATE), resume=True, clip_length=30, clip_stride=1, batch_size=8, epoch_steps=38)
 TEACHER_FOLDS = 4  # or as many as there are rated subjects
 
 
@@ -79,7 +79,7 @@ class Method(NamedTuple):
     settings: dict
     view: str = ""  # "": rated and unlabelled subjects as drawn | oracle | other_voice
     where: tuple = tuple(SETTINGS)
-    ensemble: bool = False  # not a run, but the mean prediction of the student's teachers
+    ensemble: bool = False  # not a run, but the mean prediction of several that differ in their seed
 
 
 STUDENT = dict(stage="student", distill="pseudo")  # the recipe: the defaults
@@ -88,9 +88,9 @@ SELF_TRAINING = STUDENT | dict(teachers="visual", teacher_networks=2)  # as many
 METHODS = {  # a method comes after those whose runs it shares
     "visual": Method("face only: the baseline", dict(stage="visual")),
     "mean_teacher": Method("unlabelled faces, and no teacher but the average of the student's own weights",
-                           dict(stage="student", distill="mean_teacher", average_weights=0.99)),
-    "visual_ensemble": Method("mean of the teachers of self_training: as many networks as the student has teachers",
-                              SELF_TRAINING, ensemble=True),
+                           dict(stage="student", distill="mean_teacher")),
+    "visual_ensemble": Method("mean of as many networks of the baseline as the student has teachers",
+                              dict(stage="visual"), ensemble=True),
     "teacher": Method("face and voice", dict(stage="teacher")),
     "audio": Method("voice only", dict(stage="audio")),
     "self_training": Method("the student with visual teachers only", SELF_TRAINING),
