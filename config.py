@@ -158,7 +158,6 @@ class Config:
     teacher_folds: Annotated[int, (2, math.inf, True)] = 4  # cross-fitting: n networks in an ensemble, each trained
                                                             # without one of n folds of the training subjects
     teacher_networks: Count = 1  # networks per fold in an ensemble, each with a seed of its own
-    calibrate: bool = True  # weight the ensembles by stacking; give the labels the ratings' mean and standard deviation
     confirm_audio: bool = True  # use audio teachers only for targets for which they pass the confirmation test
 
     # --- distillation: mmpkd.py

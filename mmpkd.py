@@ -109,7 +109,7 @@ def label(sets, shapes, cfg, device):
             baseline = load_teacher(one, shapes, device) if (one := baseline_run(cfg)) else None
             fold_of = data.folds(cfg, cfg.teacher_folds)
             labels, report = pseudo_labels.pseudo_labels(
-                teachers, recordings, fold_of, cfg.targets, baseline, cfg.calibrate)
+                teachers, recordings, fold_of, cfg.targets, cfg.frame_rate, baseline)
             pseudo_labels.write_labels(folder, labels, report, cfg.targets, cfg.frame_rate)
     print(pseudo_labels.describe(pseudo_labels.read_report(folder)))
     labels = pseudo_labels.read_labels(folder, recordings, cfg.targets)

@@ -1,6 +1,7 @@
 """Pseudo-labels for recordings without ratings, from an ensemble of cross-fitted teachers.
 
     out_of_fold   a rated subject is labelled by the networks that were not trained on it, an unlabelled one by all
+    smoothed      the predictions are averaged over the second around each frame
     confirmed     audio teachers are used for a target only if they pass a test (co-training: Blum & Mitchell, 1998)
     stack         teachers are weighted by non-negative least squares on the rated subjects (stacking: Breiman, 1996)
     calibrate     each recording is shifted to the mean of the ratings, and all are scaled to their standard deviation
@@ -19,6 +20,7 @@ import pandas as pd
 from scipy.optimize import nnls
 from scipy.stats import sem
 
+from postprocessing import smooth
 from scores import predict, write_table
 from support.checksums import list_all, verify
 from support.columns import read_table
@@ -27,18 +29,19 @@ from support.files import whole_folder
 from support.reading import clipped, is_number, read_json
 
 SIGMAS = 3  # standard errors above 0 that the audio teachers must reach: by chance, once in 740 times
+SMOOTH_S = 1.2  # seconds around a frame, over which the teachers' predictions are averaged
 OTHERS = 10  # subjects that each subject is compared with in that test
 CONSTANT = 1e-5  # predictions with a smaller standard deviation are constant: they are not scaled
 
 
-def pseudo_labels(teachers, recordings, fold_of, targets, baseline=None, calibrated=True):
+def pseudo_labels(teachers, recordings, fold_of, targets, frame_rate, baseline=None):
     """({id: (N, K)}: labels for every frame of every recording, a report: {target: {...}} of weights and the test).
 
     teachers: {stage: its members}; fold_of: {id of a rated subject: its fold}; baseline: the visual baseline with which
-    the audio teachers are tested, None: they are used untested; calibrated: stacking weights and calibration, else the
-    mean.
+    the audio teachers are tested, None: they are used untested.
     """
-    preds = {stage: out_of_fold(members, recordings, fold_of) for stage, members in teachers.items()}
+    preds = {stage: smoothed(out_of_fold(members, recordings, fold_of), frame_rate)
+             for stage, members in teachers.items()}
     use = np.ones((len(teachers), len(targets)), bool)
     report = {target: {} for target in targets}
     if baseline is not None and "audio" in preds:
@@ -46,12 +49,12 @@ def pseudo_labels(teachers, recordings, fold_of, targets, baseline=None, calibra
         for k, test in enumerate(confirmed(preds["audio"], predict(baseline, unrated), recordings)):
             use[[*preds].index("audio"), k] = test["passed"]
             report[targets[k]]["audio"] = test
-    weights = stack([*preds.values()], recordings, use) if calibrated else use / use.sum(0)
+    weights = stack([*preds.values()], recordings, use)
     for k, target in enumerate(targets):
         report[target]["weights"] = {stage: float(share) for stage, share in zip(preds, weights[:, k])}
     labels = {recording.name: sum(share * preds[stage][recording.name] for stage, share in zip(preds, weights))
               for recording in recordings}
-    return calibrate(labels, recordings) if calibrated else labels, report
+    return calibrate(labels, recordings), report
 
 
 def out_of_fold(members, recordings, fold_of):
@@ -67,6 +70,13 @@ def out_of_fold(members, recordings, fold_of):
         for name, pred in predict(member, [one for one in recordings if fold_of.get(one.name, fold) == fold]).items():
             preds[name].append(pred)
     return {recording.name: np.mean(preds[recording.name], axis=0) for recording in recordings}
+
+
+def smoothed(preds, frame_rate):
+    """Predictions {id: (N, K)} as their mean over the SMOOTH_S seconds around each frame. A student must not look
+    ahead, but its labels may: emotion changes slowly, a network's errors do not."""
+    window = 2 * int(SMOOTH_S * frame_rate / 2) + 1
+    return {name: np.stack([smooth(series, window, "mean") for series in pred.T], 1) for name, pred in preds.items()}
 
 
 # ---- the confirmation test ------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def settings_of(cfg):
             "fusion": cfg.stage == "teacher"}
     foreign = [word for word, is_read in read.items() if not is_read]
     # By a student that is distilled
-    unread = {"teachers", "teacher_folds", "teacher_networks", "calibrate", "confirm_audio"}
+    unread = {"teachers", "teacher_folds", "teacher_networks", "confirm_audio"}
     if cfg.distill == PSEUDO:
         unread = {"gate", "distill_weight"}
     elif cfg.distill == MEAN_TEACHER:

@@ -171,7 +171,7 @@ def test_a_mean_teacher_depends_on_its_weight_and_on_no_teachers():
     cfg = tiny_config(stage="student", distill="mean_teacher")
     assert needed_by(cfg) == [] and read_in_training(cfg) == ["frames"]
     assert {"distill_weight", "unlabelled"} <= set(settings_of(cfg))
-    assert not {"gate", "teachers", "teacher_folds", "calibrate", "confirm_audio"} & set(settings_of(cfg))
+    assert not {"gate", "teachers", "teacher_folds", "confirm_audio"} & set(settings_of(cfg))
 
 
 # ---- the loss of a mean teacher -------------------------------------------------------------------------------------

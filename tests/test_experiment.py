@@ -430,8 +430,8 @@ def test_a_finished_run_of_a_method_that_was_changed_since_is_refused(small, stu
     """Or its row would be described by what the method is now."""
     before = (studied / "results.csv").read_bytes()
     student = METHODS["student"]
-    monkeypatch.setitem(METHODS, "student", student._replace(settings=student.settings | dict(calibrate=False)))
-    with pytest.raises(UserError, match="student_both_pseudo_student.*calibrate True, now False"):
+    monkeypatch.setitem(METHODS, "student", student._replace(settings=student.settings | dict(confirm_audio=False)))
+    with pytest.raises(UserError, match="student_both_pseudo_student.*confirm_audio True, now False"):
         experiment.main(["--data-dir", str(studied), *SMALL])
     monkeypatch.setitem(METHODS, "student", student)
     monkeypatch.setattr(experiment, "QUICK_EPOCHS", 2)

@@ -253,7 +253,7 @@ def test_the_report_names_each_target_its_test_and_its_weights():
 
 
 def test_the_labels_of_a_run_follow_from_the_predictions_of_the_folds(pseudo_corpus):
-    """Stacked and calibrated from the fold runs' own files."""
+    """Smoothed, stacked and calibrated from the fold runs' own files."""
     run = run_of(pseudo_corpus, "student", distill="pseudo")
     report = json.loads((run / "labels" / "teachers.json").read_text())
     assert {path.stem for path in (run / "labels").glob("*.csv")} == {"train_1", "train_2", *UNRATED}
@@ -269,6 +269,7 @@ def test_the_labels_of_a_run_follow_from_the_predictions_of_the_folds(pseudo_cor
         assert sum(weights.values()) == pytest.approx(1)
         moves = {name: sum(weights[stage] * preds[stage][name][f"{target}_pred"] for stage in weights)
                  for name in preds["audio"]}
+        moves = {name: series.rolling(31, center=True, min_periods=1).mean() for name, series in moves.items()}
         moves = {name: series - series.mean() for name, series in moves.items()}
         spread = np.concatenate([moves[name] for name in UNRATED]).std()
         for name, series in moves.items():
@@ -295,11 +296,21 @@ def test_audio_teachers_that_are_not_confirmed_change_nothing_to_the_bit(pseudo,
     assert (files_of(both / "predictions") == files_of(visual / "predictions")) == (not passed)
 
 
-def test_without_calibration_and_test_the_labels_are_the_plain_mean(pseudo, call):
-    words = ["--data-dir", pseudo, *WORDS, "--no-calibrate", "--no-confirm-audio", "--variant", "mean"]
+def test_without_the_confirmation_test_audio_teachers_are_stacked_as_they_are(pseudo, call):
+    words = ["--data-dir", pseudo, *WORDS, "--no-confirm-audio", "--variant", "untested"]
     code, _, err = call("mmpkd", *words)
-    report = pseudo_labels.read_report(pseudo / "runs" / "student_both_pseudo_mean")
-    assert code == 0 and all(about == {"weights": {"audio": 0.5, "visual": 0.5}} for about in report.values()), err
+    report = pseudo_labels.read_report(pseudo / "runs" / "student_both_pseudo_untested")
+    assert code == 0 and all({*about} == {"weights"} for about in report.values()), err
+    assert all({*about["weights"]} == {"audio", "visual"} for about in report.values())
+
+
+def test_predictions_are_averaged_over_the_second_around_a_frame():
+    preds = {"a": np.random.default_rng(0).normal(0, 1, (40, 2)), "b": np.ones((3, 2))}
+    for rate, half in ((1, 0), (5, 3), (25, 15)):
+        after = pseudo_labels.smoothed(preds, rate)
+        for name, pred in preds.items():
+            expected = [pred[max(0, k - half):k + half + 1].mean(0) for k in range(len(pred))]
+            np.testing.assert_allclose(after[name], expected, atol=1e-12)
 
 
 def test_a_resumed_student_uses_its_labels_and_refuses_teachers_that_were_trained_again(pseudo, call, monkeypatch):

@@ -68,7 +68,7 @@ def test_a_run_depends_on_the_settings_that_its_stage_reads():
 
 def test_a_student_depends_on_the_settings_of_its_way_of_teaching():
     pseudo, distilled = (set(settings_of(tiny_config(stage="student", distill=way))) for way in ("pseudo", "cosine"))
-    assert {"teachers", "teacher_folds", "teacher_networks", "calibrate", "confirm_audio"} == pseudo - distilled
+    assert {"teachers", "teacher_folds", "teacher_networks", "confirm_audio"} == pseudo - distilled
     assert {"gate", "distill_weight"} == distilled - pseudo and "unlabelled" in pseudo & distilled
 
 

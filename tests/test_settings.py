@@ -36,7 +36,7 @@ KINDS = [  # a field of every kind: script, words, field, value
     ("mmpkd.py", ["--dropout", "0"], "dropout", 0.0),
     ("mmpkd.py", ["--no-audio-gru"], "audio_gru", False),
     ("mmpkd.py", ["--linear-heads"], "linear_heads", True),
-    ("mmpkd.py", ["--target", "both"], "target", "both"),
+    ("mmpkd.py", ["--target", "valence"], "target", "valence"),
     ("mmpkd.py", ["--runs-dir", "my_own-runs"], "runs_dir", "my_own-runs"),
     ("mmpkd.py", ["--fold", "2/3"], "fold", "2/3"),
     ("annotations.py", ["--train-ids", "one", "tw_o"], "train_ids", ("one", "tw_o")),
@@ -92,10 +92,13 @@ def test_saved_settings_come_back_whole(tmp_path):
     assert Config(**read_settings(tmp_path / "run" / "config.json")) == cfg
 
 
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_the_papers_but_for_clips_targets_and_the_kept_epoch():
     cfg = Config()
     assert (cfg.visual_backbone, cfg.audio_backbone, cfg.face_size) == ("vgg19_bn", "resnet18", 112)
-    assert (cfg.clip_length, cfg.batch_size, cfg.optimizer, cfg.dropout) == (5, 8, "adam", 0.2)
+    assert (cfg.batch_size, cfg.optimizer, cfg.dropout) == (8, "adam", 0.2)
+    assert cfg.clip_length * cfg.clip_stride / cfg.frame_rate == 6 and (cfg.target, cfg.keep) == ("both", "last")
+    paper = parse_config(["--config", str(ROOT / "paper.json")], "mmpkd.py", "")
+    assert (paper.clip_length, paper.clip_stride, paper.target, paper.keep) == (5, 1, "arousal", "best")
     assert cfg.learning_rate == 1e-4 and cfg.learning_rate * cfg.visual_lr_scale == pytest.approx(1e-5)
 
 
