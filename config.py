@@ -161,8 +161,8 @@ class Config:
     confirm_audio: bool = True  # use audio teachers only for targets for which they pass the confirmation test
 
     # --- distillation: mmpkd.py
-    distill_weight: Share = 0.5  # largest weight of the distillation loss; the task loss has the remaining weight (with
-                                 # mean_teacher all of its own)
+    distill_weight: Share = 0.5  # largest weight of the distillation loss; the task loss has the remaining weight
+                                 # (with mean_teacher: a weight of 1)
     gate: Literal["adaptive", "original", "off"] = "adaptive"  # weight of the teacher: by its CCC on the batch
                                                               # | the original code's rule | constant
 

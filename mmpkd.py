@@ -5,7 +5,7 @@
     python mmpkd.py --stage student     face only, with the help of teachers that are already trained
     python mmpkd.py --stage audio       voice only
     python mmpkd.py                     what the student needs, visual, teacher, student; then the comparison
-    python mmpkd.py --shard 1/4         a quarter of what the student needs; of a job array
+    python mmpkd.py --shard 1/4         a quarter of the runs that the student needs: one job of a job array
     python mmpkd.py --list              the runs that there are
     torchrun --nproc_per_node=2 mmpkd.py ...    on two devices
 
@@ -57,6 +57,7 @@ from checkpoints import card_ccc, describe_model, finished, load_model, save_che
 from checks import check_before, check_student, describe_way, methods_of
 from frozen import with_features
 from losses import ccc_loss
+from model_card import HELD_OUT
 from objectives import Distillation, MeanTeacher, labels_objective, task_objective
 from postprocessing import fit_tables
 from scores import (
@@ -169,8 +170,9 @@ def load_teacher(cfg, shapes, device):
 
 def check_own(cfg, path, card):
     """Raises UserError if a network is not the one that made the predictions of its run: its card has other CCCs."""
-    folder = run_folder(cfg)
-    now = card_ccc(score(read_predictions(folder, "val", cfg.frame_rate), cfg.targets))
+    folder, on = run_folder(cfg), (card["ccc_on"] or {}).get("set")  # older versions: of a fold's held-out subjects
+    part = "held_out" if on == HELD_OUT else "val"
+    now = card_ccc(score(read_predictions(folder, part, cfg.frame_rate), cfg.targets))
     for target, its in (card["ccc"] or {}).items():
         values = its["mean"], now[target]["mean"]  # None: not a number
         if values[0] != values[1] and (None in values or abs(values[0] - values[1]) > SAME_CCC):
@@ -258,8 +260,8 @@ def train_ensembles(runs, cfg, device):
     one on each of its CUDA devices.
 
     Each has one thread, also where they are trained one after the other: more would round in another way on some
-    processors, and a result must not depend on how many are trained side by side. If one fails, the others are still
-    trained. Raises Stopped when the process is asked to stop, after all have saved.
+    processors, and a result must not depend on how many are trained side by side. Side by side, the others are still
+    trained if one fails. Raises Stopped when the process is asked to stop, after all have saved.
     """
     finished = [one for one in runs if state_of_run(one) == "finished"]
     train_in_turn(finished, device)  # which says so
@@ -271,7 +273,6 @@ def train_ensembles(runs, cfg, device):
         train_in_turn(runs, device)
         return
     print(f"{len(runs)} networks of the teacher ensembles, {workers} side by side")
-    torch.cuda.empty_cache()  # what the visual baseline and the teacher needed
     with listening() as stop:
         try:
             with stop.at_once():

@@ -1,7 +1,7 @@
 """Pseudo-labels for recordings without ratings, from an ensemble of cross-fitted teachers.
 
     out_of_fold   a rated subject is labelled by the networks that were not trained on it, an unlabelled one by all
-    smoothed      the predictions are averaged over the second around each frame
+    smoothed      the predictions are averaged over the 1.2 seconds around each frame
     confirmed     audio teachers are used for a target only if they pass a test (co-training: Blum & Mitchell, 1998)
     stack         teachers are weighted by non-negative least squares on the rated subjects (stacking: Breiman, 1996)
     calibrate     each recording is shifted to the mean of the ratings, and all are scaled to their standard deviation

@@ -46,7 +46,8 @@ def start_run(cfg, state, shapes, statistics, adapters, device):
     torch.manual_seed(cfg.seed)
     folder, model = run_folder(cfg), build_model(cfg.stage, cfg, shapes).to(device)
     standardise(model, statistics)
-    training = Training(model, cfg, adapters, DECAY * (cfg.stage == "student" and cfg.distill == MEAN_TEACHER))
+    of_its_own = cfg.stage == "student" and cfg.distill == MEAN_TEACHER
+    training = Training(model, cfg, adapters, DECAY if of_its_own else 0.0)
     if state == "stopped":
         resume(training, folder, shapes, cfg)
     else:

@@ -34,7 +34,8 @@ from support.settings import read_settings
 SECONDS = 5  # of each drawn subject
 SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set"}
 BACKBONES = ("vgg19_bn", "resnet18")
-SIZES = {"the paper's sizes": ({}, 3), "recola_cpu.json": ("recola_cpu.json", 1)}  # settings, turns
+PAPER = {"clip_length": 5, "clip_stride": 1}
+SIZES = {"the paper's sizes": ("", 3), "recola_cpu.json": ("recola_cpu.json", 1)}  # settings, turns
 FRAMES, TRAINING, VALIDATION = 7500, 18, 9  # of RECOLA: of a recording; recordings, 9 of the first without ratings
 
 
@@ -50,7 +51,7 @@ class OnFeatures(Ours):
 
 
 def config_of(backbone, settings, folder):
-    preset = read_settings(Path(mmpkd.__file__).with_name(settings)) if settings else {}
+    preset = read_settings(Path(mmpkd.__file__).with_name(settings)) if settings else PAPER
     return Config(**preset | {"visual_backbone": backbone, "visual_weights": "", "visual_lr_scale": 0.0,
                               "data_dir": folder, "stage": "visual"})
 

@@ -71,6 +71,7 @@ class Bench(NamedTuple):
 
 
 SIZES = {False: Size(7500, 3, 0.3, 3), True: Size(60, 2, 0.01, 1)}  # small or not
+PAPER = {"clip_length": 5, "clip_stride": 1}
 # Network -> settings, clips of a batch: the paper's (or the demo's) and more
 NETWORKS_OF = {"vgg19_bn": ({}, (8, 64)), "resnet18": ({"visual_backbone": "resnet18"}, (8, 64)),
                "small_cnn": ({**FACES, **SPECS, **NETWORKS}, (4, 32))}
@@ -90,7 +91,7 @@ def config_of(name, size, precision, small=False):
     """Settings of a network with its size-th batch size."""
     settings, batches = NETWORKS_OF[name]
     clips = 2 if small else batches[size]
-    return Config(**settings | (SMALL if small else {}) | {"batch_size": clips, "precision": precision})
+    return Config(**PAPER | settings | (SMALL if small else {}) | {"batch_size": clips, "precision": precision})
 
 
 # ---- recordings of random images ------------------------------------------------------------------------------------

@@ -193,8 +193,8 @@ def _received(pipe, processes):
 
 @contextlib.contextmanager
 def _no_interrupts():
-    """Processes started in this block ignore Ctrl-C, even while starting: the parent handles it when the block ends.
-    So it does SIGTERM: a process that is half started could not be ended.
+    """Processes started in this block ignore Ctrl-C, even while starting: the parent handles it when the block ends,
+    and SIGTERM, too, since it could not end a process that is half started.
 
     They inherit the blocked signal. In the parent another thread may receive it, for which Python interrupts this one.
     """

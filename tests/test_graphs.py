@@ -126,10 +126,8 @@ def test_replayed_steps_give_the_bits_of_those_that_are_not(stage, precision, re
     for recording in recordings:
         recording.gold = recording.gold.repeat(2, 1)
         recording.gold[20:35, 1] = float("nan")
-    objective, inputs = objectives.task_objective, INPUTS[stage]
-    if itself:
-        objective = objectives.MeanTeacher(0.5)
-    elif stage == "student":
+    objective, inputs = objectives.MeanTeacher(0.5) if itself else objectives.task_objective, INPUTS[stage]
+    if stage == "student" and not itself:
         teacher = build_model("teacher", cfg, SHAPES).eval().requires_grad_(False)
         mmpkd.add_teacher_outputs(recordings, teacher)
         methods, inputs = {"cosine": 1.0, "rkd": 1.0, "ccc": 1.0}, ("frames", "taught")

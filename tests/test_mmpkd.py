@@ -30,14 +30,15 @@ from conftest import (
 import data
 import mmpkd
 import objectives
-from checkpoints import load_checkpoint, load_model
+from checkpoints import card_ccc, load_checkpoint, load_model
 from config import Config
 from data import Clips, load_recordings
 from losses import ccc
+from model_card import HELD_OUT, VAL
 from models_kd import build_model
 from objectives import Distillation
 from runs import INPUTS, fingerprint
-from scores import predict, predictions, score
+from scores import predict, predictions, read_predictions, score
 from support.errors import SettingsError, UserError
 from training import Training, train_epoch
 
@@ -333,6 +334,17 @@ def test_a_teacher_that_is_the_network_of_another_run_is_refused(pseudo):
     shutil.copy(other, mine)
     with pytest.raises(UserError, match=rf"{re.escape(str(mine))} is not the network that made .* delete "):
         mmpkd.load_teacher(one, shapes, CPU)
+
+
+@pytest.mark.parametrize("part, on", [("val", VAL), ("held_out", HELD_OUT)])
+def test_the_ccc_of_a_teachers_card_is_compared_with_that_of_the_same_subjects(pseudo, part, on):
+    """A card of an older version has the CCC of the subjects that were held out of its fold."""
+    one = tiny_config(data_dir=str(pseudo), stage="visual", target="both", distill="pseudo", fold="1/2")
+    ccc = card_ccc(score(read_predictions(mmpkd.run_folder(one), part, one.frame_rate), one.targets))
+    other = VAL if on == HELD_OUT else HELD_OUT
+    mmpkd.check_own(one, "best.pt", {"ccc": ccc, "ccc_on": {"set": on}})
+    with pytest.raises(UserError, match="best.pt is not the network that made"):
+        mmpkd.check_own(one, "best.pt", {"ccc": ccc, "ccc_on": {"set": other}})
 
 
 def test_a_student_is_not_resumed_with_a_teacher_that_was_trained_again(trained, call):
