@@ -31,7 +31,8 @@ def write_run(data, run, predict=noisy, targets=("arousal",), **settings):
             write_table(data, run, partition, name, gold, pred, targets)
     folder = data / "runs" / run
     if settings:
-        (folder / "config.json").write_text(json.dumps(settings))
+        target = {1: targets[0], 2: "both"}[len(targets)]
+        (folder / "config.json").write_text(json.dumps({"target": target} | settings))
     return folder
 
 
@@ -56,8 +57,7 @@ def write_folds(data, run, predict=noisy, targets=("arousal",)):
     stage, *_ = run.split("_")
     for number, held_out in enumerate(SUBJECTS["train"], 1):
         fold = f"{stage}_{'_'.join(run.split('_')[1:])}_fold{number}of2"
-        target = {1: targets[0], 2: "both"}[len(targets)]
-        folder = write_run(data, fold, predict, targets, stage=stage, target=target, fold=f"{number}/2")
+        folder = write_run(data, fold, predict, targets, stage=stage, fold=f"{number}/2")
         (folder / "predictions/held_out").mkdir()
         (folder / f"predictions/train/{held_out}.csv").rename(folder / f"predictions/held_out/{held_out}.csv")
 
@@ -66,7 +66,7 @@ def write_fitted(data):
     """write_runs() with what the post-processing is fitted on: the runs of all folds."""
     write_runs(data)
     for seed, run in enumerate(RUNS):
-        about = {"stage": run.split("_")[0], "teacher_folds": 2, "distill": "cosine"}
+        about = {"stage": run.split("_")[0], "target": "arousal", "teacher_folds": 2, "distill": "cosine"}
         (data / "runs" / run / "config.json").write_text(json.dumps(about))
         if not run.startswith("student"):
             write_folds(data, run, lambda gold, seed=seed, noise=RUNS[run]: noisy(gold, seed, noise))
