@@ -22,7 +22,7 @@ from augmentation import on_device
 from data import stream
 from packing import kept_array
 from support.errors import UserError
-from support.files import there
+from support.files import alone_at, there
 from support.recordings import MODALITIES
 
 # Augmentation of each view, as draw_augmentation gives it for a clip: the first changes nothing, the second flips faces
@@ -67,16 +67,28 @@ def _fed(recordings, name, backbone, model, views):
     made = dict.fromkeys(files)
     _check_disk(sum(missing.values()), maker, files)
     with tqdm(total=sum(missing.values()), unit=" images", disable=None, leave=False) as bar:
-        for number, one in enumerate(todo, 1):
-            bar.set_description(f"{MODALITIES[name]} features of {one.name}")
+        _make_shared(todo, files, maker, views, bar)
+        for one in todo:  # what another process is still making, or is damaged, is made here
             made[one.name] = Views([kept_array(path, len(one), partial(maker.pieces, one, view, bar))
                                     for path, view in zip(files[one.name], views)])
             _remove_old(files[one.name][0])
-            if missing[one.name]:
-                tqdm.write(f"{MODALITIES[name]} features of {one.name}: {missing[one.name]} images done ({number} of "
-                           f"{len(todo)} recordings)")
     return [dataclasses.replace(one, arrays=one.arrays | {name: made[one.name]}) if one.name in made else one
             for one in recordings]
+
+
+def _make_shared(recordings, files, maker, views, bar):
+    """Makes the files of features that are missing, but those that another process is making: networks that are trained
+    side by side share this work, which may take hours."""
+    for number, one in enumerate(recordings, 1):
+        done, what = 0, f"{MODALITIES[maker.name]} features of {one.name}"
+        bar.set_description(what)
+        for path, view in ((path, view) for path, view in zip(files[one.name], views) if not there(path)):
+            with alone_at(path) as alone:
+                if alone and not there(path):
+                    kept_array(path, len(one), partial(maker.pieces, one, view, bar))
+                    done += len(one)
+        if done:
+            tqdm.write(f"{what}: {done} images done ({number} of {len(recordings)} recordings)")
 
 
 def _check_disk(images, maker, files):

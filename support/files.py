@@ -196,6 +196,21 @@ def claimed(folder, doing, name=None, wait=False, shared=False):
             os.close(claim)
 
 
+@contextlib.contextmanager
+def alone_at(path):
+    """Whether no other process is making the file `path`: if so, none begins it in this way until the block ends."""
+    part, _ = _beside(Path(path))
+    part.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(part, "made", path))
+            stack.callback(shutil.rmtree, part, ignore_errors=True)  # while it is held
+            alone = True
+        except UserError:
+            alone = False
+        yield alone
+
+
 def is_claimed(folder):
     """Whether a process holds the folder."""
     try:

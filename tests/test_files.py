@@ -16,6 +16,7 @@ import config
 from support import files
 from support.errors import UserError, run_script
 from support.files import (
+    alone_at,
     changed_folder,
     claimed,
     claimed_part,
@@ -279,6 +280,17 @@ def test_bytes_that_a_disk_has_no_room_for_name_their_file(tmp_path, monkeypatch
     with pytest.raises(OSError, match="No space") as error:
         write_bytes(str(tmp_path / "b"), b"0123456789")
     assert error.value.filename == str(tmp_path / "b")
+
+
+def test_one_process_alone_makes_a_file_and_others_are_told_without_waiting(tmp_path):
+    path = tmp_path / "new" / "a.npy"
+    with alone_at(path) as first, alone_at(path) as second, alone_at(tmp_path / "b.npy") as other:
+        assert (first, second, other) == (True, False, True)
+    with alone_at(path) as again:
+        assert again
+    with pytest.raises(UserError, match="mine"), alone_at(path):
+        raise UserError("mine")
+    assert [*path.parent.iterdir()] == []
 
 
 # ---- which file it was ----------------------------------------------------------------------------------------------

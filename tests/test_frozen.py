@@ -32,6 +32,7 @@ from models_kd import build_model, cnn
 from runs import INPUTS
 from scores import predict, read_predictions
 from support.errors import UserError
+from support.files import alone_at
 from training import Training, train_step
 
 
@@ -229,6 +230,15 @@ def test_what_was_computed_before_a_kill_is_kept(made, call, weights, monkeypatc
     code, out, _ = call("mmpkd", *words)
     assert code == 0 and counted == ["train_2", "dev_1"]
     assert "are computed once" in out and "MB in" in out
+
+
+def test_features_that_another_process_is_making_are_left_to_it_until_all_others_are_made(made, weights, counted):
+    _, recordings, model = model_of(made, weights, "visual")
+    first = frozen.Maker("frames", model.visual, False).path(recordings[0], frozen.VIEWS[0])
+    with alone_at(first):  # held as by another process, which makes no file here
+        with_all(recordings, model)
+    assert counted == ["train_2", "train_1"] and len(features_in(made)) == 2
+    assert not [*first.parent.glob("*.part")]
 
 
 def test_a_full_disk_is_said_before_anything_is_computed(made, weights, counted, monkeypatch):
