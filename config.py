@@ -35,7 +35,8 @@ class Config:
 
     # --- parallel work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
                        # mmpkd.py experiment.py predict.py
-    workers: Whole = 0  # recordings (or runs) processed in parallel; 0: one per core, or fewer if that is faster
+    workers: Whole = 0  # recordings (or runs; in mmpkd.py networks of teacher ensembles) processed in parallel; 0: one
+                        # per core, or fewer if that is faster; of runs on CUDA devices: one per device
     shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (run, seed); "": all
 
     # --- step 0, annotations: annotations.py
@@ -108,9 +109,9 @@ class Config:
     seed: Whole = 0  # seed of weights, clips and augmentation; in demo.py also of the drawn subjects
 
     # --- run: mmpkd.py
-    stage: Stages = "all"  # what to train; all: visual, teacher, what else the student needs, student
-    target: Literal["arousal", "valence", "both"] = "both"  # by one network, with an output each; the paper trains
-                                                         # one network per target
+    stage: Stages = "all"  # what to train; all: what the student needs, visual, teacher, student
+    target: Literal["arousal", "valence", "both"] = "both"  # what is predicted; both: by one network; the paper
+                                                         # trains one network per target
     resume: bool = False  # continue stopped runs from last.pt
     save_minutes: NotNegative = 10.0  # a checkpoint (last.pt) at least that often, beside that of every epoch; 0: off
     save_steps: Whole = 0  # a checkpoint every so many steps; 0: off
@@ -185,9 +186,9 @@ class Config:
     max_delay_s: NotNegative = 6.0  # longest delay of the ratings behind the face to try, seconds; 0: none
 
     # --- level: predict.py plot_ccc.py report.py
-    level: Literal["raw", "causal", "recording"] = "raw"  # the mean of a recording's predictions, which mostly says who
-                                   # the subject is, stays | is replaced by the training ratings' mean, frame by frame
-                                   # from the past alone | in whole recordings, and the standard deviation likewise
+    level: Literal["raw", "causal", "recording"] = "raw"  # predictions as they are | with the mean so far taken away
+                        # and the training ratings' mean added, frame by frame | with the training ratings' mean and
+                        # standard deviation in every recording. The mean of a recording mostly says who the subject is
 
     # --- post-processing: mmpkd.py plot_ccc.py report.py
     smoothing: Literal["mean", "median"] = "mean"  # smoothing filter over the predictions
