@@ -72,6 +72,7 @@ class Bench(NamedTuple):
 
 SIZES = {False: Size(7500, 3, 0.3, 3), True: Size(60, 2, 0.01, 1)}  # small or not
 # Network -> settings, clips of a batch: the paper's (or the demo's) and more
+PAPER = {"target": "arousal", "clip_length": 5, "clip_stride": 1}  # clips of the paper
 NETWORKS_OF = {"vgg19_bn": ({}, (8, 64)), "resnet18": ({"visual_backbone": "resnet18"}, (8, 64)),
                "small_cnn": ({**FACES, **SPECS, **NETWORKS}, (4, 32))}
 SMALL = {"visual_backbone": "tiny_cnn", "audio_backbone": "tiny_cnn", "face_size": 32, "clip_length": 2,
@@ -90,7 +91,7 @@ def config_of(name, size, precision, small=False):
     """Settings of a network with its size-th batch size."""
     settings, batches = NETWORKS_OF[name]
     clips = 2 if small else batches[size]
-    return Config(**settings | (SMALL if small else {}) | {"batch_size": clips, "precision": precision})
+    return Config(**PAPER | settings | (SMALL if small else {}) | {"batch_size": clips, "precision": precision})
 
 
 # ---- recordings of random images ------------------------------------------------------------------------------------
