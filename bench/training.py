@@ -33,8 +33,8 @@ from support.errors import torch_device
 SECONDS = 12  # of each drawn subject
 SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set"}
 KINDS = INPUTS["teacher"]  # frames and specs
-PAPER = {"clip_length": 5, "clip_stride": 1}
 # Backbone -> settings, steps of a turn, turns: more of short steps, which a busy machine affects more
+PAPER = {"target": "arousal", "clip_length": 5, "clip_stride": 1}  # clips of the paper
 SIDES = {"small_cnn": ({**FACES, **SPECS, **NETWORKS}, 4, 12), "resnet18": ({"visual_backbone": "resnet18"}, 2, 5),
          "vgg19_bn": ({}, 1, 3)}
 
@@ -108,7 +108,7 @@ def main():
     for number, name in enumerate(args.backbones):
         settings, steps, rounds = SIDES[name]
         with tempfile.TemporaryDirectory() as folder:
-            cfg = Config(**PAPER | settings, data_dir=folder, target="arousal")
+            cfg = Config(**PAPER | settings, data_dir=folder)
             write_pictures(folder, SUBJECTS, SECONDS, cfg)
             recordings = load_recordings(cfg, "Train_Set", KINDS)
             if number == 0:

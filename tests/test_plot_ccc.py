@@ -31,8 +31,7 @@ def write_run(data, run, predict=noisy, targets=("arousal",), **settings):
             write_table(data, run, partition, name, gold, pred, targets)
     folder = data / "runs" / run
     if settings:
-        target = {1: targets[0], 2: "both"}[len(targets)]
-        (folder / "config.json").write_text(json.dumps({"target": target} | settings))
+        (folder / "config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -57,7 +56,8 @@ def write_folds(data, run, predict=noisy, targets=("arousal",)):
     stage, *_ = run.split("_")
     for number, held_out in enumerate(SUBJECTS["train"], 1):
         fold = f"{stage}_{'_'.join(run.split('_')[1:])}_fold{number}of2"
-        folder = write_run(data, fold, predict, targets, stage=stage, fold=f"{number}/2")
+        target = {1: targets[0], 2: "both"}[len(targets)]
+        folder = write_run(data, fold, predict, targets, stage=stage, target=target, fold=f"{number}/2")
         (folder / "predictions/held_out").mkdir()
         (folder / f"predictions/train/{held_out}.csv").rename(folder / f"predictions/held_out/{held_out}.csv")
 
@@ -233,7 +233,7 @@ def test_what_taught_a_student_is_read_from_its_config_or_else_from_its_name(nam
 
 
 def test_the_printed_constants_are_those_of_the_file_with_a_dash_for_a_step_not_kept(tmp_path, capsys, no_figures):
-    write_run(tmp_path, "visual_arousal", lambda gold: gold - 0.25, stage="visual", teacher_folds=2)
+    write_run(tmp_path, "visual_arousal", lambda gold: gold - 0.25, stage="visual", target="arousal", teacher_folds=2)
     write_folds(tmp_path, "visual_arousal", lambda gold: gold - 0.25)
     row = next(plot(tmp_path)["postprocessing"].itertuples())
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("visual_arousal  arousal"))
