@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from corpus_bounds import write_pictures
-from sides import Ours, compare
+from sides import PAPER, Ours, compare
 
 import mmpkd
 import scores
@@ -50,7 +50,7 @@ class OnFeatures(Ours):
 
 
 def config_of(backbone, settings, folder):
-    preset = read_settings(Path(mmpkd.__file__).with_name(settings)) if settings else {}
+    preset = read_settings(Path(mmpkd.__file__).with_name(settings)) if settings else PAPER
     return Config(**preset | {"visual_backbone": backbone, "visual_weights": "", "visual_lr_scale": 0.0,
                               "data_dir": folder, "stage": "visual"})
 

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import cv2
 import numpy as np
 import torch
-from sides import Bare, Ours, compare
+from sides import PAPER, Bare, Ours, compare
 from tqdm import tqdm
 
 import data
@@ -90,7 +90,7 @@ def config_of(name, size, precision, small=False):
     """Settings of a network with its size-th batch size."""
     settings, batches = NETWORKS_OF[name]
     clips = 2 if small else batches[size]
-    return Config(**settings | (SMALL if small else {}) | {"batch_size": clips, "precision": precision})
+    return Config(**PAPER | settings | (SMALL if small else {}) | {"batch_size": clips, "precision": precision})
 
 
 # ---- recordings of random images ------------------------------------------------------------------------------------

@@ -71,8 +71,8 @@ ORDER = 2026  # seed of the order of each actor's clips
 SETTINGS = dict(
     visual_backbone="features", audio_backbone="features", target="both", frame_rate=1.0, device="cpu",
     precision="float32", keep="last", feature_size=64, gru_size=64, dropout=0.4, weight_decay=0.05, learning_rate=0.001,
-    linear_heads=True, visual_lr_scale=1.0, clip_length=4, batch_size=32, epochs=5, epoch_steps=40, max_window_s=0.0,
-    max_delay_s=0.0, resume=True)
+    linear_heads=True, visual_lr_scale=1.0, clip_length=4, clip_stride=1, batch_size=32, epochs=5, epoch_steps=40,
+    max_window_s=0.0, max_delay_s=0.0, resume=True)
 QUICK = dict(epochs=1, epoch_steps=3)
 FOLDS = 4  # networks of a teacher ensemble, or one for each rated actor if there are fewer
 STUDENTS = {"self_training": dict(teachers="visual"), "student": {}}

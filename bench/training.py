@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from corpus_bounds import write_pictures
 from PIL import Image
-from sides import Bare, Original, Ours, compare, distil_live
+from sides import PAPER, Bare, Original, Ours, compare, distil_live
 
 import mmpkd
 import objectives
@@ -107,7 +107,7 @@ def main():
     for number, name in enumerate(args.backbones):
         settings, steps, rounds = SIDES[name]
         with tempfile.TemporaryDirectory() as folder:
-            cfg = Config(**settings, data_dir=folder, target="arousal")
+            cfg = Config(**PAPER | settings, data_dir=folder)
             write_pictures(folder, SUBJECTS, SECONDS, cfg)
             recordings = load_recordings(cfg, "Train_Set", KINDS)
             if number == 0:

@@ -12,8 +12,8 @@ from drawn.people import World
 FACES = {"face_size": 48}
 SPECS = {"n_mels": 32, "hop_length": 320}
 NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feature_size": 64, "gru_size": 64,
-            "clip_length": 100, "batch_size": 4, "learning_rate": 0.001, "visual_lr_scale": 1.0, "weight_decay": 0.05,
-            "dropout": 0.4, "modality_dropout": 0.5}
+            "clip_length": 100, "clip_stride": 1, "batch_size": 4, "learning_rate": 0.001, "visual_lr_scale": 1.0,
+            "weight_decay": 0.05, "dropout": 0.4, "modality_dropout": 0.5}
 
 
 # ---- training: the same for every run of the study ------------------------------------------------------------------
@@ -24,7 +24,7 @@ RATE = 5  # ratings, faces and spectrograms per second: frames at 25 are near-du
 EPOCHS, QUICK_EPOCHS = 50, 3
 STUDY = FACES | SPECS | NETWORKS | dict(
     visual_backbone="tiny_cnn", audio_backbone="tiny_cnn", target="both", keep="last", precision="float32",
-    frame_rate=float(RATE), resume=True, clip_length=30, clip_stride=1, batch_size=8, epoch_steps=38)
+    frame_rate=float(RATE), resume=True, clip_length=30, batch_size=8, epoch_steps=38)
 TEACHER_FOLDS = 4  # or as many as there are rated subjects
 
 
