@@ -36,7 +36,7 @@ class Config:
     # --- parallel work: face_detector.py face_detector_frameRetention.py audio_extract.py audio_melspec.py
                        # mmpkd.py experiment.py predict.py
     workers: Whole = 0  # recordings (or runs) processed in parallel; 0: one per core, or fewer if that is faster
-    shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (run, seed); "": all
+    shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (or run); "": all
 
     # --- step 0, annotations: annotations.py
     corpus: Literal["auto", "recola", "avec", "affwild2", "table"] = "auto"  # form of the ratings; auto: whatever is
@@ -108,7 +108,7 @@ class Config:
     seed: Whole = 0  # seed of weights, clips and augmentation; in demo.py also of the drawn subjects
 
     # --- run: mmpkd.py
-    stage: Stages = "all"  # what to train; all: visual, teacher, what else the student needs, student
+    stage: Stages = "all"  # what to train; all: what the student needs, visual, teacher, student
     target: Literal["arousal", "valence", "both"] = "both"  # by one network, with an output each; the paper trains
                                                          # one network per target
     resume: bool = False  # continue stopped runs from last.pt
