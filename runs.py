@@ -25,8 +25,9 @@ AGAIN = "delete {}/ and run mmpkd.py with the same settings again"  # for a run 
 # What the network of each stage is fed
 INPUTS = {"visual": ("frames",), "student": ("frames",), "audio": ("specs",), "teacher": ("frames", "specs")}
 NAMES = {"frames": "crops", "specs": "spectrograms"}  # of inputs, for users
-NOT_FITTED = ("no post-processing, which is fitted on held-out training subjects: of this stage (a student's: visual) "
-              "not all runs --fold 1/n to n/n (n: --teacher-folds) are finished with these settings")
+NOT_FITTED = ("no post-processing: it is fitted on held-out training subjects, and for that the runs of all folds "
+              "(--fold 1/n to n/n, n: --teacher-folds) of this stage, of a student those of the visual stage, are not "
+              "finished with these settings")
 PSEUDO = "pseudo"  # --distill: train on ratings and pseudo-labels, with no distillation loss
 MEAN_TEACHER = "mean_teacher"  # --distill: taught by the average of the student's own weights
 # Settings that may differ when a run is resumed
