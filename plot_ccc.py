@@ -37,7 +37,7 @@ from tqdm import tqdm
 import figures
 from config import Config
 from postprocessing import fit_tables, postprocess, rating_level, relevel, six_digits
-from runs import INPUTS, NOT_FITTED, changed, run_folder, say_once
+from runs import INPUTS, NOT_FITTED, OLDER, changed, run_folder, say_once
 from scores import AGAIN, gaps_closed, out_of_fold, read_predictions, score, summary_of, targets_of
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS
 
@@ -130,7 +130,7 @@ def settings_in(folder):
     """config.json of a run; {} if it is missing, damaged or of another version."""
     try:
         settings = read_settings(folder / "config.json")
-        settings = settings and {"stage": stage_of(folder.name)} | settings
+        settings = settings and OLDER | {"stage": stage_of(folder.name)} | settings
         check_settings(Config(**settings))
     except SettingsError as error:
         say_once(f"{error}. The settings of this run are not known")

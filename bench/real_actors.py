@@ -9,8 +9,8 @@ some of the others are rated, and the rest are unlabelled. Splits of one number 
 3 rated are among the 6, these among the 9. Through annotations.py and mmpkd.py:
 
     visual          the baseline: face only, rated actors
-    ensemble        mean of the predictions of the visual networks that teach the students
-    self_training   the student with visual teachers alone
+    ensemble        mean of the predictions of as many baselines, of other seeds, as the student has teachers
+    self_training   the student with visual teachers alone, as many
     student         the student as it is by default: audio teachers too, where they pass the confirmation test
     control         the same, where every actor has the voice of another one of the same partition
     control_off     the same without the confirmation test
@@ -71,11 +71,11 @@ ORDER = 2026  # seed of the order of each actor's clips
 SETTINGS = dict(
     visual_backbone="features", audio_backbone="features", target="both", frame_rate=1.0, device="cpu",
     precision="float32", keep="last", feature_size=64, gru_size=64, dropout=0.4, weight_decay=0.05, learning_rate=0.001,
-    linear_heads=True, visual_lr_scale=1.0, clip_length=4, clip_stride=1, batch_size=32, epochs=5, epoch_steps=40,
-    max_window_s=0.0, max_delay_s=0.0, resume=True)
+    linear_heads=True, visual_lr_scale=1.0, clip_length=4, clip_stride=1, batch_size=32, epochs=5,
+    epoch_steps=40, max_window_s=0.0, max_delay_s=0.0, resume=True)
 QUICK = dict(epochs=1, epoch_steps=3)
 FOLDS = 4  # networks of a teacher ensemble, or one for each rated actor if there are fewer
-STUDENTS = {"self_training": dict(teachers="visual"), "student": {}}
+STUDENTS = {"self_training": dict(teachers="visual", teacher_networks=2), "student": {}}
 CONTROLS = {"control": {}, "control_off": dict(confirm_audio=False)}
 ROWS = ("visual", "ensemble", "self_training", "student", "control", "control_off", "oracle", "voices")
 RESAMPLES = 2000
@@ -206,9 +206,10 @@ def rated_rows(folder, actors, split, settings):
     make_view(other, actors, split, exchanged(split))
     cfg = Config(**settings, data_dir=str(own))
     yield from scored("visual", trained(cfg, stage="visual"))
-    teachers = teachers_of(cfg)
-    yield from scored("ensemble", *teachers["visual"])
-    yield from scored("voices", *teachers["audio"])
+    seeds = [cfg.seed + k * runs.NEXT_SEED for k in range(2 * cfg.teacher_folds)]
+    yield from scored("ensemble", *[trained(cfg, stage="visual", seed=seed, variant=f"net{k + 1}" * bool(k))
+                                    for k, seed in enumerate(seeds)])
+    yield from scored("voices", *teachers_of(cfg)["audio"])
     yield from student_rows(cfg, STUDENTS, actors, split)
     for path in (own / "runs").glob("visual_*"):  # the same with any voice
         if not there(other / "runs" / path.name):
@@ -237,7 +238,10 @@ def teachers_of(cfg):
 def student_rows(cfg, students, actors, split):
     """Scores of students and of their labels for unlabelled actors; whether audio teachers were used, and how much."""
     for method, settings in students.items():
-        one = trained(cfg, stage="student", distill=runs.PSEUDO, variant=method, **settings)
+        student = dataclasses.replace(cfg, stage="student", distill=runs.PSEUDO, **settings)
+        for needed in runs.needed_by(student):
+            trained(needed)
+        one = trained(student, variant=method)
         yield from scored(method, one)
         folder = runs.run_folder(one)
         report = read_report(folder, TARGETS)

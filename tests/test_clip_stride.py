@@ -83,7 +83,7 @@ def test_predictions_for_a_video_are_those_that_training_wrote(stage, corpus, ra
     through_jpeg(monkeypatch)
     for name in ("videos/dev_1.mp4", "audio/dev_1.wav"):
         shutil.copy(raw_corpus / name, tmp_path)
-    table, _, _ = predictions(open_model(best(corpus, stage), "cpu"), tmp_path / "dev_1.mp4", device="cpu")
+    table, _, _ = predictions(open_model(best(corpus, stage), "cpu"), tmp_path / "dev_1.mp4", Config(device="cpu"))
     seen = table["arousal"].notna()
     assert seen.mean() > 0.9
     np.testing.assert_allclose(table.loc[seen, ["arousal", "valence"]], wrote(corpus, stage)[seen], atol=1e-5)

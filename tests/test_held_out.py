@@ -77,7 +77,7 @@ def test_a_variant_takes_the_folds_of_its_own_before_those_without(data):
         settings = json.loads((path / "config.json").read_text()) | {"variant": "word"}
         (copy / "config.json").write_text(json.dumps(settings))
     negate(data.glob("runs/visual_arousal_fold*_word/predictions/held_out/*.csv"))
-    write_run(data, "visual_arousal_word", stage="visual", teacher_folds=2, variant="word")
-    write_run(data, "visual_arousal_other", stage="visual", teacher_folds=2, variant="other")
+    write_run(data, "visual_arousal_word", stage="visual", target="arousal", teacher_folds=2, variant="word")
+    write_run(data, "visual_arousal_other", stage="visual", target="arousal", teacher_folds=2, variant="other")
     fitted = tables(data)[1].set_index("run")["held_out_ccc_raw"]
     assert fitted["visual_arousal_other"] == fitted["visual_arousal"] > 0 > fitted["visual_arousal_word"]

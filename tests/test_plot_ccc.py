@@ -66,7 +66,7 @@ def write_fitted(data):
     """write_runs() with what the post-processing is fitted on: the runs of all folds."""
     write_runs(data)
     for seed, run in enumerate(RUNS):
-        about = {"stage": run.split("_")[0], "teacher_folds": 2, "distill": "cosine"}
+        about = {"stage": run.split("_")[0], "target": "arousal", "teacher_folds": 2, "distill": "cosine"}
         (data / "runs" / run / "config.json").write_text(json.dumps(about))
         if not run.startswith("student"):
             write_folds(data, run, lambda gold, seed=seed, noise=RUNS[run]: noisy(gold, seed, noise))
@@ -233,7 +233,7 @@ def test_what_taught_a_student_is_read_from_its_config_or_else_from_its_name(nam
 
 
 def test_the_printed_constants_are_those_of_the_file_with_a_dash_for_a_step_not_kept(tmp_path, capsys, no_figures):
-    write_run(tmp_path, "visual_arousal", lambda gold: gold - 0.25, stage="visual", teacher_folds=2)
+    write_run(tmp_path, "visual_arousal", lambda gold: gold - 0.25, stage="visual", target="arousal", teacher_folds=2)
     write_folds(tmp_path, "visual_arousal", lambda gold: gold - 0.25)
     row = next(plot(tmp_path)["postprocessing"].itertuples())
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("visual_arousal  arousal"))
