@@ -48,7 +48,7 @@ STEP = 5  # every 5th of 25 frames and ratings per second: neighbours are almost
 RATE = {"frame_rate": FRAME_RATE / STEP}
 # At 5 frames a second. Every run takes the same number of gradient steps and keeps its last epoch: nothing is chosen
 TRAINING = NETWORKS | RATE | {"visual_backbone": "tiny_cnn", "audio_backbone": "tiny_cnn", "clip_length": 30,
-                              "clip_stride": 1, "batch_size": 8}
+                              "batch_size": 8}
 EPOCHS = {True: {"epochs": 2, "epoch_steps": 10}, False: {"epochs": 10, "epoch_steps": 100}}  # quick or not
 FOLDS = 2  # of the teacher ensembles
 

@@ -116,7 +116,7 @@ def prepare(cfg, network, videos):
     out, hint = Path(cfg.out), "or name another folder with --out"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.glob("[!.]*")) and set(made_with(out)) != set(OPTIONS.split()):
+        if any(out.glob("[!.]*")) and {"level", *made_with(out)} != {*OPTIONS.split()}:  # older: no level
             raise UserError(f"{out}/ holds other files and no results of predict.py: empty it")
         with open(regular(cfg.network), "rb") as file, named(cfg.network):
             digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]

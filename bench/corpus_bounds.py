@@ -163,7 +163,7 @@ def main():
     parser.add_argument("--others", type=int, default=12, help="subjects to score on [12]")
     parser.add_argument("--cache", default="data_bounds", help="folder for the drawn subjects [data_bounds]")
     args = parser.parse_args()
-    cfg = Config(**FACES, **SPECS, **NETWORKS, clip_stride=1, target="arousal", device="cpu")
+    cfg = Config(**FACES, **SPECS, **NETWORKS, target="arousal", keep="best", device="cpu")
 
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         ids = [(seed, number) for seed in range(args.seeds) for number in range(ORACLE + args.others)]

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from corpus_bounds import write_pictures
-from sides import Ours, compare
+from sides import PAPER, Ours, compare
 
 import mmpkd
 import scores

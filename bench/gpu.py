@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import cv2
 import numpy as np
 import torch
-from sides import Bare, Ours, compare
+from sides import PAPER, Bare, Ours, compare
 from tqdm import tqdm
 
 import data
@@ -72,7 +72,6 @@ class Bench(NamedTuple):
 
 SIZES = {False: Size(7500, 3, 0.3, 3), True: Size(60, 2, 0.01, 1)}  # small or not
 # Network -> settings, clips of a batch: the paper's (or the demo's) and more
-PAPER = {"target": "arousal", "clip_length": 5, "clip_stride": 1}  # clips of the paper
 NETWORKS_OF = {"vgg19_bn": ({}, (8, 64)), "resnet18": ({"visual_backbone": "resnet18"}, (8, 64)),
                "small_cnn": ({**FACES, **SPECS, **NETWORKS}, (4, 32))}
 SMALL = {"visual_backbone": "tiny_cnn", "audio_backbone": "tiny_cnn", "face_size": 32, "clip_length": 2,

@@ -27,8 +27,8 @@ from runs import read_log
 
 SMALL = {"face_size": 32, "n_mels": 16, "hop_length": 320}
 NETWORKS = ["--visual-backbone", "small_cnn", "--audio-backbone", "small_cnn", "--feature-size", "32",
-            "--gru-size", "32", "--clip-length", "20", "--batch-size", "2", "--learning-rate", "0.001",
-            "--target", "both", "--device", "cpu"]
+            "--gru-size", "32", "--clip-length", "20", "--clip-stride", "1", "--batch-size", "2", "--learning-rate",
+            "0.001", "--target", "both", "--device", "cpu"]
 STUDENT = "student_both_cosine"  # its run folder
 SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set", "dev_1": "Val_Set"}
 

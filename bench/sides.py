@@ -15,6 +15,8 @@ from models_kd import build_model, forward
 from runs import INPUTS
 from training import Training, choose_precision, train_step
 
+PAPER = {"target": "arousal", "clip_length": 5, "clip_stride": 1}  # the paper's, where config.py has other defaults
+
 
 class Ours:
     """Steps as mmpkd.py does them: sampler, packed images, augmentation, loss, log, clipping, optimizer."""

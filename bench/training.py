@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from corpus_bounds import write_pictures
 from PIL import Image
-from sides import Bare, Original, Ours, compare, distil_live
+from sides import PAPER, Bare, Original, Ours, compare, distil_live
 
 import mmpkd
 import objectives
@@ -34,7 +34,6 @@ SECONDS = 12  # of each drawn subject
 SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set"}
 KINDS = INPUTS["teacher"]  # frames and specs
 # Backbone -> settings, steps of a turn, turns: more of short steps, which a busy machine affects more
-PAPER = {"target": "arousal", "clip_length": 5, "clip_stride": 1}  # clips of the paper
 SIDES = {"small_cnn": ({**FACES, **SPECS, **NETWORKS}, 4, 12), "resnet18": ({"visual_backbone": "resnet18"}, 2, 5),
          "vgg19_bn": ({}, 1, 3)}
 

@@ -12,8 +12,8 @@ from drawn.people import World
 FACES = {"face_size": 48}
 SPECS = {"n_mels": 32, "hop_length": 320}
 NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feature_size": 64, "gru_size": 64,
-            "clip_length": 100, "batch_size": 4, "learning_rate": 0.001, "visual_lr_scale": 1.0, "weight_decay": 0.05,
-            "dropout": 0.4, "modality_dropout": 0.5}
+            "clip_length": 100, "clip_stride": 1, "batch_size": 4, "learning_rate": 0.001, "visual_lr_scale": 1.0,
+            "weight_decay": 0.05, "dropout": 0.4, "modality_dropout": 0.5}
 
 
 # ---- training: the same for every run of the study ------------------------------------------------------------------
@@ -24,7 +24,7 @@ RATE = 5  # ratings, faces and spectrograms per second: frames at 25 are near-du
 EPOCHS, QUICK_EPOCHS = 50, 3
 STUDY = FACES | SPECS | NETWORKS | dict(
     visual_backbone="tiny_cnn", audio_backbone="tiny_cnn", target="both", keep="last", precision="float32",
-    frame_rate=float(RATE), resume=True, clip_length=30, clip_stride=1, batch_size=8, epoch_steps=38)
+    frame_rate=float(RATE), resume=True, clip_length=30, batch_size=8, epoch_steps=38)
 TEACHER_FOLDS = 4  # or as many as there are rated subjects
 
 
@@ -42,7 +42,7 @@ class Setting:
     world: World = World()
     rated: tuple = (12,)  # numbers of rated subjects, each a case of the setting
     unlabelled: int = 48
-    pool: int = 78
+    pool: int = 200  # so large that draws hardly overlap: intervals over draws of a small pool are too narrow
     reported: int = 24
     seconds: int = 30  # of each subject
 
@@ -66,7 +66,7 @@ SETTINGS = {
     "nothing": Setting("the voice carries no information", voice(0)),
     "recola": Setting("the world of `much` in RECOLA's shape: recordings of 5 minutes, 9 subjects reported as its "
                       "development partition, 9 unlabelled as its test partition (transductive: nothing can be "
-                      "reported on those)", rated=(9,), unlabelled=9, pool=18, reported=9, seconds=300),
+                      "reported on those)", rated=(9,), unlabelled=9, pool=90, reported=9, seconds=300),
 }
 QUICK = {"much": dataclasses.replace(SETTINGS["much"], rated=(4, 8), unlabelled=12, pool=20, reported=8)}
 

@@ -150,7 +150,7 @@ def runs_table(results):
     rows = []
     for machine, part in runs.groupby("machine"):
         rows.append([machine, len(part), f"{part['seconds'].sum() / 3600:.1f}"])
-    table = markdown("Machines", ["machine", "runs", "hours of one core or GPU"], rows)
+    table = markdown("Machines", ["machine", "runs", "hours of one core or GPU, without those of teachers"], rows)
     several = runs.groupby(["setting", "rated", "method"])["settings"].nunique()
     return table + "".join(f"\n{method} in {results.name_of(case)}: runs of {count} settings are mixed: run "
                            "experiment.py again\n" for (*case, method), count in several[several > 1].items())

@@ -259,7 +259,7 @@ def if_newer(source, made):
 
 def check_agrees(folder, before, now):
     """Raises UserError if a setting of `folder` differs from `before` to `now`."""
-    before = {"spec_files": "pictures", "audio_channel": 0} | before  # folders made by older versions lack it
+    before = {"spec_files": "pictures", "audio_channel": 0, "level": "raw"} | before  # older versions did not note it
     for name, value in now.items():
         if before.get(name) != value:
             old, new = (f"{one:.12g}" if isinstance(one, float) else str(one) for one in (before.get(name), value))

@@ -17,7 +17,7 @@ from study.methods import FACES, NETWORKS, SPECS
 from support.errors import UserError
 
 BENCH = Path(mmpkd.__file__).parent / "bench"
-CFG = Config(**FACES, **SPECS, **NETWORKS, clip_stride=1, target="arousal", device="cpu")
+CFG = Config(**FACES, **SPECS, **NETWORKS, target="arousal", device="cpu")
 
 
 @pytest.fixture

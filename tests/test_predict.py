@@ -1,6 +1,7 @@
 """predict.py, as its user calls it: what it writes, what it says, and what it does with bad input."""
 import functools
 import io
+import json
 import os
 import pickle
 import re
@@ -194,6 +195,16 @@ def test_results_of_another_network_or_option_are_not_mixed(change, run, clip, f
     code, _, err = run(clip, *words, **({"network": other} if change == "network" else {}))
     assert f"out/ was made with {change}" in one_line(code, err) and "--out" in err
     assert files_of(tmp_path / "out") == before
+
+
+def test_a_folder_of_a_version_without_levels_is_continued_and_not_with_another_level(run, clip, fitted, tmp_path):
+    assert run(clip, network=fitted)[0] == 0
+    note = tmp_path / "out" / "settings.json"
+    note.write_text(json.dumps({name: value for name, value in json.loads(note.read_text()).items()
+                                if name not in ("level", "crc32")}))
+    code, _, err = run(clip, "--level", "causal", network=fitted)
+    assert "out/ was made with level raw, now it is causal" in one_line(code, err)
+    assert run(clip, network=fitted)[0] == 0
 
 
 def test_another_video_of_the_same_name_is_not_taken_for_done(run, clip, clips, tmp_path):
