@@ -34,7 +34,6 @@ from support.settings import read_settings
 SECONDS = 5  # of each drawn subject
 SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set"}
 BACKBONES = ("vgg19_bn", "resnet18")
-PAPER = {"clip_length": 5, "clip_stride": 1}  # clips of the paper
 SIZES = {"the paper's sizes": ("", 3), "recola_cpu.json": ("recola_cpu.json", 1)}  # settings, turns
 FRAMES, TRAINING, VALIDATION = 7500, 18, 9  # of RECOLA: of a recording; recordings, 9 of the first without ratings
 

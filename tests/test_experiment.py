@@ -277,8 +277,7 @@ def levels_by_hand(pred, rated):
     """A recording's predictions at three levels, written out; rated: a series of ratings per rated subject."""
     mean = np.concatenate(rated).mean()
     sd = np.sqrt(np.mean([series.var() for series in rated]))
-    after = np.concatenate([np.full(50, mean), pred])  # 10 seconds
-    causal = np.array([pred[k] - after[:k + 51].mean() for k in range(len(pred))]) + mean
+    causal = np.array([pred[k] - np.r_[[mean] * 50, pred[:k + 1]].mean() for k in range(len(pred))]) + mean  # 10 s
     return {"raw": pred, "causal": causal, "centred": (pred - pred.mean()) * sd / pred.std() + mean}
 
 
