@@ -247,8 +247,8 @@ def ccc_report(runs, table, target):
     lines += [f"{run:{wide}}" + "".join(f"{value:{width}.3f}" for value, width in zip(values[run], widths))
               for run in values]
     for run in runs:
-        if closed := gaps_closed(values, run.name, run.variant):
-            texts = "".join(f"{text:>{width}}" for text, width in zip(closed, widths))
+        if closed := gaps_closed(values, run.name, run.variant)[::2]:  # raw: not every run has a post-processing
+            texts = "".join(f"{text:>{widths[0]}}{'-':>{widths[1]}}" for text in closed)
             lines.append(f"{'gap closed by ' + run.name:{wide}}{texts}")
     return "\n".join(lines)
 

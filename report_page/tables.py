@@ -180,10 +180,10 @@ def comparison_table(runs, table, target):
     rows = []
     for run in runs:
         closed = gaps_closed(values, run.name, run.variant)
-        rows.append([run.name, *map(number, values[run.name]), *(closed[:2] or ["-", "-"]), run.about or "-"])
+        rows.append([run.name, *map(number, values[run.name]), *(closed[:1] or ["-"]), run.about or "-"])
     return Table(f"CCC of {target} on Val_Set, {counted(len(runs[0].val), 'recording')}. Gap closed: share of the gap "
                  "between visual baseline and teacher, of the means",
-                 ["run", *COLUMNS, "gap closed, raw", "gap closed, post-processed", "network"], rows)
+                 ["run", *COLUMNS, "gap closed, raw", "network"], rows)
 
 
 def each_table(runs, table, target):

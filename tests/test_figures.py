@@ -86,7 +86,7 @@ def test_the_band_of_the_gap_is_drawn_for_one_pair_of_bounds_alone():
     def bands(*names):
         runs = [run_of(name) for name in names]
         table = table_of(runs)
-        table["ccc_postprocessed"] += 0.2 * table["run"].str.startswith("teacher")
+        table["ccc_raw"] += 0.2 * table["run"].str.startswith("teacher")
         patches = summary_figure(runs, table, []).axes[0].patches
         return sum(to_hex(patch.get_facecolor()) == "#f3efe2" for patch in patches)
     assert bands("visual_arousal", "teacher_arousal") == 1
