@@ -10,7 +10,6 @@ import functools
 import itertools
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -140,11 +139,15 @@ def check_sets(sets, cfg):
         if not any(is_rated(recording, k) for recording in sets[name]):
             place = PARTITIONS[name] if not cfg.fold or name == "val" else f"Train_Set ({name} of fold {cfg.fold})"
             raise UserError(f"{place} has no valid rating of {cfg.targets[k]}: numbers within [-1, 1] were expected")
-    for recording in sets["train"] + sets["unlabelled"]:
-        if len(recording) < cfg.clip_length * cfg.clip_stride:  # of shorter ones some frames would never be drawn
-            raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length x clip_stride "
-                            f"({cfg.clip_length} x {cfg.clip_stride}): take it out of {cfg.annotations_dir}/, or make "
-                            "--clip-length or --clip-stride smaller")
+    recordings = sets["train"] + sets["unlabelled"]
+    for recording in recordings:
+        if len(recording) < cfg.clip_length:
+            raise UserError(f"{recording.name} has {len(recording)} frames, less than clip_length ({cfg.clip_length}): "
+                            f"take it out of {cfg.annotations_dir}/, or make --clip-length smaller")
+    if short := [one.name for one in recordings if len(one) < cfg.clip_length * cfg.clip_stride]:
+        more = f" and {len(short) - 1} more recordings" * (len(short) > 1)
+        print(f"{short[0]}{more}: shorter than clip_length x clip_stride ({cfg.clip_length * cfg.clip_stride}) frames, so "
+              "that the frames of their clips are nearer to each other")
     for kind in MODALITIES:
         features.check_columns([one.columns[kind] for name in sets for one in sets[name] if kind in one.columns])
 
@@ -337,15 +340,21 @@ def statistics(recordings):
 
 # ---- clips ----------------------------------------------------------------------------------------------------------
 
+def stride_in(length, clip_length, stride):
+    """Frames from one frame of a clip to the next: `stride`, or less in a recording that is too short for that."""
+    return min(stride, length // clip_length)
+
+
 def epoch_clips(lengths, clip_length, generator, stride=1):
     """(number of the recording, start) of every clip of an epoch, shuffled: each recording in proportion to its length.
 
-    A clip has every stride-th frame from its start on. A recording of N >= clip_length * stride frames gets N /
-    clip_length clips, rounded up, one starting at random in each equal part of it: every frame can be drawn, and an
-    epoch covers about five sixths of them (with a stride of 5 two thirds).
+    A clip has every stride-th frame from its start on (stride_in). A recording of N frames gets N / clip_length clips,
+    rounded up, one starting at random in each equal part of it: every frame can be drawn, and an epoch covers about
+    five sixths of them (with a stride of 5 two thirds).
     """
-    clips, last = [], (clip_length - 1) * stride  # of a clip's frames, counted from its start
+    clips = []
     for number, length in enumerate(lengths):
+        last = (clip_length - 1) * stride_in(length, clip_length, stride)  # of its frames, counted from its start
         count = math.ceil(length / clip_length)
         at = (torch.arange(count) + torch.rand(count, generator=generator)) / count
         starts = (at * (length - last)).floor()
@@ -405,32 +414,15 @@ class Clips:
         clips, part = self.of_epoch(epoch), self.batch_size // share[1]
         for step in range(first, self.steps):
             start = step * self.batch_size + share[0] * part
-            pieces = [(self.recordings[number], at + self.stride * np.arange(self.clip_length))
-                      for number, at in clips[start:start + part]]
-            yield _collate(pieces, self.inputs)
+            pieces = [(self.recordings[number], at) for number, at in clips[start:start + part]]
+            yield _collate([(one, at + stride_in(len(one), self.clip_length, self.stride) * np.arange(self.clip_length))
+                            for one, at in pieces], self.inputs)
 
 
 def seed_of(*numbers):
     """A seed that follows from whole numbers, unlike that of any others."""
     numbers = len(numbers), *numbers  # SeedSequence takes (1,) and (1, 0) for the same
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def prefetch(batches, pin=False):
-    """The same Batches, each made by a thread while the previous one is in use; pin: in memory that a GPU can fetch
-    itself."""
-    batches = iter(batches)
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(_pinned, batches, pin)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(_pinned, batches, pin)
-            yield batch
-
-
-def _pinned(batches, pin):
-    batch = next(batches, None)
-    return batch if batch is None or not pin else batch._replace(**{
-        name: part.pin_memory() for name, part in batch._asdict().items() if torch.is_tensor(part)})
 
 
 def stream(recording, inputs, chunk=100, stride=1):

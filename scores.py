@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from augmentation import on_device
-from data import prefetch, stream
+from data import stream
 from frozen import with_features
 from losses import ccc
 from models_kd import forward
@@ -20,6 +20,7 @@ from support import columns
 from support.checksums import list_all, read_list, verify
 from support.errors import UserError
 from support.files import whole_folder
+from support.prefetching import prefetch
 from support.recordings import SUMMARIES, TARGETS, find_recordings
 
 ROLES = {"visual": "visual (lower bound)", "teacher": "teacher (upper bound)", "student": "student"}

@@ -18,13 +18,14 @@ from tqdm import tqdm
 from augmentation import draw_augmentation, on_device
 from averaging import Average
 from checkpoints import check_values, load_checkpoint, save_checkpoint, to_resume, to_use
-from data import Batch, prefetch, seed_of
+from data import Batch, seed_of
 from models_kd import build_model, standardise
 from runs import MEAN_TEACHER, check_same, origin_of, read_log, run_folder, settings_of
 from support.devices import from_first, share_statistics, world
 from support.errors import UserError
 from support.files import named, regular, there, whole_file
 from support.graphs import Replay
+from support.prefetching import prefetch
 from support.reading import HUGE, is_number, read_bytes
 from support.recordings import SUMMARIES
 from support.settings import save_settings

@@ -25,10 +25,11 @@ from sides import PAPER, Ours, compare
 import mmpkd
 import scores
 from config import Config
-from data import Clips, load_recordings, prefetch
+from data import Clips, load_recordings
 from frozen import VIEWS, with_features
 from runs import INPUTS
 from support.errors import torch_device
+from support.prefetching import prefetch
 from support.settings import read_settings
 
 SECONDS = 5  # of each drawn subject

@@ -9,10 +9,11 @@ from torch import nn
 
 import objectives
 from augmentation import on_device
-from data import Clips, image_shapes, prefetch
+from data import Clips, image_shapes
 from losses import ccc
 from models_kd import build_model, forward
 from runs import INPUTS
+from support.prefetching import prefetch
 from training import Training, choose_precision, train_step
 
 PAPER = {"target": "arousal", "clip_length": 5, "clip_stride": 1}  # the paper's, where config.py has other defaults

@@ -75,7 +75,7 @@ KINDS = {
     "coarse": Kind(NOTE, "Ratings on a coarse scale",
                    "Nothing, if raters had only so many steps."),
     "short": Kind(WARNING, "A very short recording",
-                  "Make sure that it is complete. Less than clip_length x clip_stride frames cannot be trained on."),
+                  "Make sure that it is complete. Less than clip_length frames cannot be trained on."),
     "faces": Kind(WARNING, "Many frames without a face",
                   "Look at its contact sheet, Cropped_Aligned/<id>.jpg. Black frames are trained on as they are."),
     "lengths": Kind(WARNING, "Sound and pictures of different length",
