@@ -146,8 +146,8 @@ def check_sets(sets, cfg):
                             f"take it out of {cfg.annotations_dir}/, or make --clip-length smaller")
     if short := [one.name for one in recordings if len(one) < cfg.clip_length * cfg.clip_stride]:
         more = f" and {len(short) - 1} more recordings" * (len(short) > 1)
-        print(f"{short[0]}{more}: shorter than clip_length x clip_stride ({cfg.clip_length * cfg.clip_stride}) frames, so "
-              "that the frames of their clips are nearer to each other")
+        print(f"{short[0]}{more}: shorter than {cfg.clip_length * cfg.clip_stride} frames (clip_length x clip_stride): "
+              "the frames of their clips are nearer to each other")
     for kind in MODALITIES:
         features.check_columns([one.columns[kind] for name in sets for one in sets[name] if kind in one.columns])
 
