@@ -1,6 +1,6 @@
 """Do pseudo-labels of faces and voices carry over to real people? One small check, on features of 24 actors.
 
-    python bench/real_actors.py FOLDER                          20 splits, 3, 6 and 9 rated: 16 minutes on 2 cores
+    python bench/real_actors.py FOLDER                          20 splits, 3, 6 and 9 rated: 25 minutes on 2 cores
     python bench/real_actors.py FOLDER --splits 3 --rated 6     a part of it; a second call resumes the first
 
 FOLDER holds features of acted clips, a row per clip in each file: face.npy (clips, features), voice.npy (clips,
