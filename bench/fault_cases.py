@@ -22,7 +22,7 @@ NO_FACE = range(12, 20)  # frames of every recording
 
 NETWORKS = ("--visual-backbone tiny_cnn --audio-backbone tiny_cnn --feature-size 8 --gru-size 8 --epochs 2 "
             "--epoch-steps 2 --clip-length 10 --clip-stride 1 --batch-size 2 --learning-rate 0.001 --device cpu "
-            "--teacher-folds 2 --target both --resume --stage ")
+            "--teacher-folds 2 --target both --workers 1 --resume --stage ")
 ON_DATA = f"--data-dir {DATA} "
 ONE = " --workers 1"
 
