@@ -12,7 +12,7 @@ works. For each:
     nameless    an error that names no file, or not the one that is damaged
     differs     when the fault is undone, as the message says, and the script runs again, the result is another one
 
-    python bench/faults.py --faults 1000        15 minutes on 2 cores
+    python bench/faults.py --faults 1000        10 minutes on 2 cores
     python bench/faults.py --list               the cases and what they read and write
     python bench/faults.py --only 'fifo*'       kind.number:case:file, as a failure is named; all of it repeats that one
 
