@@ -27,7 +27,7 @@ none of those of the tables; but every actor is reported in some split). Linear 
 heads with activations .393 and .629 to .636; with 9, these gave .569 in 75 steps, .629 in 150 and .636 in 300, and
 dropout of .6, weight decay of .5 or clips of 12 changed that by .003 or less.
 
-The intervals draw splits and reported actors anew, with replacement. They are of these 24 actors: the rated ones of the
+The intervals resample splits and reported actors, with replacement. They are of these 24 actors: the rated ones of the
 splits overlap, so that other people may differ by more; and one seed per split is part of the spread.
 """
 import argparse

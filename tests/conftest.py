@@ -296,6 +296,20 @@ def stop_at(monkeypatch, at, epoch=1):
         monkeypatch.setattr("scores.whole_folder", on_predictions)
 
 
+def stopped_and_resumed(call, words, run, at, epoch):
+    """Trains `run` whole, then again, broken off by stop_at() and resumed: (its folder of the first time, what is
+    printed when it is resumed)."""
+    assert call("mmpkd", *words)[0] == 0
+    never = run.rename(run.parent.parent / "never")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stop_at(monkeypatch, at, epoch)
+        one_line(*call("mmpkd", *words)[::2], 130)
+    torch.rand(7)  # whatever happened in between
+    code, out, err = call("mmpkd", *words, "--resume")
+    assert code == 0, err
+    return never, out
+
+
 def stopped_run(made, call, epochs, *words):
     """A visual run that was stopped after some of its 4 epochs: its folder."""
     with pytest.MonkeyPatch.context() as monkeypatch:

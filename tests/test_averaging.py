@@ -17,7 +17,7 @@ from conftest import (
     one_line,
     run_of,
     same,
-    stop_at,
+    stopped_and_resumed,
     tiny_config,
 )
 
@@ -148,13 +148,8 @@ def test_a_mean_teacher_needs_no_other_run_and_no_sound(made, call):
 def test_a_mean_teacher_that_was_stopped_and_resumed_equals_one_that_never_was(made, call, at):
     words = ["--data-dir", unlabelled_corpus(made), *TINY, *MEAN, "--epochs", 4]
     run = run_of(made, "student", distill="mean_teacher")
-    assert call("mmpkd", *words)[0] == 0
-    never = run.rename(made / "never")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        stop_at(monkeypatch, at, 3)
-        one_line(*call("mmpkd", *words)[::2], 130)
-    code, out, err = call("mmpkd", *words, "--resume")
-    assert code == 0 and "resumed at epoch 3" in out, err
+    never, out = stopped_and_resumed(call, words, run, at, 3)
+    assert "resumed at epoch 3" in out
     assert (never / "last.pt").read_bytes() == (run / "last.pt").read_bytes() and log_of(never) == log_of(run)
     assert files_of(never / "predictions") == files_of(run / "predictions")
 

@@ -26,7 +26,7 @@ from conftest import (
     one_line,
     run_of,
     same,
-    stop_at,
+    stopped_and_resumed,
     tiny_config,
     wait_until,
 )
@@ -224,13 +224,8 @@ def test_runs_of_every_stage_are_those_of_the_cpu(made, call, say):
 def test_a_run_that_was_stopped_and_resumed_equals_one_that_never_was(trained, call, say, stage, at, extra):
     words = on("--data-dir", trained, *TINY, "--stage", stage, "--epochs", 4, *extra)
     run = run_of(trained, stage, "both" if "both" in extra else "arousal", "fitnets")
-    assert call("mmpkd", *words)[0] == 0
-    never = run.rename(trained / "never")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        stop_at(monkeypatch, at, 3)
-        one_line(*call("mmpkd", *words)[::2], 130)
-    code, out, err = call("mmpkd", *words, "--resume")
-    assert code == 0 and "resumed at epoch 3" in out, err
+    never, out = stopped_and_resumed(call, words, run, at, 3)
+    assert "resumed at epoch 3" in out
     one, other = (load_checkpoint(folder / "last.pt") for folder in (never, run))
     most = max(apart(one["model"][name].double(), other["model"][name].double()) for name in one["model"]
                if one["model"][name].is_floating_point() and one["model"][name].any())
