@@ -8,7 +8,7 @@ Writes  data_study/<setting>/                a corpus of drawn subjects, as demo
         docs/results.md results.png          tables and figure made of them (--choose: choice)
         docs/study.md                        only its tables; the words around them are written by hand
 
-    python experiment.py                    the whole study: some 25 hours on 2 cores; resumes where it was stopped
+    python experiment.py                    the whole study: some 9 hours on 2 cores; resumes where it was stopped
     python experiment.py --quick            a small one, under 10 minutes; into data_quick/, docs/ stays as it is
     python experiment.py --choose           on development subjects, none of which is reported
     python experiment.py --list             settings, methods, and how many of their runs are finished
@@ -18,8 +18,9 @@ Writes  data_study/<setting>/                a corpus of drawn subjects, as demo
 
 A run whose rows are in docs/results.csv is not trained again, also where its folder is gone: another machine can go on
 with that file. What others wrote can be put beside it as docs/results.<word>.csv (results_gate.<word>.csv): it is taken
-in. The draws are trained one after the other, each in all settings, so that a study that is stopped is balanced. No
-epoch is chosen on the reported subjects: every run keeps its last one.
+in. One case (a setting, a number of rated subjects) is trained after the other, with all its draws and seeds, so that a
+study that is stopped has whole cases, with their intervals. No epoch is chosen on the reported subjects: every run keeps
+its last one.
 """
 import contextlib
 import dataclasses
@@ -29,6 +30,7 @@ import shutil
 import signal
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,8 +107,9 @@ def view_folder(cfg, job, view=None):
 
 
 def config_of(cfg, job):
-    """The Config of a job's run; for an ensemble, that of its first network."""
+    """The Config of a job's run; for an ensemble, that of its first network, the baseline of the draw's first seed."""
     method, folder = METHODS[job.method], view_folder(cfg, job)
+    job = job._replace(seed=0) if method.ensemble else job
     changes = dict(epochs=QUICK_EPOCHS if cfg.quick else EPOCHS, teacher_folds=min(TEACHER_FOLDS, job.rated))
     if method.settings["stage"] == "student":
         changes["variant"] = job.method
@@ -139,22 +142,23 @@ def hash_of(cfg, job):
 
 
 def jobs_of(cfg):
-    """All jobs that the command asks for, draw by draw. Raises SettingsError for an unknown name."""
+    """All jobs that the command asks for, case by case. Raises SettingsError for an unknown name."""
     there = settings_in(cfg)
     for what, given, known in (("settings", cfg.settings, there), ("methods", cfg.methods, METHODS)):
         for name in set(given) - set(known):
             raise SettingsError(f"{what}: there is no {name!r}; there are {', '.join(known)}")
-    cases = [(name, rated) for name in there if name in (cfg.settings or there) for rated in there[name].rated]
+    cases = [[(name, rated) for rated in there[name].rated] for name in there if name in (cfg.settings or there)]
+    cases = [case for turn in zip_longest(*cases) for case in turn if case]  # the first case of each setting first
     methods = [name for name in METHODS if name in (cfg.methods or METHODS)]
-    return [Job(setting, rated, draw, method, seed) for draw in range(cfg.draws) for seed in range(cfg.seeds)
-            for setting, rated in cases for method in methods if setting in METHODS[method].where]
+    return [Job(setting, rated, draw, method, seed) for setting, rated in cases for draw in range(cfg.draws)
+            for seed in range(cfg.seeds) for method in methods if setting in METHODS[method].where]
 
 
 def chains_of(jobs):
-    """Jobs that share teachers, which are those of one case, draw and seed: {case, draw and seed: [jobs]}."""
+    """Jobs that share networks, which are those of one case and draw: {case and draw: [jobs]}."""
     chains = {}
     for job in jobs:
-        chains.setdefault((job.setting, job.rated, job.draw, job.seed), []).append(job)
+        chains.setdefault((job.setting, job.rated, job.draw), []).append(job)
     return chains
 
 
@@ -197,7 +201,7 @@ def check_finished(cfg, chains):
 
 
 def train_chain(cfg, jobs, file):
-    """Trains jobs that share teachers, one after the other, and brings each into the results as soon as it is finished;
+    """Trains jobs that share networks, one after the other, and brings each into the results as soon as it is finished;
     their output goes into log.txt beside the runs."""
     for job in jobs:
         one = config_of(cfg, job)
@@ -248,14 +252,14 @@ def rows_of(cfg, job):
     and one per target of all concatenated.
 
     seconds: of training and validation, as if every epoch had taken as long as the median one; others are longer where
-    the machine was busy or asleep.
+    the machine was busy or asleep. Those of an ensemble stand in the rows of the first seed alone.
     """
     members = runs_of(cfg, job) if METHODS[job.method].ensemble else [config_of(cfg, job)]
     folders = [runs.run_folder(member) for member in members]
     tables = mean_tables([read_predictions(folder, "val", RATE) for folder in folders])
     rated = read_predictions(folders[0], "train", RATE)
     scores = {column: score(at_level(tables, rated, level), TARGETS) for column, level in LEVELS.items()}
-    seconds = round(sum(map(seconds_of, folders)), 1)
+    seconds = 0 if METHODS[job.method].ensemble and job.seed else round(sum(map(seconds_of, folders)), 1)
     device = torch_device(cfg.device)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return [[*job, target, name, *(round(scores[column][target][name], 5) for column in LEVELS), seconds, machine,

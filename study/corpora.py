@@ -77,7 +77,7 @@ def draw_subject(folder, setting, seed, numbered_name):
     """Draws one subject, RATE frames and ratings per second. The ratings are written last: they mark it as whole."""
     number, name = numbered_name
     drawn = Drawn.draw((seed, number), setting.seconds * FRAME_RATE, setting.world)
-    write_recording(folder, name, drawn, step=FRAME_RATE // RATE)
+    write_recording(folder, name, drawn, step=int(FRAME_RATE / RATE))
 
 
 def facts_of(setting, seed):

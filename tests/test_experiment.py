@@ -45,7 +45,7 @@ def test_rated_unlabelled_and_reported_subjects_are_as_many_as_wanted_and_no_sub
 
 def test_a_draw_rates_more_subjects_by_adding_some_and_keeps_the_unlabelled_ones():
     setting = SETTINGS["much"]
-    parts = [study.corpora.split(setting, rated, 2, 7) for rated in setting.rated]
+    parts = [study.corpora.split(setting, rated, 2, 7) for rated in sorted(setting.rated)]
     for few, more in itertools.pairwise(parts):
         assert set(few["Train_Set"]) < set(more["Train_Set"])
         assert set(few["Unlabelled_Set"]) == set(more["Unlabelled_Set"])
@@ -122,10 +122,20 @@ def test_no_two_jobs_share_a_run_folder_and_no_two_draws_a_seed(tmp_path):
     assert len(set(seeds.values())) == len(seeds) == 10
 
 
-def test_a_study_that_is_stopped_has_all_cases_of_the_first_draw_first(tmp_path):
+def test_a_study_that_is_stopped_has_whole_cases_and_one_of_each_setting_before_a_second(tmp_path):
     chains = [*experiment.chains_of(experiment.jobs_of(cfg_of(tmp_path)))]
-    assert [draw for _, _, draw, _ in chains] == sorted(draw for _, _, draw, _ in chains)
-    assert len({(setting, rated) for setting, rated, *_ in chains[:8]}) == 8
+    assert [draw for *_, draw in chains] == [*range(5)] * 8
+    cases = [case for *case, draw in chains if draw == 0]
+    assert [setting for setting, _ in cases] == [*SETTINGS] + ["much"] * 4
+    assert sorted(rated for setting, rated in cases if setting == "much") == [3, 6, 9, 12, 30]
+
+
+def test_the_seeds_of_a_draw_share_one_ensemble(tmp_path):
+    first, second = (experiment.runs_of(cfg_of(tmp_path), Job("much", 12, 1, "visual_ensemble", seed))
+                     for seed in (0, 1))
+    assert first == second and len(first) == 8
+    other = experiment.runs_of(cfg_of(tmp_path), Job("much", 12, 2, "visual_ensemble", 0))
+    assert not {runs.run_folder(one) for one in first} & {runs.run_folder(one) for one in other}
 
 
 def test_shards_do_everything_once_and_never_the_same_teachers(tmp_path):
@@ -277,7 +287,9 @@ def levels_by_hand(pred, rated):
     """A recording's predictions at three levels, written out; rated: a series of ratings per rated subject."""
     mean = np.concatenate(rated).mean()
     sd = np.sqrt(np.mean([series.var() for series in rated]))
-    causal = np.array([pred[k] - np.r_[[mean] * 50, pred[:k + 1]].mean() for k in range(len(pred))]) + mean  # 10 s
+    prior = 10 * 1.25  # 10 s
+    means = [(prior * mean + pred[:k + 1].sum()) / (prior + k + 1) for k in range(len(pred))]
+    causal = pred - np.array(means) + mean
     return {"raw": pred, "causal": causal, "centred": (pred - pred.mean()) * sd / pred.std() + mean}
 
 
@@ -395,12 +407,12 @@ def test_several_processes_may_write_results_at_once(tmp_path):
     assert len(pd.read_csv(tmp_path / "results.csv")) == 400
 
 
-def test_the_corpora_hold_five_frames_and_ratings_a_second(studied):
+def test_the_corpora_hold_as_many_frames_a_second_as_they_have_ratings(studied):
     corpus = studied / "much"
     ratings = (corpus / "ratings_gold_standard" / "person_1.csv").read_text().splitlines()
-    assert len(ratings) == 41  # one more than frames, as RECOLA has
-    assert len(list((corpus / "Cropped_Aligned" / "person_1").glob("0*.jpg"))) == 40
-    assert len(list((corpus / "specs" / "person_1").glob("*.png"))) == 40
+    assert len(ratings) == 11  # one more than frames, as RECOLA has
+    assert len(list((corpus / "Cropped_Aligned" / "person_1").glob("0*.jpg"))) == 10
+    assert len(list((corpus / "specs" / "person_1").glob("*.png"))) == 10
 
 
 def test_unlabelled_subjects_have_no_ratings_and_the_other_voice_is_another_subjects(studied):
