@@ -18,9 +18,9 @@ Writes  data_study/<setting>/                a corpus of drawn subjects, as demo
 
 A run whose rows are in docs/results.csv is not trained again, also where its folder is gone: another machine can go on
 with that file. What others wrote can be put beside it as docs/results.<word>.csv (results_gate.<word>.csv): it is taken
-in. One case (a setting, a number of rated subjects) is trained after the other, with all its draws and seeds, so that a
-study that is stopped has whole cases, with their intervals. No epoch is chosen on the reported subjects: every run keeps
-its last one.
+in. Cases (a setting, a number of rated subjects) are trained one after the other, each with all its draws and seeds, so
+that a study that is stopped has whole cases, with their intervals. No epoch is chosen on the reported subjects: every
+run keeps its last one.
 """
 import contextlib
 import dataclasses

@@ -18,8 +18,8 @@ NETWORKS = {"visual_backbone": "small_cnn", "audio_backbone": "small_cnn", "feat
 
 # ---- training: the same for every run of the study ------------------------------------------------------------------
 
-# Ratings, faces and spectrograms per second: on two development corpora visual and oracle score the same with 2.5 and 5,
-# where a run takes 1.7 and 3 times as long
+# Ratings, faces and spectrograms per second: on two development corpora visual and oracle score the same with 2.5 and
+# with 5, where a run takes 1.7 and 3 times as long
 RATE = 1.25
 # Every run takes as many gradient steps, however many subjects it learns from: with as many epochs instead, a baseline
 # of few subjects would be undertrained
