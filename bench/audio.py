@@ -26,11 +26,11 @@ import audio_extract
 import audio_melspec
 from config import Config
 from support.files import write_bytes
-from support.machine import cores
+from support.machine import describe
 
 CFG = Config()
 SIZES = {"n_fft": CFG.n_fft, "hop_length": CFG.hop_length, "n_mels": CFG.n_mels}
-ORIGINAL_SEGMENTS, LIBROSA_SEGMENTS = 60, 400  # that the references do
+ORIGINAL_SEGMENTS, LIBROSA_SEGMENTS = 60, 400  # that the references do, or as many as a recording has
 
 
 # ---- the references -------------------------------------------------------------------------------------------------
@@ -118,56 +118,57 @@ def measure(data, people=9, minutes=5.0, rounds=2, workers=0):
     """Segments per second on synthesised voices in the empty folder `data`: {step: {side: rate}}.
 
     Steps: "audio_extract 44.1 kHz", "audio_extract 16 kHz", "audio_melspec" and "audio_melspec array". Sides: "ours",
-    "original" (librosa.load of every slice; a matplotlib figure of every segment), "librosa" and "files alone".
+    "original" (librosa.load of every slice; a matplotlib figure of every segment), "librosa", "files alone", and of
+    the array "images" (ours, an image per frame).
     """
     def run(module, *words):
         return lambda folder: module.main(["--data-dir", str(folder), "--workers", str(workers), *words])
     each = round(minutes * 60 * CFG.frame_rate)
+    figures, few = min(ORIGINAL_SEGMENTS, each), min(LIBROSA_SEGMENTS, each)
     wav_size, columns = round(CFG.segment_s * CFG.audio_rate) * 2 + 44, audio_melspec.mel_spec_of(CFG).columns
     png_size = len(audio_melspec.png(np.zeros((CFG.n_mels, columns), np.uint8)))
-    counts = {"ours": each * people, "files alone": each, "original": LIBROSA_SEGMENTS, "librosa": LIBROSA_SEGMENTS}
+    counts = {"ours": each * people, "files alone": each, "original": few, "librosa": few}
     found = {}
     for name, rate in (("44.1 kHz", 44100), ("16 kHz", 16000)):
         draw_voices(folder := data / name, rate, people, minutes)
         found[f"audio_extract {name}"] = rates(
-            {"ours": run(audio_extract), "original": partial(cut_with_librosa, count=LIBROSA_SEGMENTS)},
+            {"ours": run(audio_extract), "original": partial(cut_with_librosa, count=few)},
             folder, ["audio_segments"], rounds, counts)
         alone = partial(files_alone, read="audio/train_0.wav", size=wav_size, count=each)
         found[f"audio_extract {name}"] |= rates({"files alone": alone}, folder, [], rounds, counts)
-    counts["original"] = ORIGINAL_SEGMENTS
+    counts["original"] = figures
     alone = partial(files_alone, read="audio_segments/train_0/*.wav", size=png_size, count=each)
     found["audio_melspec"] = rates(
-        {"ours": run(audio_melspec), "original": partial(draw_with_matplotlib, count=ORIGINAL_SEGMENTS),
-         "librosa": partial(draw_with_librosa, count=LIBROSA_SEGMENTS), "files alone": alone},
+        {"ours": run(audio_melspec), "original": partial(draw_with_matplotlib, count=figures),
+         "librosa": partial(draw_with_librosa, count=few), "files alone": alone},
         folder, ["specs"], rounds, counts)
     array = {"ours": run(audio_melspec, "--spec-files", "array")}
     found["audio_melspec array"] = rates(array, folder, ["specs"], rounds, counts)
+    found["audio_melspec array"]["images"] = found["audio_melspec"]["ours"]
     return found
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=9, help="voices [9]")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each [5]")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each side [2]")
     parser.add_argument("--workers", type=int, default=0, help="of our side, as the scripts take it [0]")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), args.people, args.minutes, args.rounds, args.workers)
-    print(f"{args.people} x {args.minutes:g} min, {cores()} cores, segments per second\n")
+    print(f"{args.people} x {args.minutes:g} min, segments per second; {describe('librosa')}\n")
     print(f"{'step':26}{'ours':>8}   {'reference':40}{'':>8}{'ratio':>8}")
     words = {"original": {"audio_extract": "librosa.load of every slice",
                           "audio_melspec": "original: a matplotlib figure of each"},
-             "librosa": {"audio_melspec": "librosa per segment, PNG"}, "files alone": {}}
+             "librosa": {"audio_melspec": "librosa per segment, PNG"}, "files alone": {},
+             "images": {"audio_melspec": "audio_melspec, an image per frame"}}
     for step, best in found.items():
         ours = f"{step:26}{best['ours']:8.0f}"
-        references = [name for name in best if name != "ours"]
-        for name in references:
+        for name in [name for name in best if name != "ours"]:
             side = words[name].get(step.split()[0], name)
             print(f"{ours}   {side:40}{best[name]:8.0f}{best['ours'] / best[name]:8.2f}")
             ours = " " * 34
-        if not references:
-            print(ours)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from objectives import task_objective
 from runs import INPUTS
 from study.methods import FACES, NETWORKS, SPECS
 from support.files import whole_file
+from support.machine import describe
 from support.media import Picture
 from training import Training, train
 
@@ -177,7 +178,7 @@ def main():
         results = list(tqdm(pool.map(bound, jobs), "training", len(jobs), disable=None))
     scores = {name: [result for (stage, steps, rated, _, _), result in zip(jobs, results)
                      if (stage, len(rated), steps) == row] for name, row in ROWS.items()}
-    print(table(scores))
+    print(f"{describe('torch')}\n\n{table(scores)}")
     print(f"\n{args.seeds} seeds, each with its own subjects and initial weights, scored on {args.others} others. Of "
           "each model the epoch that is best on them is kept.\n"
           "Where the bounds should be, mean over subjects and seeds:")

@@ -18,19 +18,26 @@ import numpy as np
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from support.errors import UserError, run_script
+from support.machine import describe
+
 STAGES, TARGETS = ("visual", "teacher", "student"), ("arousal", "valence")
 LEAST_WINS, LEAST_GAIN = 0.9, 0.05  # what the demo is to show: share of the seeds, CCC
 
 
 def run_demo(seed, folder):
-    """One demo, which prints into <folder>/seed_<n>.log; raises CalledProcessError if it fails."""
+    """One demo, which prints into <folder>/seed_<n>.log; raises UserError if it fails."""
     data = folder / f"seed_{seed}"
     if (data / "plots" / "ccc.csv").exists():
         return
     began = time.perf_counter()
     with open(folder / f"seed_{seed}.log", "a") as log:
         command = [sys.executable, "-u", ROOT / "demo.py", "--data-dir", data, "--seed", str(seed)]
-        subprocess.run(command, check=True, stdout=log, stderr=log)
+        code = subprocess.run(command, stdout=log, stderr=log).returncode
+    if code:
+        raise UserError(f"the demo with seed {seed} ended with exit code {code}: {log.name} says why")
     print(f"seed {seed}: {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
 
 
@@ -63,20 +70,24 @@ def report(scores):
         f"teacher above both on arousal: {teacher} of {count} seeds ({verdict(teacher == count)})"])
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)), help="seeds of the demo [0 to 9]")
     parser.add_argument("--jobs", type=int, default=2, help="demos side by side [2]")
     parser.add_argument("--data-dir", type=Path, default="data_demo_seeds", help="where they are kept")
     parser.add_argument("--report", action="store_true", help="only the table of what is finished")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.data_dir.mkdir(parents=True, exist_ok=True)
     if not args.report:
+        print(describe("torch"), flush=True)
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(partial(run_demo, folder=args.data_dir), args.seeds))
     tables = {seed: args.data_dir / f"seed_{seed}" / "plots" / "ccc.csv" for seed in args.seeds}
-    print(report({seed: scores_of(path) for seed, path in tables.items() if path.exists()}))
+    finished = {seed: scores_of(path) for seed, path in tables.items() if path.exists()}
+    if not finished:
+        raise UserError(f"{args.data_dir}/: none of these seeds is finished; leave out --report to run them")
+    print(report(finished))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main, __file__))

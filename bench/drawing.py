@@ -25,6 +25,7 @@ import demo
 import face_detector_frameRetention
 from drawn import FRAME_RATE
 from drawn.people import Recording, write_recording
+from support.machine import describe
 
 SECONDS = 60
 SCRIPTS = (annotations, face_detector_frameRetention, audio_extract, audio_melspec)
@@ -55,10 +56,10 @@ def best_of(sides, rounds):
     return best
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side [3]")
-    rounds = parser.parse_args().rounds
+    rounds = parser.parse_args(argv).rounds
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     frames, new = SECONDS * FRAME_RATE, lambda: Recording.draw((0, 0), SECONDS * FRAME_RATE)
@@ -72,7 +73,8 @@ def main():
             "demo": lambda folder: write_recording(folder, "train_1", new(), step=demo.STEP, quick=True),
             "25": lambda folder: write_recording(folder, "train_1", new()),
             "after": lambda folder: steps_after(link(folder, kept))}, rounds)
-    print(f"{'a minute of one subject':52}{'seconds':>9}{'frames/s':>10}   reference")
+    print(f"{describe('torch', 'numpy')}, OpenCV {cv2.__version__}\n")
+    print(f"{f'{SECONDS} s of one subject':52}{'seconds':>9}{'frames/s':>10}   reference")
     rows = [("what it feels, its look and its voice", "subject", 0, None),
             ("painting at 5 frames/s, all in one go", "paint", few, "one by one"),
             ("painting at 5 frames/s, frame by frame", "one by one", few, None),

@@ -56,6 +56,8 @@ from fault_kinds import (
 )
 from fault_runs import Call, contents, counts_of, run, together
 
+from support.machine import describe
+
 NAME = re.compile(r"\w+\.\d+:")  # how the name of one fault begins
 
 
@@ -376,7 +378,7 @@ def main(argv=None):
         if args.list:
             print(listing(shop))
             return 0
-        print(f"{len(names)} cases ready in {time.monotonic() - began:.0f} s", flush=True)
+        print(f"{describe('torch')}\n{len(names)} cases ready in {time.monotonic() - began:.0f} s", flush=True)
         results = drill_all(shop, plan(shop, args.faults, args.seed, args.only), args.workers)
     print(f"\n{table(results)}\n\n{totals(results, shop.odd)} ({(time.monotonic() - began) / 60:.1f} minutes)")
     return 1 if shop.odd or any(found for _, found, _ in results) else 0

@@ -32,6 +32,7 @@ from corpora import features
 from losses import ccc
 from models_kd import build_model
 from runs import INPUTS, read_log, run_folder
+from support.machine import describe
 from support.settings import read_settings
 from training import make_optimizer
 
@@ -128,7 +129,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     count = args.train + args.dev
     print(f"{args.train} + {args.dev} recordings of {args.frames} frames, {SIZES['visual']} + {SIZES['audio']} "
-          f"features; {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+          f"features; {describe('torch')}, {torch.get_num_threads()} threads\n")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_corpus(folder, {"train": args.train, "dev": args.dev}, args.frames)

@@ -25,7 +25,7 @@ import mmpkd
 from config import Config
 from runs import needed_by
 from study.methods import FACES, NETWORKS, SPECS
-from support.machine import cores
+from support.machine import cores, describe
 
 SUBJECTS = {f"train_{k}": "Train_Set" for k in range(1, 5)} | {"dev_1": "Val_Set", "new_1": "Unlabelled_Set"}
 SECONDS = 30  # of each subject
@@ -74,8 +74,7 @@ def main(argv=None):
         first = dataclasses.replace(CFG, data_dir=folder, runs_dir=str(Path(folder, "first")), epoch_steps=1, epochs=1)
         with contextlib.redirect_stdout(io.StringIO()):  # the images are packed, once for all sides
             mmpkd.train(dataclasses.replace(first, stage="teacher"), torch.device("cpu"))
-        print(f"{len(needed_by(CFG))} networks, {CFG.epochs} x {steps} steps each, {cores()} cores, torch "
-              f"{torch.__version__}\n")
+        print(f"{len(needed_by(CFG))} networks, {CFG.epochs} x {steps} steps each; {describe('torch')}\n")
         print(f"{'':34}{'seconds':>9}{'ratio':>7}{'processor seconds':>19}{'ratio':>7}")
         first = None
         for name, seconds, used in measure(dataclasses.replace(CFG, data_dir=folder, epoch_steps=steps)):

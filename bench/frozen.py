@@ -29,6 +29,7 @@ from data import Clips, load_recordings
 from frozen import VIEWS, with_features
 from runs import INPUTS
 from support.errors import torch_device
+from support.machine import describe
 from support.prefetching import prefetch
 from support.settings import read_settings
 
@@ -102,7 +103,7 @@ def main(argv=None):
     parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
     args = parser.parse_args(argv)
     device = torch_device(args.device)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}\n")
+    print(f"{describe('torch')}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}\n")
     for backbone in args.backbones:
         with tempfile.TemporaryDirectory() as folder:
             write_pictures(folder, SUBJECTS, SECONDS, config_of(backbone, "", folder))

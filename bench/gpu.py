@@ -47,7 +47,7 @@ from faces import Tracker
 from models_kd import build_model
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import torch_device
-from support.machine import cores
+from support.machine import describe
 
 RECOLA = {"train": 9 * 7500, "val": 9 * 7500}  # frames
 EPOCHS = 10
@@ -388,7 +388,7 @@ def faces(bench):
 
 def about(device):
     """The machine in words."""
-    words = f"{cores()} cores, torch {torch.__version__}, Python {sys.version.split()[0]}, {time.strftime('%Y-%m-%d')}"
+    words = f"{describe('torch')}, Python {sys.version.split()[0]}, {time.strftime('%Y-%m-%d')}"
     if device.type != "cuda":
         return f"no GPU, {words}"
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

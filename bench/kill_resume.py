@@ -24,11 +24,13 @@ import mmpkd
 from checkpoints import load_checkpoint
 from config import Config
 from runs import read_log
+from support.machine import describe
 
 SMALL = {"face_size": 32, "n_mels": 16, "hop_length": 320}
 NETWORKS = ["--visual-backbone", "small_cnn", "--audio-backbone", "small_cnn", "--feature-size", "32",
             "--gru-size", "32", "--clip-length", "20", "--clip-stride", "1", "--batch-size", "2", "--learning-rate",
             "0.001", "--target", "both", "--device", "cpu"]
+SECONDS = 6  # of each drawn subject
 STUDENT = "student_both_cosine"  # its run folder
 SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set", "dev_1": "Val_Set"}
 
@@ -123,7 +125,7 @@ def unequal(one, other, name=""):
 
 def drill(folder, kills, epochs, seed):
     """Prints and returns what differs after the drill: nothing, if resuming works."""
-    write_pictures(folder, SUBJECTS, 6, Config(**SMALL))
+    write_pictures(folder, SUBJECTS, SECONDS, Config(**SMALL))
     ended(start(folder, "teacher", "--epochs", "2"))
     startup_s, whole_s = undisturbed(folder, epochs)
     print(f"undisturbed: {epochs} epochs in {whole_s:.0f} s, {startup_s:.0f} s of them to start")
@@ -135,12 +137,13 @@ def drill(folder, kills, epochs, seed):
     return different
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="[20]")
     parser.add_argument("--epochs", type=int, default=40, help="of the student [40]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    print(describe("torch"))
     with tempfile.TemporaryDirectory() as folder:
         return 1 if drill(Path(folder), args.kills, args.epochs, args.seed) else 0
 

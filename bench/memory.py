@@ -33,8 +33,10 @@ from tqdm import tqdm
 
 from drawn.people import FRAME_RATE, SOUND_RATE, Recording, write_video
 from support.errors import UserError, run_script
+from support.machine import describe
 
 DRAWN = 250  # frames that are drawn, and shown again and again
+SECONDS = 60  # of the recordings of the small corpus
 LONG, OTHER = "train_1", "dev_1"  # the recording that is long, and one of a minute, to validate on
 FEW, MANY_S = 6, 4  # recordings of the small corpus beside which many are measured, and the seconds of each
 EVERY_S = 0.5
@@ -49,7 +51,7 @@ STEPS = {"annotations.py": "", "face_detector.py": f"--face-size 48 {ONE}", "aud
 
 # ---- the corpora ----------------------------------------------------------------------------------------------------
 
-def draw(data, seconds=60):
+def draw(data, seconds):
     """A corpus of two recordings."""
     (data / "audio").mkdir(parents=True)
     (data / "ratings_gold_standard").mkdir()
@@ -175,7 +177,7 @@ def plot(curves, names, path):
 def corpora(args, folder):
     """Makes the small and the large corpus in a folder: [(name, data folder)]."""
     base, large, many = folder / "base", folder / "large", args.recordings
-    draw(base, *[MANY_S] * bool(many))
+    draw(base, MANY_S if many else SECONDS)
     if many:
         return [(f"{FEW} recordings", multiplied(base, folder / "few", FEW)),
                 (f"{many} recordings", multiplied(base, large, many))]
@@ -195,7 +197,7 @@ def main(argv=None):
         Path(args.work_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.work_dir) as folder:
         names, folders = zip(*corpora(args, Path(folder)))
-        print(f"megabytes of all processes of a script on {names[1]}, beside {names[0]}\n"
+        print(f"{describe('torch')}\n\nmegabytes of all processes of a script on {names[1]}, beside {names[0]}\n"
               f"{'':26}{names[0]:>14}{f'{names[1]}: peak of each quarter':>38}\n"
               f"{'':18}{'seconds':>8}{'peak':>14}{'1st':>8}{'2nd':>8}{'3rd':>8}{'4th':>8}{'peak':>10}{'files':>8}")
         curves, flat = {}, []

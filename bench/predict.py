@@ -19,9 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import av
 import cv2
-import numpy as np
 import pandas as pd
 import torch
 from crops import best_of, decode, frame_rate_of, loop_to
@@ -35,7 +33,7 @@ from inference import open_model
 from models_kd import build_model
 from study.methods import FACES, NETWORKS
 from support.errors import run_script
-from support.machine import cores
+from support.machine import describe
 
 DEMO = NETWORKS | FACES | {"visual_backbone": "tiny_cnn"}
 STUDENTS = {"the demo's student (tiny_cnn, 48 px)": DEMO, "ResNet-18, 112 px": {"visual_backbone": "resnet18"},
@@ -129,8 +127,7 @@ def main(argv=None):
     parser.add_argument("--device", default="cpu", help="of networks and face detection [cpu]")
     args = parser.parse_args(argv)
     named = f"{torch.cuda.get_device_name(args.device)}, " if args.device != "cpu" else ""
-    print(f"{named}{cores()} cores, torch {torch.__version__}, OpenCV {cv2.__version__}, PyAV {av.__version__}, NumPy "
-          f"{np.__version__}")
+    print(f"{named}{describe('torch', 'av', 'numpy')}, OpenCV {cv2.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         clip, video, short = args.clip or Path(folder, "drawn.mp4"), Path(folder, "loop.mp4"), Path(folder, "short.mp4")
         if not args.clip:

@@ -26,9 +26,11 @@ from tqdm import tqdm
 
 from drawn.people import FRAME_RATE, SOUND_RATE, Recording, write_video
 from support.errors import UserError, run_script
+from support.machine import describe
 
 STEPS = {"face_detector.py": "Cropped_Aligned", "audio_extract.py": "audio_segments", "audio_melspec.py": "specs"}
 DRAWN = 250  # frames of each person, shown again and again
+PEOPLE, FRAMES = 3, 2500
 
 
 def draw_people(data, people, frames):
@@ -107,9 +109,10 @@ def main(argv=None):
     parser.add_argument("--kills", type=int, default=20, help="of each script [20]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
     args = parser.parse_args(argv)
+    print(f"{PEOPLE} x {FRAMES} frames; {describe()}")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        draw_people(data, 3, 2500)
+        draw_people(data, PEOPLE, FRAMES)
         chance = random.Random(args.seed)
         good = [drill(script, data, args.kills, chance) for script in STEPS]
     if not all(good):

@@ -61,7 +61,7 @@ from scores import read_predictions
 from support.checksums import identity
 from support.errors import UserError, run_script
 from support.files import there, whole_file, whole_folder
-from support.machine import cores
+from support.machine import cores, describe
 from support.recordings import TARGETS
 from support.workers import for_each
 
@@ -369,6 +369,7 @@ def main(argv=None):
     parser.add_argument("--work-dir", type=Path, default=Path("data_real_actors"), help="scores, and runs until then")
     parser.add_argument("--quick", action="store_true", help="hardly trained: only to see that it works")
     args = parser.parse_args(argv)
+    print(describe("torch"))
     actors = read_actors(args.folder)
     splits = {count: split_of([*actors], 0, count) for count in args.rated}  # before hours: are there enough?
     keep_settings(args.work_dir, args.folder, args.quick)

@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import audio
 
 from support.errors import run_script
-from support.machine import cores
+from support.machine import describe
 
 # Frames: of 18 recordings of 5 minutes at 25 frames/s, and of some 600 recordings (Kollias & Zafeiriou, 2019)
 CORPORA = {"recola": 135_000, "affwild2": 2_800_000}
+SECONDS = 60  # of the video that is measured
 
 
 def measure_faces(folder, clip):
@@ -32,9 +33,10 @@ def measure_faces(folder, clip):
     from drawn.people import FRAME_RATE, Recording, write_video
     video = folder / "video.mp4"
     if clip:
-        crops.loop_to(60, clip, video)
+        crops.loop_to(SECONDS, clip, video)
     else:
-        write_video(video, (cv2.resize(rgb, (640, 480)) for rgb in Recording.draw((0, 0), 60 * FRAME_RATE).frames()))
+        drawn = Recording.draw((0, 0), SECONDS * FRAME_RATE)
+        write_video(video, (cv2.resize(rgb, (640, 480)) for rgb in drawn.frames()))
     original = crops.rates(video, folder, [crops.ORIGINAL])[crops.ORIGINAL]
     return crops.rates_at_once(video, folder, ["ours"]) | {"original": original}
 
@@ -54,7 +56,7 @@ def main(argv=None):
         sound = audio.measure(sounds)
         steps = {"face_detector.py": measure_faces(Path(folder), args.clip),
                  "audio_extract.py": sound["audio_extract 44.1 kHz"], "audio_melspec.py": sound["audio_melspec"]}
-    print(f"{args.corpus}: {frames} frames, {cores()} cores\n\n"
+    print(f"{args.corpus}: {frames} frames, {describe('torch', 'librosa')}\n\n"
           f"{'':20}{'frames/s':>10}{'in all':>10}{'original':>14}{'in all':>10}{'ratio':>8}")
     ours_s = original_s = 0
     for name, rate in steps.items():

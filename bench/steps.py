@@ -35,6 +35,8 @@ import mmpkd
 from config import Config
 from drawn.people import FRAME_RATE, Recording, write_recording
 from support import recordings
+from support.errors import run_script
+from support.machine import describe
 
 SECONDS = 4  # of each drawn person
 DRAWN = ["train_1", "dev_1"]
@@ -104,9 +106,10 @@ def compare(sides, data, made, rounds):
 
 
 def script(module):
-    """work(data): the script's main on a data folder; mmpkd.py trains one epoch of the demo's teacher."""
+    """work(data): the script's main on a data folder; mmpkd.py trains one epoch of the demo's teacher network."""
     flags = {"face_detector": ["--device", "cpu"], "face_detector_frameRetention": ["--device", "cpu"],
-             "mmpkd": demo.flags({**demo.NETWORKS, "stage": "teacher", "epochs": 1, "device": "cpu"})}
+             "mmpkd": demo.flags(demo.TRAINING | {"frame_rate": CFG.frame_rate, "stage": "teacher", "epochs": 1,
+                                                  "device": "cpu"})}
     return lambda data: module.main(["--data-dir", str(data), *flags.get(module.__name__, [])])
 
 
@@ -154,11 +157,11 @@ def measure(data, rounds, frames):
             print(line("" if k else name, rate["ours"], reference, rate.get(reference)), flush=True)
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default="", help="a corpus with audio/: two of its recordings; none: drawn ones")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each side [2]")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         if args.data_dir:
@@ -166,8 +169,8 @@ def main():
         drawing_s = None if args.data_dir else seconds_of(draw_subjects, data, [])
         frames = sum(recordings.known_frames(path.stem, CFG.frame_rate, data, data / "videos")[0]
                      for path in (data / "videos").iterdir())
-        print(f"{frames} frames of {args.data_dir or 'drawn subjects'}, {torch.get_num_threads()} threads, "
-              f"torch {torch.__version__}\n")
+        print(f"{frames} frames of {args.data_dir or 'drawn subjects'}; {describe('torch', 'librosa')}, "
+              f"{torch.get_num_threads()} threads\n")
         print(f"{'step':44}{'frames/s':>10}   {'reference':32}{'frames/s':>10}{'ratio':>8}")
         if drawing_s:
             print(line("drawing subjects, with sound and encoding", frames / drawing_s))
@@ -175,4 +178,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main, __file__))

@@ -29,6 +29,7 @@ from models_kd import build_model
 from runs import INPUTS
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import torch_device
+from support.machine import describe
 
 SECONDS = 12  # of each drawn subject
 SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set"}
@@ -95,14 +96,14 @@ def lines_of(name, cfg, recordings, device, steps, rounds):
             yield f"  {side:42}{rate[side]:11.1f}   {label:28}{rate[other]:11.1f}{rate[side] / rate[other]:8.2f}"
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="*", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--device", default="", help="cpu, cuda ...; none: cuda where there is one")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device = torch_device(args.device)
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} cores"
-    print(f"{named}, torch {torch.__version__}\n")
+    named = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    print(f"{named}{describe('torch')}, {torch.get_num_threads()} threads\n")
     print(f"{'side':44}{'frames/s':>11}   {'reference':28}{'frames/s':>11}{'ratio':>8}")
     for number, name in enumerate(args.backbones):
         settings, steps, rounds = SIDES[name]

@@ -1,5 +1,6 @@
 """How many processor cores this process may use, and of which kind."""
 import contextlib
+import importlib.metadata
 import math
 import os
 import platform
@@ -8,6 +9,12 @@ from pathlib import Path
 CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # which this process is in, and what they are granted
 
 ABOUT = Path("/proc/cpuinfo")  # of Linux
+
+
+def describe(*packages):
+    """The machine in words, and the versions of installed packages: "2 cores (AMD EPYC 7763), torch 2.14.1"."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    return ", ".join([f"{cores()} core{'s' * (cores() > 1)} ({processor()})", *versions])
 
 
 def processor():

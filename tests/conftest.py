@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import hypothesis
@@ -132,6 +133,22 @@ def call(monkeypatch, capsys):
         code = errors.run_script(module.main, module.__file__)
         return code, *capsys.readouterr()
     return call
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """bench("training") -> bench/training.py as a module; its name may also be that of a script above."""
+    folder = Path(mmpkd.__file__).parent / "bench"
+    monkeypatch.syspath_prepend(folder)
+    sys.path.remove(str(folder))
+    sys.path.append(str(folder))
+
+    def load(name):
+        spec = spec_from_file_location(f"bench_{name}", folder / f"{name}.py")
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    return load
 
 
 # ---- runs and what they are made of ---------------------------------------------------------------------------------

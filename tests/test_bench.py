@@ -1,38 +1,18 @@
 """bench/: the benches run. Their figures are not tested."""
 import dataclasses
 import functools
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-import mmpkd
 from config import Config
 from drawn.people import World
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import UserError
 
-BENCH = Path(mmpkd.__file__).parent / "bench"
 CFG = Config(**FACES, **SPECS, **NETWORKS, target="arousal", device="cpu")
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """bench("training") -> that script as a module; its name is also that of a script above."""
-    monkeypatch.syspath_prepend(BENCH)
-    sys.path.remove(str(BENCH))
-    sys.path.append(str(BENCH))
-
-    def load(name):
-        spec = spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
-        module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    return load
 
 
 def test_the_bounds_of_the_corpus_train_on_drawn_subjects(bench, tmp_path):
@@ -72,8 +52,7 @@ def test_the_training_bench_prints_a_line_for_every_pair(bench, monkeypatch, cap
     module = bench("training")
     monkeypatch.setattr(module, "SECONDS", 5)
     monkeypatch.setattr(module, "SIDES", {"small_cnn": (module.SIDES["small_cnn"][0], 1, 1)})
-    monkeypatch.setattr(sys, "argv", ["training.py", "--device", "cpu"])
-    module.main()
+    module.main(["--device", "cpu"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-4:]] == ["visual", "teacher", "student", "student"]
     assert all(float(line.split()[-1]) > 0 for line in lines[-4:])
