@@ -8,6 +8,8 @@ predictions.
     python bench/kill_resume.py --kills 20          about 3 minutes on 2 cores
 """
 import argparse
+import contextlib
+import io
 import random
 import shutil
 import subprocess
@@ -35,18 +37,14 @@ STUDENT = "student_both_cosine"  # its run folder
 SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set", "dev_1": "Val_Set"}
 
 
-def start(folder, stage, *words):
-    """A training call in a process of its own."""
-    command = [sys.executable, "-u", mmpkd.__file__, "--data-dir", str(folder), "--stage", stage, *NETWORKS, *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
-
-
 def start_student(folder, runs, epochs, *words):
-    """The student's training call, its run in a runs folder of its own beside a copy of the teacher's run."""
+    """The student's training call, in a process of its own, its run in a runs folder of its own beside a copy of the
+    teacher's run."""
     if not (folder / runs).exists():
         shutil.copytree(folder / "runs", folder / runs)
-    return start(folder, "student", "--distill", "cosine", "--gate", "adaptive", "--epochs", str(epochs),
-                 "--runs-dir", str(folder / runs), *words)
+    command = [sys.executable, "-u", mmpkd.__file__, "--data-dir", str(folder), "--stage", "student", "--distill",
+               "cosine", "--gate", "adaptive", *NETWORKS, "--epochs", str(epochs), "--runs-dir", str(folder / runs)]
+    return subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
 
 
 def ended(process):
@@ -126,7 +124,8 @@ def unequal(one, other, name=""):
 def drill(folder, kills, epochs, seed):
     """Prints and returns what differs after the drill: nothing, if resuming works."""
     write_pictures(folder, SUBJECTS, SECONDS, Config(**SMALL))
-    ended(start(folder, "teacher", "--epochs", "2"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        mmpkd.main(["--data-dir", str(folder), "--stage", "teacher", *NETWORKS, "--epochs", "2"])
     startup_s, whole_s = undisturbed(folder, epochs)
     print(f"undisturbed: {epochs} epochs in {whole_s:.0f} s, {startup_s:.0f} s of them to start")
     running, training = killed(folder, epochs, kills, seed, startup_s, whole_s)

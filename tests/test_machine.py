@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import config
@@ -80,6 +81,14 @@ def test_without_libgl_every_script_says_in_one_line_what_to_install(tmp_path):
     files = [path for path in PROJECT.rglob("*.py") if not {"tests", "bench"} & {*path.relative_to(PROJECT).parts}
              and path.name != "opencv.py" and not any(part.startswith(".") for part in path.relative_to(PROJECT).parts)]
     assert len(files) > 50 and not [path for path in files if re.search("^ *(import|from) cv2", path.read_text(), re.M)]
+
+
+def test_a_machine_is_described_by_cores_processor_and_versions(monkeypatch):
+    monkeypatch.setattr(machine, "processor", lambda: "Some CPU")
+    for count, words in ((1, "1 core"), (2, "2 cores")):
+        monkeypatch.setattr(machine, "cores", lambda count=count: count)
+        assert machine.describe() == f"{words} (Some CPU)"
+    assert machine.describe("numpy") == f"2 cores (Some CPU), numpy {np.__version__}"
 
 
 def test_the_processor_has_its_model_name_in_one_cell_of_a_table(tmp_path, monkeypatch):
