@@ -2,7 +2,7 @@
 
 Draws a subject and writes one minute of it; the long video has its packets again and again. Or writes four seconds of
 it, and many recordings are links to these files. Every script then runs on a small corpus and on the large one, and its
-memory is looked at twice a second: that of all its processes together, shared pages counted once, without pages of
+memory is looked at ten times a second: that of all its processes together, shared pages counted once, without pages of
 files, which the kernel gives back when it needs them (arrays of images are read in place).
 
     python bench/memory.py --minutes 60                 8 minutes on 2 cores, 8 GB of disk in --work-dir
@@ -39,7 +39,7 @@ DRAWN = 250  # frames that are drawn, and shown again and again
 SECONDS = 60  # of the recordings of the small corpus
 LONG, OTHER = "train_1", "dev_1"  # the recording that is long, and one of a minute, to validate on
 FEW, MANY_S = 6, 4  # recordings of the small corpus beside which many are measured, and the seconds of each
-EVERY_S = 0.5
+EVERY_S = 0.1  # the quickest step ends within half a second
 SLACK, SLACK_MB = 1.3, 100  # of a step that is flat
 TEACHER = ("--stage teacher --target both --visual-backbone tiny_cnn --audio-backbone tiny_cnn --feature-size 16 "
            "--gru-size 16 --epochs 1 --device cpu")

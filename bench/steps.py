@@ -1,8 +1,8 @@
 """Frames per second of every step, against the way that its library's manual would do it.
 
-Draws two subjects, or takes the first two recordings of an existing corpus (nothing is written into its folder). Both
-sides take turns and the best of the rounds counts, so that a busy machine affects both equally. A ratio above 1: ours
-is faster.
+Draws two subjects, or takes two recordings of an existing corpus, one to train and one to validate on (nothing is
+written into its folder). Both sides take turns and the best of the rounds counts, so that a busy machine affects both
+equally. A ratio above 1: ours is faster.
 
     python bench/steps.py                       under 2 minutes on 2 cores
     python bench/steps.py --data-dir data
@@ -35,7 +35,7 @@ import mmpkd
 from config import Config
 from drawn.people import FRAME_RATE, Recording, write_recording
 from support import recordings
-from support.errors import run_script
+from support.errors import UserError, run_script
 from support.machine import describe
 
 SECONDS = 4  # of each drawn person
@@ -119,8 +119,14 @@ def draw_subjects(data):
 
 
 def take_recordings(source, data):
-    """Links the first two recordings of the corpus `source` into the empty folder `data`."""
-    names = list(recordings.find_recordings([Path(source, "videos")], [], "nothing to measure"))[:2]
+    """Links the first recordings of the corpus `source` to train and to validate on into the empty folder `data`."""
+    first = {}
+    for name in recordings.find_recordings([Path(source, "videos")], [], "nothing to measure"):
+        first.setdefault(annotations.partition_of(name, CFG.train_ids, CFG.val_ids), name)
+    names = [first.get(partition) for partition in recordings.PARTITIONS.values()]
+    if None in names:
+        raise UserError(f"{source}/videos/: expected {' and '.join(CFG.train_ids + CFG.val_ids)} in it, found "
+                        f"{', '.join(name for name in first.values())}")
     for folder in ("videos", "audio", "ratings_gold_standard"):
         (data / folder).mkdir()
         for path in Path(source, folder).glob("[!.]*"):

@@ -11,6 +11,7 @@ from config import Config
 from drawn.people import World
 from study.methods import FACES, NETWORKS, SPECS
 from support.errors import UserError
+from support.machine import describe
 
 CFG = Config(**FACES, **SPECS, **NETWORKS, target="arousal", device="cpu")
 
@@ -126,7 +127,7 @@ def test_the_bench_of_real_actors_prints_its_tables_in_small_and_trains_nothing_
     assert not list(work.glob("split*/")) and len(list((work / "scores").iterdir())) == 4
     monkeypatch.setattr(module, "train_split", lambda name, *_, **__: pytest.fail(name))
     module.main(flags)
-    assert capsys.readouterr().out == out[out.index("\n3 rated"):]
+    assert capsys.readouterr().out == f"{describe('torch')}\n" + out[out.index("\n3 rated"):]
     with pytest.raises(UserError, match="of other settings"):
         module.main([flag for flag in flags if flag != "--quick"])
 

@@ -106,11 +106,21 @@ def test_the_bench_of_steps_prints_a_line_for_every_step_and_reference(bench, mo
             1, 1, 3, 2, 1, 3, 3, 1]
 
 
-def test_the_bench_of_steps_takes_two_recordings_of_a_corpus(bench, raw_corpus, tmp_path):
-    bench("steps").take_recordings(raw_corpus, tmp_path)
-    taken = {str(path.relative_to(tmp_path)): path.resolve() for path in tmp_path.glob("*/*")}
-    assert taken == {f"{folder}/{name}.{kind}": raw_corpus / folder / f"{name}.{kind}" for folder, kind in (
-        ("videos", "mp4"), ("audio", "wav"), ("ratings_gold_standard", "csv")) for name in ("dev_1", "train_1")}
+def test_the_bench_of_steps_takes_a_recording_to_train_and_one_to_validate_on(bench, tmp_path):
+    source, kinds = tmp_path / "corpus", {"videos": "mp4", "audio": "wav", "ratings_gold_standard": "csv"}
+    for folder, kind in kinds.items():
+        (source / folder).mkdir(parents=True)
+        for name in ("dev_1", "dev_2", "train_1", "train_2"):
+            (source / folder / f"{name}.{kind}").touch()
+    (data := tmp_path / "data").mkdir()
+    bench("steps").take_recordings(source, data)
+    assert {path.relative_to(data): path.resolve() for path in data.glob("*/*")} == {
+        Path(folder, f"{name}.{kind}"): source / folder / f"{name}.{kind}" for folder, kind in kinds.items()
+        for name in ("dev_1", "train_1")}
+    for name in ("train_1.mp4", "train_2.mp4"):
+        (source / "videos" / name).unlink()
+    with pytest.raises(UserError, match=r"expected train_\* and dev_\* in it, found dev_1$"):
+        bench("steps").take_recordings(source, tmp_path / "none")
 
 
 def test_the_bench_of_drawing_prints_a_line_for_every_side(bench, monkeypatch, capsys):
@@ -154,7 +164,7 @@ def memory(bench, monkeypatch):
     """memory.py with two quick steps; whatever they take counts as flat."""
     module = bench("memory")
     steps = {name: module.STEPS[name] for name in ("annotations.py", "audio_extract.py")}
-    change(monkeypatch, module, STEPS=steps, SECONDS=2, MANY_S=1, SLACK_MB=1e6, EVERY_S=0.1)
+    change(monkeypatch, module, STEPS=steps, SECONDS=2, MANY_S=1, SLACK_MB=1e6)
     return module
 
 
