@@ -21,7 +21,7 @@ from checkpoints import check_values, load_checkpoint, save_checkpoint, to_resum
 from data import Batch, seed_of
 from models_kd import build_model, standardise
 from runs import MEAN_TEACHER, check_same, origin_of, read_log, run_folder, settings_of
-from support.devices import from_first, share_statistics, world
+from support.devices import from_first, has_bfloat16, share_statistics, world
 from support.errors import UserError
 from support.files import named, regular, there, whole_file
 from support.graphs import Replay
@@ -146,8 +146,7 @@ def choose_precision(wanted, device):
     """
     if wanted != "auto":
         return wanted
-    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if has_it else "float32"
+    return "bfloat16" if device.type == "cuda" and has_bfloat16(device) else "float32"
 
 
 # ---- steps ----------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from drawn.people import FRAME_RATE, Recording, write_video
 from inference import open_model
 from models_kd import build_model
 from study.methods import FACES, NETWORKS
+from support.devices import has_bfloat16
 from support.errors import run_script
 from support.machine import describe
 
@@ -88,14 +89,6 @@ def with_overlay(video, network, device, folder):
     return frames
 
 
-def has_bfloat16(device):
-    """Whether the GPU or the processor computes in bfloat16."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and any(word in flags.read_text() for word in ("avx512_bf16", "amx_bf16"))
-
-
 def sides_of(video, short, device, scratch):
     """{name: side(folder) -> number of frames}; short: the clip for large networks on a CPU."""
     rate, sides = float(frame_rate_of(video)), {DECODING: functools.partial(decode, video)}
@@ -103,7 +96,7 @@ def sides_of(video, short, device, scratch):
         path, size = scratch / "student.pt", Config(**settings).face_size
         sides.setdefault(f"{DETECTOR}, {size} px", functools.partial(detect, video, size, device))
         random_student(path, settings, rate)
-        for precision in ("float32", "bfloat16") if has_bfloat16(device) else ("float32",):
+        for precision in ("float32", "bfloat16") if has_bfloat16(torch.device(device)) else ("float32",):
             network = open_model(path, device, precision)
             clip = short if device == "cpu" and settings is not DEMO else video
             sides[f"{name}, {precision}"] = functools.partial(file_to_csv, clip, network, device)

@@ -8,6 +8,7 @@ equally.
     python bench/training.py --backbones small_cnn resnet18
 """
 import argparse
+import dataclasses
 import sys
 import tempfile
 from functools import partial
@@ -25,9 +26,12 @@ import mmpkd
 import objectives
 from config import Config
 from data import Clips, image_shapes, load_recordings
+from losses import ccc
 from models_kd import build_model
 from runs import INPUTS
+from scores import predict
 from study.methods import FACES, NETWORKS, SPECS
+from support.devices import has_bfloat16
 from support.errors import torch_device
 from support.machine import describe
 
@@ -37,6 +41,10 @@ KINDS = INPUTS["teacher"]  # frames and specs
 # Backbone -> settings, steps of a turn, turns: more of short steps, which a busy machine affects more
 SIDES = {"small_cnn": ({**FACES, **SPECS, **NETWORKS}, 4, 12), "resnet18": ({"visual_backbone": "resnet18"}, 2, 5),
          "vgg19_bn": ({}, 1, 3)}
+LEARNED = {"resnet18": 60, "vgg19_bn": 20}  # steps after which the two precisions are compared by their CCC
+
+
+NAMES = {"bfloat16": "visual, bfloat16", "bfloat16 student": "student, bfloat16"}
 
 
 # ---- the lines ------------------------------------------------------------------------------------------------------
@@ -74,6 +82,10 @@ def sides_of(name, cfg, recordings, device):
              "student": Ours("student", recordings, cfg, device, distillation, ("frames", "taught")),
              "live": Ours("student", recordings, cfg, device, distil_live(distillation, teacher), KINDS),
              "teacher": both, "bare teacher": Bare(both, "teacher", recordings, cfg, device)}
+    if name in LEARNED and has_bfloat16(device):
+        half = dataclasses.replace(cfg, precision="bfloat16")
+        sides["bfloat16"] = Ours("visual", recordings, half, device)
+        sides["bfloat16 student"] = Ours("student", recordings, half, device, distillation, ("frames", "taught"))
     if name == "vgg19_bn":
         sides["original"] = Original("visual", recordings, cfg, device)
         sides["original student"] = Original("student", recordings, cfg, device, teacher)
@@ -88,12 +100,27 @@ def lines_of(name, cfg, recordings, device, steps, rounds):
     pairs = [("visual", "bare", "bare steps"), ("teacher", "bare teacher", "bare steps"),
              ("student", "visual", "visual"), ("student", "live", "teacher in every step"),
              ("visual", "original", "the original's way"),
-             ("student", "original student", "the original's way")]
+             ("student", "original student", "the original's way"),
+             ("bfloat16", "visual", "visual, float32"), ("bfloat16", "original", "the original's way"),
+             ("bfloat16 student", "original student", "the original's way")]
     precision = sides["visual"].training.precision
     yield f"{name}, {cfg.face_size} px, {cfg.batch_size} x {cfg.clip_length} frames, {precision}"
     for side, other, label in pairs:
-        if other in rate:
-            yield f"  {side:42}{rate[side]:11.1f}   {label:28}{rate[other]:11.1f}{rate[side] / rate[other]:8.2f}"
+        if side in rate and other in rate:
+            side_rate = f"  {NAMES.get(side, side):42}{rate[side]:11.1f}"
+            yield f"{side_rate}   {label:28}{rate[other]:11.1f}{rate[side] / rate[other]:8.2f}"
+
+
+def learned_line(cfg, recordings, device, steps):
+    """CCC on the recordings that were trained on, after the same steps in either precision."""
+    cccs, gold = [], np.concatenate([one.gold[:, 0] for one in recordings])
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(cfg.seed)
+        side = Ours("visual", recordings, dataclasses.replace(cfg, precision=precision), device)
+        side(steps)
+        preds = np.concatenate([*predict(side.training.model, recordings).values()])
+        cccs.append(f"{precision} {float(ccc(preds[:, 0], gold)):.3f}")
+    return f"  CCC on the recordings trained on, after {steps} steps: {', '.join(cccs)}"
 
 
 def main(argv=None):
@@ -115,6 +142,8 @@ def main(argv=None):
                 print(loader_line(recordings, cfg))
             for line in lines_of(name, cfg, recordings, device, steps, rounds):
                 print(line, flush=True)
+            if name in LEARNED and has_bfloat16(device):
+                print(learned_line(cfg, recordings, device, LEARNED[name]), flush=True)
 
 
 if __name__ == "__main__":

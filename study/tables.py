@@ -65,6 +65,16 @@ def hearing_table(results):
     return markdown("Hearing's part: student over self-training", columns, rows)
 
 
+def harm_table(results):
+    """What a student loses or gains by another subject's voice, without the confirmation test."""
+    columns = ["setting: rated + unlabelled", "control over self-training, raw", "causal", "centred",
+               "control over visual, raw"]
+    rows = [[results.name_of(case), *(gain_of(results, case, ("control", "self_training"), "both", level)
+                                      for level in LEVELS), gain_of(results, case, ("control", "visual"))]
+            for case in results.cases() if results.paired(case, ("control", "self_training"))]
+    return markdown("Another subject's voice, without the confirmation test", columns, rows)
+
+
 def levels_table(results):
     """What is left of the gains where the level of each recording is removed from both."""
     columns = ["setting: rated + unlabelled", "student over visual ensemble, raw", "causal", "centred",
@@ -124,12 +134,17 @@ def gate_cell(tests):
 # ---- every row ------------------------------------------------------------------------------------------------------
 
 def case_tables(results, case):
-    """A table for each target of a case, a row for each method: three levels, both conventions, gains, seconds."""
+    """The heading of a case, and a table for each target."""
+    tables = [case_table(results, case, target) for target in ALL_TARGETS]
+    return "\n".join([f"## {results.name_of(case)}: {results.settings[case[0]].description}\n", *tables])
+
+
+def case_table(results, case, target):
+    """A row for each method of a case: three levels, both conventions, gains, seconds."""
     columns = ["method", "draws x seeds", *LEVELS, *(f"concatenated, {level}" for level in LEVELS), "over visual, raw",
                "over visual ensemble, raw", "sd over draws", "seconds"]
-    tables = [markdown(f"{results.name_of(case)}: {name_of(target)}", columns, (
-        row_of(results, case, method, target) for method in results.methods(case))) for target in ALL_TARGETS]
-    return "\n".join([f"## {results.name_of(case)}: {results.settings[case[0]].description}\n", *tables])
+    rows = [row_of(results, case, method, target) for method in results.methods(case)]
+    return markdown(f"{results.name_of(case)}: {name_of(target)}", columns, rows)
 
 
 def row_of(results, case, method, target):
@@ -205,8 +220,9 @@ def report(file, settings):
     choosing = file.stem == "choice"
     made = f"Made by `python experiment.py --report{' --choose' * choosing}` from {file.name}."
     made += " Development subjects: the study reports others." * choosing
-    ours = [main_table(results), hearing_table(results), levels_table(results), aims_table(results),
-            gate_table(results, gate)]
+    ours = [main_table(results), hearing_table(results), levels_table(results), harm_table(results),
+            gate_table(results, gate), aims_table(results),
+            *(case_table(results, case, "both") for case in results.cases() if case == ("much", 12))]
     ours = "\n".join(filter(None, ours))
     rest = "\n".join([*(case_tables(results, case) for case in results.cases()), runs_table(results)])
     names = "\n".join(f"* `{name}`: {METHODS[name].description}" for name in METHODS)

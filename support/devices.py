@@ -8,6 +8,16 @@ import torch.distributed as dist
 from torch import nn
 
 from support.errors import SettingsError, torch_device
+from support.machine import ABOUT
+
+
+def has_bfloat16(device):
+    """Whether a GPU, or the processor, has instructions for bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    with contextlib.suppress(OSError):
+        return any(word in ABOUT.read_text() for word in ("avx512_bf16", "amx_bf16"))
+    return False
 
 
 def world():

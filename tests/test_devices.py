@@ -23,6 +23,15 @@ def test_one_process_alone_shares_nothing():
         assert device == CPU
 
 
+def test_bfloat16_follows_from_the_processors_flags(tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(devices, "ABOUT", file)
+    assert not devices.has_bfloat16(CPU)  # elsewhere than on Linux
+    for flags, has in (("avx2 avx512f", False), ("avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True)):
+        file.write_text(f"model name : a processor\nflags : {flags}\n")
+        assert devices.has_bfloat16(CPU) == has
+
+
 @pytest.mark.parametrize("device", ["cuda:9", "abacus"])
 def test_a_device_that_is_not_there_is_one_line(made, call, device):
     words = ["--data-dir", made, *TINY, "--stage", "visual", "--device", device]

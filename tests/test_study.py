@@ -11,7 +11,7 @@ import pytest
 import study.tables
 from study.methods import AIMS, METHODS, SETTINGS
 from study.results import GATE, RESULTS, Results, gate_file, merge, read_results
-from study.tables import aims_table, gate_table, main_table, renew_tables, report, runs_table
+from study.tables import aims_table, gate_table, harm_table, main_table, renew_tables, report, runs_table
 from support.errors import UserError
 
 MUCH = ("much", 12)
@@ -120,6 +120,14 @@ def test_the_main_table_has_a_row_for_every_case_and_one_where_none_is_unlabelle
     assert len(cells_of(text, "`much`, 30 + 48")) == 1
     assert cells_of(text, "`recola`, 9 + 0") == [
         ["`recola`, 9 + 0", "0.300", "", "", "0.320", "", "+0.020 (+0.020 to +0.020)", "", ""]]
+
+
+def test_the_harm_of_anothers_voice_is_told_where_there_is_a_control():
+    flat = np.full((2, 2, 6), 0.3)
+    text = harm_table(results_of(table_of(visual=flat, self_training=flat + 0.1, control=flat + 0.07),
+                                 table_of(("nothing", 12), visual=flat, self_training=flat + 0.1)))
+    less, more = "-0.030 (-0.030 to -0.030)", "+0.070 (+0.070 to +0.070)"
+    assert cells_of(text, "`") == [["`much`, 12 + 48", less, less, less, more]]
 
 
 def test_the_aims_table_says_what_is_met_and_by_how_much_the_rest_is_missed():
