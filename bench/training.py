@@ -4,7 +4,7 @@ Draws two subjects (faces cropped where they were drawn, voices as spectrograms)
 does, and times whole steps. Sides take turns and the best of the rounds counts, so that a busy machine affects all
 equally.
 
-    python bench/training.py                    9 minutes on 2 cores without a GPU, most of them VGG19's
+    python bench/training.py                    15 minutes on 2 cores without a GPU, most of them VGG19's
     python bench/training.py --backbones small_cnn resnet18
 """
 import argparse
