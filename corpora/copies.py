@@ -70,6 +70,7 @@ LIVELY_DB = 4.0  # standard deviation below which a sound has no course of its o
 SAME_SOUND = 0.97  # correlation
 SHIFT_S = 0.4  # encoders put some silence before a sound
 SHORTEST_S = 2.0
+BLOCK = 64  # recordings that are compared with as many at a time
 
 
 def sound_print(levels):
@@ -81,7 +82,7 @@ def sound_print(levels):
         return None
     levels = np.maximum(levels, levels.max() - LOUD_DB)
     away = (levels - levels.mean(axis=0)).astype(np.float32)
-    return away if np.sqrt((away ** 2).mean()) >= LIVELY_DB else None
+    return away.astype(np.float16) if np.sqrt((away ** 2).mean()) >= LIVELY_DB else None
 
 
 def same_pairs(prints, limit, shift):
@@ -91,14 +92,23 @@ def same_pairs(prints, limit, shift):
     """
     names, found = list(prints), set()
     rows = max((len(each) for each in prints.values()), default=0)
-    table = np.zeros((len(names), rows, *[each.shape[1] for each in prints.values()][:1]), np.float32)
-    for row, name in zip(table, names):
-        row[:len(prints[name])] = prints[name]
+    blocks = [names[first:first + BLOCK] for first in range(0, len(names), BLOCK)]
+
+    def unit(block, start, stop):
+        """Rows start to stop of some prints, as vectors of length 1, or 0: (n, (stop - start) F)."""
+        table = np.zeros((len(block), rows, prints[block[0]].shape[1]), np.float32)
+        for row, name in zip(table, block):
+            row[:len(prints[name])] = prints[name]
+        flat = table[:, start:stop].reshape(len(block), -1)
+        norms = np.linalg.norm(flat, axis=1, keepdims=True)
+        return np.divide(flat, norms, out=np.zeros_like(flat), where=norms > 0)
+
     for late in range(min(shift + 1, rows)):
-        early, later = table[:, :rows - late].reshape(len(names), -1), table[:, late:].reshape(len(names), -1)
-        norms = np.linalg.norm(early, axis=1)[:, None] * np.linalg.norm(later, axis=1)
-        alike = np.divide(early @ later.T, norms, out=np.zeros_like(norms), where=norms > 0) > limit
-        found |= {tuple(sorted((names[i], names[j]))) for i, j in zip(*np.nonzero(alike)) if i != j}
+        for block in blocks:
+            early = unit(block, 0, rows - late)
+            for other in blocks:
+                alike = np.argwhere(early @ unit(other, late, rows).T > limit)
+                found |= {tuple(sorted((block[i], other[j]))) for i, j in alike if block[i] != other[j]}
     return found
 
 
@@ -122,7 +132,7 @@ def look_of(pictures):
     flat = pictures.reshape(len(pictures), -1).astype(np.float32)
     scene = flat.mean(axis=0)
     motion = flat - scene
-    return Look(scene, motion if motion.std() >= MOVING else None)
+    return Look(scene, motion.astype(np.float16) if motion.std() >= MOVING else None)
 
 
 def small_pictures(video):
