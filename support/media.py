@@ -5,6 +5,7 @@ which there is a rating: it shows the picture that is on show then, so one pictu
 """
 import contextlib
 import functools
+import gc
 import math
 import os
 from array import array
@@ -46,6 +47,8 @@ def open_media(path):
         empty = Path(path).exists() and not Path(path).stat().st_size
         reason = "the file is empty" if empty else error.strerror
         raise UserError(f"{path} cannot be read as video or sound ({reason}): replace it") from None
+    finally:  # a frame whose side data was read is in a cycle with them, and keeps half a MB of its decoder
+        gc.collect(1)
 
 
 def check_codec(stream, path):
