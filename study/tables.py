@@ -221,8 +221,7 @@ def report(file, settings):
     made = f"Made by `python experiment.py --report{' --choose' * choosing}` from {file.name}."
     made += " Development subjects: the study reports others." * choosing
     ours = [main_table(results), hearing_table(results), levels_table(results), harm_table(results),
-            gate_table(results, gate), aims_table(results),
-            *(case_table(results, case, "both") for case in results.cases() if case == ("much", 12))]
+            gate_table(results, gate), aims_table(results)]
     ours = "\n".join(filter(None, ours))
     rest = "\n".join([*(case_tables(results, case) for case in results.cases()), runs_table(results)])
     names = "\n".join(f"* `{name}`: {METHODS[name].description}" for name in METHODS)
@@ -230,7 +229,7 @@ def report(file, settings):
         part.write_text(f"{made}\n\n{names}\n\n{ours}\n{rest}")
     plot_rated(results, "much", file.with_suffix(".png"))
     if (page := file.with_name("study.md")).exists():
-        renew_tables(page, ours)
+        renew_tables(page, f"{ours}\n{rest}")
     return ours
 
 
