@@ -7,6 +7,7 @@ recola_cpu.json. RECOLA is extrapolated: 27 recordings of 7,500 frames, of which
 
     python bench/frozen.py                            3 minutes on 2 cores
     python bench/frozen.py --backbones resnet18       1 minute
+    python bench/frozen.py --device cuda --seconds 20     on a GPU (part of bench/gpu.sh)
 """
 import argparse
 import contextlib
@@ -32,8 +33,8 @@ from support.errors import torch_device
 from support.machine import describe
 from support.prefetching import prefetch
 from support.settings import read_settings
+from training import choose_precision
 
-SECONDS = 5  # of each drawn subject
 SUBJECTS = {"train_1": "Train_Set", "train_2": "Train_Set"}
 BACKBONES = ("vgg19_bn", "resnet18")
 SIZES = {"the paper's sizes": ("", 3), "recola_cpu.json": ("recola_cpu.json", 1)}  # settings, turns
@@ -58,11 +59,13 @@ def config_of(backbone, settings, folder):
 
 
 def features_rate(recordings, model, precision):
-    """Images per second whose features are computed and written."""
+    """Images per second whose features are computed and written, of the second recording: the first warms up."""
     model.in_bfloat16 = precision == "bfloat16"
+    first, second = recordings
+    with_features([first], model, augmented=True)
     began = time.perf_counter()
-    with_features(recordings, model, augmented=True)
-    return sum(map(len, recordings)) * len(VIEWS) / (time.perf_counter() - began)
+    with_features([second], model, augmented=True)
+    return len(second) * len(VIEWS) / (time.perf_counter() - began)
 
 
 def prediction_rate(side):
@@ -83,12 +86,12 @@ def lines_of(backbone, folder, device):
             live = Ours("visual", recordings, cfg, device)
             rates = {one: features_rate(recordings, live.training.model, one)
                      for one in ("float32", "bfloat16")} if number == 0 else {}
-            live.training.precision = "float32"
+            live.training.precision = choose_precision(cfg.precision, device)
             side = OnFeatures(recordings, cfg, device)
         for precision, rate in rates.items():
             yield (f"{backbone}: features in {precision:10} {rate:9.1f} images/s; RECOLA's {images:,} images "
                    f"{images / rate / 3600:.1f} h")
-        times = compare({"once": side, "every step": live}, 1, turns)
+        times = compare({"once": side, "every step": live}, 50 if device.type == "cuda" else 1, turns)
         frames, predicted = cfg.batch_size * cfg.clip_length, prediction_rate(side)
         epoch_s = 9 * FRAMES / frames * times["once"] + VALIDATION * FRAMES / predicted
         yield (f"{backbone}: {label}, {cfg.batch_size} x {cfg.clip_length} frames: {1 / times['once']:.1f} steps/s, "
@@ -101,12 +104,14 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="*", default=list(BACKBONES), help="names of config.py's choices")
     parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
+    parser.add_argument("--seconds", type=float, default=5, help="of video of each of the two subjects [5]")
     args = parser.parse_args(argv)
     device = torch_device(args.device)
-    print(f"{describe('torch')}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}\n")
+    named = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    print(f"{named}{describe('torch')}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}\n")
     for backbone in args.backbones:
         with tempfile.TemporaryDirectory() as folder:
-            write_pictures(folder, SUBJECTS, SECONDS, config_of(backbone, "", folder))
+            write_pictures(folder, SUBJECTS, args.seconds, config_of(backbone, "", folder))
             for line in lines_of(backbone, folder, device):
                 print(line, flush=True)
 

@@ -8,6 +8,7 @@
 #     tests      pytest -m cuda: gradients, runs, resuming, precision, faces agree with the CPU's       1 minute
 #     road       demo.py --quick: every script, from drawn videos to the comparison                     1 minute
 #     predict    bench/predict.py --device cuda: frames per second from video to table                  1 minute
+#     frozen     bench/frozen.py --device cuda: steps on features, and with the backbone in every step  1 minute
 #     demo       only if named: all of demo.py                                                          2 minutes
 #
 # Writes gpu.md (Markdown for bench/README.md) and gpu.log (everything) into $OUT, or bench/out.
@@ -29,7 +30,7 @@ cd "$(dirname "$0")/.." || exit 1
 export PYTHONUNBUFFERED=1 PYTHONPATH
 PYTHON=${PYTHON:-python3} OUT=${OUT:-bench/out} DEVICE=${BENCH_DEVICE:-cuda}
 if [ -d "$1" ]; then WHEELS=$1; shift; fi
-PARTS=${*:-training tests road predict}
+PARTS=${*:-training tests road predict frozen}
 mkdir -p "$OUT"
 SCRATCH=$(mktemp -d)
 trap 'rm -rf "$SCRATCH"' EXIT
@@ -118,14 +119,21 @@ predict() {
     { printf '\n%s: bench/predict.py\n```\n' "$LAST"; tail -40 "$SCRATCH/predict.txt"; echo '```'; } | both
 }
 
+frozen() {
+    local sizes="--seconds 20"
+    [ "$DEVICE" = cuda ] || sizes="--seconds 2 --backbones resnet18"
+    part frozen 100 "$PYTHON" bench/frozen.py --device "$DEVICE" $sizes
+    { printf '\n%s: bench/frozen.py\n```\n' "$LAST"; cat "$SCRATCH/frozen.txt"; echo '```'; } | both
+}
+
 install_wheels 2>&1 | tee -a "$OUT/gpu.log"
 [ -d "$SCRATCH/site" ] && PYTHONPATH=$SCRATCH/site${PYTHONPATH:+:$PYTHONPATH}
 check_imports 2>&1 | tee -a "$OUT/gpu.log"
 [ "${PIPESTATUS[0]}" = 0 ] || exit 1
 for name in $PARTS; do
     case $name in
-        training | tests | road | predict | demo) "$name" ;;
-        *) echo "there is no part $name: training tests road predict demo" >&2; exit 2 ;;
+        training | tests | road | predict | frozen | demo) "$name" ;;
+        *) echo "there is no part $name: training tests road predict frozen demo" >&2; exit 2 ;;
     esac
 done
 printf '\n==== gpu.md, after %s s\n' "$SECONDS"

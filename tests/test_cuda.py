@@ -20,6 +20,7 @@ from conftest import (
     STAGES,
     TINY,
     Batch,
+    add_unlabelled,
     easy_recording,
     in_background,
     log_of,
@@ -202,20 +203,30 @@ def test_a_loss_that_is_not_finite_is_said_within_some_steps(bad):
 
 # ---- whole runs -----------------------------------------------------------------------------------------------------
 
-def test_runs_of_every_stage_are_those_of_the_cpu(made, call, say):
-    words = ["--data-dir", made, *TINY, "--target", "both", "--stage", "all", "--distill", "cosine", *PLAIN]
+@pytest.mark.parametrize("case", [["cosine"], ["pseudo", "--clip-stride", 3], ["mean_teacher"],
+                                  ["pseudo", "--visual-lr-scale", 0]], ids=lambda case: " ".join(map(str, case)))
+def test_runs_of_every_stage_are_those_of_the_cpu(made, call, say, tmp_path, case):
+    """Every stage that a student needs, with averaged weights (--keep last); from the first case's teacher to teacher
+    ensembles, spaced clips and the features of a frozen backbone."""
+    distill, *words = map(str, case)
+    if distill != "cosine":
+        add_unlabelled(made)
+    weights = tmp_path / "visual.pt"
+    torch.save(build_model("visual", tiny_config(), SHAPES).visual.net.state_dict(), weights)
+    words = ["--data-dir", made, *TINY, "--target", "both", "--stage", "all", "--distill", distill, "--keep", "last",
+             "--visual-weights", weights, *PLAIN, *words]
     assert call("mmpkd", *words, "--runs-dir", made / "cpu")[0] == 0
     code, out, err = call("mmpkd", *on(*words, "--runs-dir", made / "gpu"))
     assert code == 0 and f"on {ON} in float32" in out, err
-    most = 0
-    for run in ("visual_both", "teacher_both", "student_both_cosine"):
+    names, most = sorted(path.parent.name for path in (made / "cpu").glob("*/best.pt")), 0
+    for run in names:
         for path in sorted((made / "cpu" / run / "predictions").rglob("*.csv")):
             one, other = pd.read_csv(path), pd.read_csv(made / "gpu" / path.relative_to(made / "cpu"))
             most = max(most, (one - other).abs().to_numpy().max())
         losses = [[entry["loss"] for entry in log_of(made / device / run)] for device in ("cpu", "gpu")]
         assert losses[0] == pytest.approx(losses[1], abs=1e-3)
-    say(f"predictions up to {most:.1e} apart")
-    assert most < 5e-4
+    say(f"predictions of {len(names)} networks up to {most:.1e} apart")
+    assert most < 5e-4 and len(names) >= (6 if distill == "pseudo" else 3)
 
 
 @pytest.mark.parametrize("stage, at, extra", [
