@@ -23,6 +23,9 @@ class Average:
         """
         frozen = {id(part.net): part.net for part in model.modules() if getattr(part, "frozen", False)}
         self.model = copy.deepcopy(model, frozen).eval().requires_grad_(False)
+        for part in self.model.modules():
+            if isinstance(part, torch.nn.RNNBase):
+                part.flatten_parameters()  # a copy's weights lie apart, and CUDA would gather them in every step
         self.decay, self.steps, self.pairs = decay, 0, None
         self.clock = torch.zeros((), device=next(model.parameters()).device)  # steps, for a recorded CUDA graph
 

@@ -28,7 +28,7 @@ from support.recordings import MODALITIES
 # Augmentation of each view, as draw_augmentation gives it for a clip: the first changes nothing, the second flips faces
 # and takes sound a tenth of a spectrogram earlier. Each further one would cost as much time and disk again
 VIEWS = (0.5, 0.5, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 0.5, 0.0)
-CHUNK = 16  # images at once: with more, a CPU loses time for memory that its caches do not hold
+CHUNK, CUDA_CHUNK = 16, 256  # images at once: with more, a CPU loses time for memory that its caches do not hold
 MARGIN = 2 * 10**8  # bytes that stay free on the disk
 
 
@@ -139,7 +139,7 @@ class Maker:
     def pieces(self, recording, view, bar):
         """Yields the features of a view of all images of a recording, (n, F)."""
         changes = None if view == VIEWS[0] else torch.tensor(view)[:, None]
-        for batch in stream(recording, [self.name], CHUNK):
+        for batch in stream(recording, [self.name], CUDA_CHUNK if self.device.type == "cuda" else CHUNK):
             images = getattr(on_device(batch, self.device, changes), self.name)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bfloat16):
                 features = self.backbone.pretrained(images[0])

@@ -76,6 +76,10 @@ def prediction_rate(side):
     return sum(map(len, side.recordings)) / (time.perf_counter() - began)
 
 
+def hours(seconds):
+    return f"{seconds / 3600:.1f} h" if seconds >= 1800 else f"{seconds / 60:.1f} min"
+
+
 def lines_of(backbone, folder, device):
     """The lines of one backbone."""
     images = (TRAINING * len(VIEWS) + VALIDATION) * FRAMES
@@ -90,7 +94,7 @@ def lines_of(backbone, folder, device):
             side = OnFeatures(recordings, cfg, device)
         for precision, rate in rates.items():
             yield (f"{backbone}: features in {precision:10} {rate:9.1f} images/s; RECOLA's {images:,} images "
-                   f"{images / rate / 3600:.1f} h")
+                   + hours(images / rate))
         times = compare({"once": side, "every step": live}, 50 if device.type == "cuda" else 1, turns)
         frames, predicted = cfg.batch_size * cfg.clip_length, prediction_rate(side)
         epoch_s = 9 * FRAMES / frames * times["once"] + VALIDATION * FRAMES / predicted

@@ -6,7 +6,7 @@ network on tensors on the device (bare), in the same run by turns, with cudnn as
 it is fastest. Busy is the share of a step in which kernels run. Images are random numbers, in files as large as
 RECOLA's. What is measured is printed at once, as Markdown for bench/README.md.
 
-    python bench/gpu.py                 2 minutes on an H100; bench/gpu.sh runs it beside tests and scripts
+    python bench/gpu.py                 5 minutes on an H200; bench/gpu.sh runs it shorter, with tests and scripts
     python bench/gpu.py --small         shows on any machine that it runs; its figures mean nothing
 """
 import argparse

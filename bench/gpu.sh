@@ -8,7 +8,7 @@
 #     tests      pytest -m cuda: gradients, runs, resuming, precision, faces agree with the CPU's       1 minute
 #     road       demo.py --quick: every script, from drawn videos to the comparison                     1 minute
 #     predict    bench/predict.py --device cuda: frames per second from video to table                  1 minute
-#     frozen     bench/frozen.py --device cuda: steps on features, and with the backbone in every step  1 minute
+#     frozen     only if named: bench/frozen.py, steps on features and with the backbone in every step  1 minute
 #     demo       only if named: all of demo.py                                                          2 minutes
 #
 # Writes gpu.md (Markdown for bench/README.md) and gpu.log (everything) into $OUT, or bench/out.
@@ -23,14 +23,14 @@
 #         audioread pooch platformdirs soxr decorator cffi pycparser vl-convert-python
 #
 # and here `bash bench/gpu.sh wheels`. They are installed into a temporary folder. Environment: OUT, WHEELS, PYTHON
-# (python3), BENCH_DEVICE (cuda; with cpu everything runs in small, to try this script), TRAINING_S (170; seconds after
+# (python3), BENCH_DEVICE (cuda; with cpu everything runs in small, to try this script), TRAINING_S (140; seconds after
 # which the training bench begins no other network).
 
 cd "$(dirname "$0")/.." || exit 1
 export PYTHONUNBUFFERED=1 PYTHONPATH
 PYTHON=${PYTHON:-python3} OUT=${OUT:-bench/out} DEVICE=${BENCH_DEVICE:-cuda}
 if [ -d "$1" ]; then WHEELS=$1; shift; fi
-PARTS=${*:-training tests road predict frozen}
+PARTS=${*:-training tests road predict}
 mkdir -p "$OUT"
 SCRATCH=$(mktemp -d)
 trap 'rm -rf "$SCRATCH"' EXIT
@@ -85,7 +85,7 @@ PY
 training() {
     local small=
     [ "$DEVICE" = cuda ] || small=--small
-    part training 220 "$PYTHON" bench/gpu.py --device "$DEVICE" --seconds "${TRAINING_S:-170}" $small
+    part training 220 "$PYTHON" bench/gpu.py --device "$DEVICE" --seconds "${TRAINING_S:-140}" $small
     cat "$SCRATCH/training.txt" >>"$OUT/gpu.md"
     printf '\n%s\n' "$LAST" | both
 }
