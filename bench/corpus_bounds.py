@@ -41,6 +41,7 @@ from models_kd import build_model
 from objectives import task_objective
 from runs import INPUTS
 from study.methods import FACES, NETWORKS, SPECS
+from support.errors import run_script
 from support.files import whole_file
 from support.machine import describe
 from support.media import Picture
@@ -186,4 +187,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main, __file__))

@@ -1,6 +1,6 @@
-"""Speed of the face crops, beside MTCNN on every picture and decoding alone; and how well they agree with MTCNN's.
+"""Speed of the face crops, beside MTCNN on every frame and decoding alone; and how well they agree with MTCNN's.
 
-On a drawn person of the demo, one minute, and on given videos, looped to a minute. Every picture is a frame (the frame
+On a drawn subject of the demo, one minute, and on given videos, looped to a minute. Every picture is a frame (the frame
 rate is set to the video's), and crops are written. The sides take turns, and the best round of each counts. A ratio
 above 1: ours is faster. First in one process, as with one recording; then in one per core, as with a corpus.
 
@@ -38,8 +38,8 @@ from support.machine import cores, describe
 from support.media import picture_clock, read_frames
 
 CFG = Config()
-SECONDS, SHORT_S = 60, 20  # of a video whose speed is measured; of a drawn person's that is only compared
-SLOW = 100  # pictures, evenly spread, on which MTCNN on every picture is timed
+SECONDS, SHORT_S = 60, 20  # of a video whose speed is measured; of a drawn subject's that is only compared
+SLOW = 100  # frames, evenly spread, on which MTCNN on every frame is timed
 
 
 # ---- videos ---------------------------------------------------------------------------------------------------------
@@ -102,18 +102,18 @@ def decode_rgb(video, folder=None, pictures=()):
     return count
 
 
-ORIGINAL = "MTCNN.detect on every picture, its defaults"
-DECODING = {"decoding into colour pictures (OpenCV's read)": decode_rgb, "decoding and nothing else (PyAV)": decode}
+ORIGINAL = "MTCNN.detect on every frame, its defaults"
+DECODING = {"decoding into colour frames (OpenCV's read)": decode_rgb, "decoding and nothing else (PyAV)": decode}
 SIDES = {"ours": ours,
          ORIGINAL: detect_with(MTCNN()),
-         f"MTCNN.detect on every picture, faces from {CFG.min_face_size} px":
+         f"MTCNN.detect on every frame, faces from {CFG.min_face_size} px":
              detect_with(MTCNN(keep_all=True, min_face_size=CFG.min_face_size)),
          **DECODING}
 AT_ONCE = ["ours", *DECODING]  # measured also in several processes at once
 
 
 def rates(video, scratch, sides=SIDES, rounds=3):
-    """{side: pictures per second} in this process, the best of the rounds."""
+    """{side: frames per second} in this process, the best of the rounds."""
     decoded = itertools.islice(read_frames(video, frame_rate_of(video)), 0, None, max(1, decode(video) // SLOW))
     pictures = [picture.rgb for _, picture in decoded]
     timed = {name: functools.partial(SIDES[name], video, pictures=pictures) for name in sides}
@@ -121,7 +121,7 @@ def rates(video, scratch, sides=SIDES, rounds=3):
 
 
 def rates_at_once(video, scratch, sides=AT_ONCE, rounds=3):
-    """{side: pictures per second} of as many processes together as there are cores, which do the same at once."""
+    """{side: frames per second} of as many processes together as there are cores, which do the same at once."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(cores(), context, _begin, [context.Barrier(cores())]) as pool:
         def all_do(side, folder):
@@ -143,7 +143,7 @@ def _do_at_once(side, video, folder):
 
 
 def best_of(rounds, sides, scratch):
-    """{name: pictures per second}, the best of the rounds, of {name: side(folder) -> number of pictures}."""
+    """{name: frames per second}, the best of the rounds, of {name: side(folder) -> number of pictures}."""
     best = dict.fromkeys(sides, 0)
     for turn in range(rounds):
         for name in list(sides)[::(-1) ** turn]:
@@ -196,7 +196,7 @@ def fidelity(video, find, look_every=CFG.look_every):
 
 def print_speed(videos):
     for name, video in videos.items():
-        print(f"\n{name}: {frame_rate_of(video):g} pictures/s, {SECONDS} s\n{'':56}{'pictures/s':>11}{'ours is':>10}")
+        print(f"\n{name}: {frame_rate_of(video):g} frames/s, {SECONDS} s\n{'':56}{'frames/s':>11}{'ours is':>10}")
         print_rates(rates(video, video.parent))
         print(f"{cores()} at once, each in a process of its own")
         print_rates(rates_at_once(video, video.parent))
@@ -208,7 +208,7 @@ def print_rates(best):
 
 
 def print_fidelity(videos):
-    print(f"\n{'beside all of MTCNN on every picture':38}{'pictures':>9}{'found alike':>12}{'IoU of boxes':>13}"
+    print(f"\n{'beside all of MTCNN on every frame':38}{'frames':>9}{'found alike':>12}{'IoU of boxes':>13}"
           f"{'eyes apart':>11}{'(95 %)':>8}{'searched':>9}")
     with one_thread():
         find = FaceFinder(CFG.min_face_size, CFG.face_score, torch.device("cpu"))
@@ -224,11 +224,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="*", type=Path, help="videos to measure on, besides the drawn ones")
     parser.add_argument("--fidelity", action="store_true", help="only the table of agreement")
-    parser.add_argument("--people", type=int, default=3, help="drawn people in the table of agreement [3]")
+    parser.add_argument("--people", type=int, default=3, help="drawn subjects in the table of agreement [3]")
     args = parser.parse_args(argv)
     print(f"{describe('torch', 'av')}, OpenCV {cv2.__version__}")
     with tempfile.TemporaryDirectory() as folder:
-        drawn = {f"drawn person {number + 1}": Path(folder, f"drawn_{number + 1}.mp4") for number in range(args.people)}
+        drawn = {f"drawn subject {n}": Path(folder, f"drawn_{n}.mp4") for n in range(1, args.people + 1)}
         for number, path in enumerate(drawn.values()):  # the demo's own
             seconds = SHORT_S if number else SECONDS
             write_video(path, Recording.draw((0, number), seconds * FRAME_RATE).frames())
@@ -236,7 +236,7 @@ def main(argv=None):
             looped = {clip.name: Path(folder, f"loop_{clip.stem}.mp4") for clip in args.clips}
             for clip, path in zip(args.clips, looped.values()):
                 loop_to(SECONDS, clip, path)
-            print_speed({"drawn person 1": drawn["drawn person 1"], **looped})
+            print_speed({"drawn subject 1": drawn["drawn subject 1"], **looped})
         print_fidelity(drawn | {clip.name: clip for clip in args.clips})
 
 

@@ -25,6 +25,7 @@ import demo
 import face_detector_frameRetention
 from drawn import FRAME_RATE
 from drawn.people import Recording, write_recording
+from support.errors import run_script
 from support.machine import describe
 
 SECONDS = 60
@@ -95,4 +96,4 @@ def link(folder, kept):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main, __file__))

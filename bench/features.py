@@ -32,6 +32,7 @@ from corpora import features
 from losses import ccc
 from models_kd import build_model
 from runs import INPUTS, read_log, run_folder
+from support.errors import run_script
 from support.machine import describe
 from support.settings import read_settings
 from training import make_optimizer
@@ -147,4 +148,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main, __file__))

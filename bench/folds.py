@@ -25,6 +25,7 @@ import mmpkd
 from config import Config
 from runs import needed_by
 from study.methods import FACES, NETWORKS, SPECS
+from support.errors import run_script
 from support.machine import cores, describe
 
 SUBJECTS = {f"train_{k}": "Train_Set" for k in range(1, 5)} | {"dev_1": "Val_Set", "new_1": "Unlabelled_Set"}
@@ -83,4 +84,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main, __file__))

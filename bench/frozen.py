@@ -29,7 +29,7 @@ from config import Config
 from data import Clips, load_recordings
 from frozen import VIEWS, with_features
 from runs import INPUTS
-from support.errors import torch_device
+from support.errors import run_script, torch_device
 from support.machine import describe
 from support.prefetching import prefetch
 from support.settings import read_settings
@@ -121,4 +121,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main, __file__))

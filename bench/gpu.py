@@ -46,7 +46,7 @@ from drawn.people import FRAME_RATE, Recording, write_video
 from faces import Tracker
 from models_kd import build_model
 from study.methods import FACES, NETWORKS, SPECS
-from support.errors import torch_device
+from support.errors import run_script, torch_device
 from support.machine import describe
 
 RECOLA = {"train": 9 * 7500, "val": 9 * 7500}  # frames
@@ -418,4 +418,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main, __file__))

@@ -1,6 +1,6 @@
 """Speed of predict.py from file to CSV, beside decoding alone and face_detector.py alone, in the same run.
 
-On a 640 x 360 clip of a drawn person, or on a given one, looped to a minute. Every picture is a frame (the frame rate
+On a 640 x 360 clip of a drawn subject, or on a given one, looped to a minute. Every picture is a frame (the frame rate
 is set to the video's). The networks have random weights, and are loaded before. The sides take turns, and the best
 round of each counts; on a CPU the large networks get the first sixth of the clip. A ratio above 1: predict.py is
 faster.
@@ -43,7 +43,7 @@ DETECTOR, DECODING = "face_detector.py", "decoding and nothing else (PyAV)"
 
 
 def drawn_clip(path, seconds=10):
-    """Writes a drawn person at 640 x 360."""
+    """Writes a drawn subject at 640 x 360."""
     def widened(rgb):
         rgb = cv2.resize(rgb, (480, 360), interpolation=cv2.INTER_CUBIC)
         return cv2.copyMakeBorder(rgb, 0, 0, 80, 80, cv2.BORDER_REPLICATE)
@@ -114,7 +114,7 @@ def print_rates(best, frame_rate):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clip", nargs="?", type=Path, help="video to measure on [a drawn person]")
+    parser.add_argument("clip", nargs="?", type=Path, help="video to measure on [a drawn subject]")
     parser.add_argument("--seconds", type=float, default=60, help="to which the clip is looped [60]")
     parser.add_argument("--rounds", type=int, default=2, help="of each side, of which the best counts [2]")
     parser.add_argument("--device", default="cpu", help="of networks and face detection [cpu]")

@@ -34,7 +34,7 @@ PEOPLE, FRAMES = 3, 2500
 
 
 def draw_people(data, people, frames):
-    """Writes videos of drawn people who leave the picture now and then, and their voices, into `data`."""
+    """Writes videos of drawn subjects who leave the picture now and then, and their voices, into `data`."""
     for number in tqdm(range(people), "drawing people", disable=None, leave=False):
         drawn = Recording.draw((0, number + 4), DRAWN)
         pictures = itertools.islice(itertools.cycle(list(drawn.frames())), frames)

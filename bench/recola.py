@@ -1,7 +1,7 @@
 """How long the preprocessing of RECOLA or Aff-Wild2 takes, and how long it would take in the original's way.
 
-Rates are measured on a video (a drawn person at 640 x 480, or the clip given, looped to a minute) and on drawn voices,
-then multiplied. The original's way, one recording after the other: MTCNN with its defaults on every picture,
+Rates are measured on a video (a drawn subject at 640 x 480, or the clip given, looped to a minute) and on drawn voices,
+then multiplied. The original's way, one recording after the other: MTCNN with its defaults on every frame,
 librosa.load of every slice, a matplotlib figure of every segment. Ours: one recording per core at a time.
 
     python bench/recola.py                  2 minutes on 2 cores

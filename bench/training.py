@@ -32,7 +32,7 @@ from runs import INPUTS
 from scores import predict
 from study.methods import FACES, NETWORKS, SPECS
 from support.devices import has_bfloat16
-from support.errors import torch_device
+from support.errors import run_script, torch_device
 from support.machine import describe
 
 SECONDS = 12  # of each drawn subject
@@ -147,4 +147,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main, __file__))

@@ -55,7 +55,7 @@ def counts(lines, heading, names):
 
 def test_every_bench_says_the_machine_and_is_in_the_readme():
     benches = [path for path in BENCH.glob("*.py") if "def main(" in path.read_text()]
-    assert len(benches) >= 18
+    assert len(benches) >= 17
     assert not [path.name for path in benches if "describe(" not in path.read_text()]
     assert not {f"`{path.name}`" for path in benches} - {*re.findall(r"`\w+\.py`", (BENCH / "README.md").read_text())}
 
@@ -68,9 +68,9 @@ def test_the_bench_of_crops_prints_a_line_for_every_side(bench, monkeypatch, cap
     change(monkeypatch, crops, **CROPS)
     crops.main(["--people", "1"])
     lines = lines_of(capsys)
-    assert counts(lines, "pictures/s", crops.SIDES) == [1, 2, 2, 2, 2]
+    assert counts(lines, "frames/s", crops.SIDES) == [1, 2, 2, 2, 2]
     assert counts(lines, "1 at once", crops.AT_ONCE) == [1, 2, 2]
-    assert counts(lines, "beside all of MTCNN", ["drawn person 1"]) == [6]
+    assert counts(lines, "beside all of MTCNN", ["drawn subject 1"]) == [6]
 
 
 def test_the_bench_of_sound_prints_a_line_for_every_reference(bench, monkeypatch, capsys):
@@ -93,34 +93,6 @@ def test_recola_and_affwild2_are_extrapolated_from_every_rate(bench, raw_corpus,
     assert lines[0].startswith("affwild2: 2800000 frames")
     assert counts(lines, "frames/s", ["face_detector.py", "audio_extract.py", "audio_melspec.py", "together"]) == [
         5, 5, 5, 3]
-
-
-def test_the_bench_of_steps_prints_a_line_for_every_step_and_reference(bench, monkeypatch, capsys):
-    steps = bench("steps")
-    change(monkeypatch, steps, SECONDS=1)
-    monkeypatch.setattr(steps.demo, "TRAINING", steps.demo.TRAINING | {"clip_length": 10})
-    steps.main(["--rounds", "1"])
-    assert counts(lines_of(capsys), "step", [
-        "drawing subjects", "annotations.py", "face_detector.py", "MTCNN.detect, faces from 60 px",
-        "face_detector_frameRetention.py", "audio_extract.py", "audio_melspec.py", "mmpkd.py"]) == [
-            1, 1, 3, 2, 1, 3, 3, 1]
-
-
-def test_the_bench_of_steps_takes_a_recording_to_train_and_one_to_validate_on(bench, tmp_path):
-    source, kinds = tmp_path / "corpus", {"videos": "mp4", "audio": "wav", "ratings_gold_standard": "csv"}
-    for folder, kind in kinds.items():
-        (source / folder).mkdir(parents=True)
-        for name in ("dev_1", "dev_2", "train_1", "train_2"):
-            (source / folder / f"{name}.{kind}").touch()
-    (data := tmp_path / "data").mkdir()
-    bench("steps").take_recordings(source, data)
-    assert {path.relative_to(data): path.resolve() for path in data.glob("*/*")} == {
-        Path(folder, f"{name}.{kind}"): source / folder / f"{name}.{kind}" for folder, kind in kinds.items()
-        for name in ("dev_1", "train_1")}
-    for name in ("train_1.mp4", "train_2.mp4"):
-        (source / "videos" / name).unlink()
-    with pytest.raises(UserError, match=r"expected train_\* and dev_\* in it, found dev_1$"):
-        bench("steps").take_recordings(source, tmp_path / "none")
 
 
 def test_the_bench_of_drawing_prints_a_line_for_every_side(bench, monkeypatch, capsys):
