@@ -47,6 +47,7 @@ from support.workers import for_each
 
 VIDEOS = set(".mp4 .m4v .mov .qt .avi .mkv .webm .mpg .mpeg .mpe .m2v .ts .mts .m2ts .vob .wmv .asf .flv .f4v .3gp "
              ".3g2 .ogv .mxf .divx .dv .gif".split())  # endings by which videos in a folder are told from other files
+IN_NOTEBOOKS = {"people", "postprocess", "level", "device", "precision"}  # settings that predict_video takes
 WORTH_A_WORKER = 10000  # frames: a process that loads torch takes seconds to start
 
 
@@ -67,7 +68,10 @@ def predict_video(network, video, **options):
     """The table that predict.py writes for a video, as a DataFrame. Raises UserError if there is nothing to predict.
 
     network: best.pt of a run or an .onnx file; options: people, postprocess, level, device, precision, as the flags.
+    Raises TypeError for any other.
     """
+    if others := set(options) - IN_NOTEBOOKS:
+        raise TypeError(f"predict_video takes {', '.join(sorted(IN_NOTEBOOKS))}, not {', '.join(sorted(others))}")
     cfg = check_settings(Config(**options))
     one = opened(str(network), cfg.device, cfg.precision)
     check_use(one, network, cfg)

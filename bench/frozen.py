@@ -94,7 +94,7 @@ def lines_of(backbone, folder, device):
             side = OnFeatures(recordings, cfg, device)
         for precision, rate in rates.items():
             yield (f"{backbone}: features in {precision:10} {rate:9.1f} images/s; RECOLA's {images:,} images "
-                   + hours(images / rate))
+                   + hours(images / rate) + f", {rate / rates['float32']:.2f} x float32" * (precision != "float32"))
         times = compare({"once": side, "every step": live}, 50 if device.type == "cuda" else 1, turns)
         frames, predicted = cfg.batch_size * cfg.clip_length, prediction_rate(side)
         epoch_s = 9 * FRAMES / frames * times["once"] + VALIDATION * FRAMES / predicted

@@ -100,4 +100,6 @@ def test_a_level_is_refused_where_it_cannot_be_had(run, call, student, clip, tmp
     assert "use causal" in one_line(*call("predict", student, "--level", "recording", "--camera", "0")[::2], 2)
     with pytest.raises(SettingsError, match="one of raw, causal, recording"):
         predict.predict_video(student, clip, level="later")
+    with pytest.raises(TypeError, match="level, people, postprocess, precision, not overlay"):
+        predict.predict_video(student, clip, overlay=True)
     assert not (tmp_path / "out").exists()
