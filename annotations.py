@@ -1,4 +1,4 @@
-"""Step 0: gold standard -> one annotation CSV per recording, and the folders of the manual.
+"""Step 0: gold standard -> one annotation CSV per recording, and the empty folders of the later steps.
 
 Reads   ratings_gold_standard/                  of RECOLA, AVEC, Aff-Wild2, or a table: corpora/readers.py has the forms
         videos/<id>.*, Cropped_Aligned/<id>/    if there: the number of frames that the ratings must match

@@ -147,7 +147,7 @@ def check_student(cfg):
     if cfg.distill != MEAN_TEACHER:
         methods_of(cfg)
     if cfg.gate == "original" and cfg.distill != MEAN_TEACHER:
-        print("gate original: as in the original code, the weight of the ratings can become 0 or negative")
+        print("gate original: as in the authors' code, the weight of the ratings can become 0 or negative")
     elif not cfg.distill_weight:
         raise SettingsError(f"distill_weight: 0: {equal}; a number above 0 was expected")
 

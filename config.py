@@ -37,7 +37,7 @@ class Config:
                        # mmpkd.py experiment.py predict.py
     workers: Whole = 0  # recordings (or runs; in mmpkd.py networks of teacher ensembles) processed in parallel; 0: one
                         # per core, or fewer if that is faster; of runs on CUDA devices: one per device
-    shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (run, seed); "": all
+    shard: str = ""  # i/n: the i-th of n cluster jobs, which takes every n-th recording (run, draw); "": all
 
     # --- step 0, annotations: annotations.py
     corpus: Literal["auto", "recola", "avec", "affwild2", "table"] = "auto"  # form of the ratings; auto: whatever is
@@ -95,7 +95,7 @@ class Config:
     videos: tuple[str, ...] = ()  # videos, or folders of videos
     overlay: bool = False  # also write each video with the face's box and the predictions drawn into it
     people: Literal["largest", "all"] = "largest"  # whose face: the largest one's, followed | everybody's
-    postprocess: bool = False  # smooth, shift, scale and delay the predictions as plot_ccc.py fitted it for this run
+    postprocess: bool = False  # smooth, shift, scale and delay the predictions by the network's constants
     camera: Annotated[int, (-1, math.inf, True)] = -1  # number of a camera to watch, live in a window; -1: none
     about: bool = False  # only print what the network is, for what it may be used, and how well it did
 
@@ -123,7 +123,7 @@ class Config:
     list: bool = False  # only list the runs that there are, and how far they are
 
     # --- choosing: mmpkd.py
-    fold: str = ""  # i/n: hold out every n-th subject of Train_Set from the i-th on, and choose the epoch on them
+    fold: str = ""  # i/n: hold out every n-th subject of Train_Set from the i-th on; --keep best chooses on them
     keep: Literal["best", "last"] = "last"  # checkpoint to keep: the one with the best validation CCC (with --fold:
                                             # held-out CCC), or the last epoch's (no model selection)
 
@@ -141,8 +141,8 @@ class Config:
     dropout: Share = 0.2  # on the visual features
     modality_dropout: Share = 0.0  # fraction of the clips in which the teacher's face or voice is blanked; 0: off
     fusion: Literal["concat", "cross_attention"] = "concat"  # of face and voice in the teacher
-    audio_gru: bool = True  # a GRU over the audio features; --no-audio-gru: the original's, frame by frame
-    linear_heads: bool = False  # the original's heads: no activations between layers, features not normalised
+    audio_gru: bool = True  # a GRU over the audio features; --no-audio-gru: frame by frame, as the authors' code
+    linear_heads: bool = False  # as the authors' code: no activations between layers, features not normalised
 
     # --- variants: mmpkd.py
     variant: str = ""  # a word at the end of the run's name, to keep it beside a run of other settings
@@ -165,14 +165,14 @@ class Config:
     distill_weight: Share = 0.5  # largest weight of the distillation loss; the task loss has the remaining weight
                                  # (with mean_teacher: a weight of 1)
     gate: Literal["adaptive", "original", "off"] = "adaptive"  # weight of the teacher: by its CCC on the batch
-                                                              # | the original code's rule | constant
+                                                              # | the rule of the authors' code | constant
 
     # --- training: mmpkd.py
     epochs: Count = 10  # passes over the rated training recordings, each followed by validation and a checkpoint
     epoch_steps: Whole = 0  # gradient steps of an epoch; 0: those of one pass over the rated recordings
     batch_size: Count = 8  # clips per gradient step
     learning_rate: Positive = 1e-4  # initial learning rate, of everything but the backbones
-    optimizer: Literal["adam", "sgd"] = "adam"  # the original's code says Adam, its manual SGD (here: momentum 0.9)
+    optimizer: Literal["adam", "sgd"] = "adam"  # the authors' code says Adam, its manual SGD (here: momentum 0.9)
     weight_decay: NotNegative = 0.0  # decoupled for adam (AdamW), L2 for sgd
     scheduler: Literal["cosine", "plateau", "none"] = "cosine"  # learning rate over the epochs
     clip_length: Annotated[int, (2, math.inf, True)] = 30  # frames per training clip: with clip_stride 6 seconds

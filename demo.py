@@ -1,4 +1,4 @@
-"""The whole road on a corpus that anyone can make: draws subjects, runs every script on them, ends with the comparison.
+"""The whole pipeline on a corpus that anyone can make: draws subjects, runs the scripts, compares the runs.
 
 Reads   nothing
 Writes  the data folder, first as a corpus ships: videos/, audio/, ratings_gold_standard/ of train_1 ... (rated, to
@@ -153,7 +153,7 @@ def main(argv=None):
     print(f"\nTo look at: {page} (what the runs found, in a browser), {overlay} (the student\n"
           f"at work), {plots['summary']} (the runs side by side), {traces}/ (every subject over time)\n")
     print(conclusion(plots["ccc"], cfg) + "\n")
-    print("Next, your own data: README.md, 'RECOLA in five commands', for any corpus of videos, sound and ratings.")
+    print("Next, your own data: README.md, 'RECOLA step by step', for any corpus of videos, sound and ratings.")
     print(f"Done in {(time.perf_counter() - began) / 60:.1f} minutes.")
     return plots["ccc"]
 

@@ -4,7 +4,8 @@ Reads   nothing: the subjects are drawn (drawn/), and go through every script as
 Writes  data_study/<setting>/                a corpus of drawn subjects, as demo.py makes one
         data_study/<setting>/views/<rated>_rated_draw<d>/   who of them is rated, unlabelled, reported; runs/seed<k>/ of
                                              every method; beside it views with true ratings of all, with other voices
-        docs/results.csv results_gate.csv    a row per run, target and subject; the gate (--choose: choice)
+        docs/results.csv results_gate.csv    a row per run, target and subject; the confirmation
+                                             tests (--choose: choice)
         docs/results.md results.png          tables and figure made of them (--choose: choice)
         docs/study.md                        only its tables; the words around them are written by hand
 
@@ -13,7 +14,7 @@ Writes  data_study/<setting>/                a corpus of drawn subjects, as demo
     python experiment.py --choose           on development subjects, none of which is reported
     python experiment.py --list             settings, methods, and how many of their runs are finished
     python experiment.py --settings much --methods visual student       only these
-    python experiment.py --shard 1/4        a quarter of the runs: of a job array, or on one of four devices (--device)
+    python experiment.py --shard 1/4        every fourth draw: of a job array, or on one of four devices (--device)
     python experiment.py --report           only the tables and the figure, from docs/results.csv
 
 A run whose rows are in docs/results.csv is not trained again, also where its folder is gone: another machine can go on
@@ -133,12 +134,29 @@ def runs_of(cfg, job):
 
 
 def hash_of(cfg, job):
-    """A short text that differs when anything that a job's rows follow from does, but for its draw and seed."""
+    """A short text that differs when settings, teachers or subjects that a job's rows follow from do, but for its draw
+    and seed. It does not tell changed code, such as constants of pseudo_labels.py, apart: that needs other subjects."""
     method, setting = METHODS[job.method], settings_in(cfg)[job.setting]
     facts = [facts_of(setting, seed_of(cfg, job.setting)), job.rated, method.view, method.ensemble]
     for each in runs_of(cfg, job):
         facts.append(runs.settings_of(each) | {"epochs": each.epochs, "seed": 0})
     return digest(json.dumps(facts, sort_keys=True).encode())[:8]
+
+
+def hashes_of(cfg):
+    """{job: hash_of it} of all jobs of the study, also of those that the command does not ask for."""
+    known = {}  # draws and seeds share theirs
+    jobs = jobs_of(dataclasses.replace(cfg, settings=(), methods=()))
+    for job in jobs:
+        key = job._replace(draw=0, seed=0)
+        known[key] = known.get(key) or hash_of(cfg, key)
+    return {job: known[job._replace(draw=0, seed=0)] for job in jobs}
+
+
+def outdated(hashes, file):
+    """[(setting, rated, method)] with runs in the file of results that are of other settings than today's."""
+    runs = [Job(*run) for run, settings in runs_in(file).items() if hashes.get(run, settings) != settings]
+    return [*dict.fromkeys((job.setting, job.rated, job.method) for job in runs)]
 
 
 def jobs_of(cfg):
@@ -295,6 +313,7 @@ def gate_rows(cfg, job, device):
     one = config_of(cfg, job)
     if not one.confirm_audio:  # labels are made as if it did
         one = dataclasses.replace(one, confirm_audio=True, variant=f"{one.variant}_gate")
+        shutil.rmtree(runs.run_folder(one) / "labels", ignore_errors=True)  # of other networks, maybe
         sets = data.load_sets(one, runs.read_in_training(one), runs.INPUTS[one.stage], True)
         shapes = data.image_shapes([recording for recordings in sets.values() for recording in recordings])
         mmpkd.label(sets, shapes, one, device)
@@ -323,8 +342,8 @@ def main(argv=None):
     began, chains = time.perf_counter(), shard_of(chains_of(jobs_of(cfg)), cfg.shard)
     folder = Path(cfg.data_dir) if cfg.quick else Path(__file__).with_name("docs")
     file = folder / ("choice.csv" if cfg.choose else "results.csv")
-    take_in(file)
-    hashes = {job: hash_of(cfg, job) for jobs in chains.values() for job in jobs}
+    hashes = hashes_of(cfg)
+    take_in(file, hashes)
     left = left_of(chains, hashes, file)
     if cfg.list:
         print(listing(cfg, chains, left))
@@ -336,7 +355,7 @@ def main(argv=None):
         train_all(cfg, left, hashes, file)
     if not file.exists():
         raise UserError(f"{file} is not there: run the same without --report first")
-    print(report(file, settings_in(cfg)))
+    print(report(file, settings_in(cfg), outdated(hashes, file)))
     results = read_results(file)
     print(f"{file}: {len(results)} rows; done in {(time.perf_counter() - began) / 60:.1f} minutes")
     return results

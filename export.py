@@ -11,8 +11,8 @@ The file takes face crops and the GRU's state and gives predictions and the next
 of recordings and frames at once; pixels are normalised inside, and the model card is in its metadata. It is written
 only if onnxruntime agrees with PyTorch within 1e-4 on streams of 1,000 frames, one to eight at a time. That takes
 seconds for the small CNNs, minutes for ResNet-18, and up to half an hour for VGG19 on few cores. `python predict.py
-best.onnx VIDEO` uses the file. Of a network that was trained with --clip-stride n, the state that goes in with frame k
-is the one that came out of frame k - n: n is clip_stride in the card.
+best.onnx VIDEO` uses the file. Of a network that was trained with --clip-stride n (5 by default), the state that goes
+in with frame k is the one that came out of frame k - n: n is clip_stride in the card.
 
 --int8 rounds the convolutions to 8 bits, and prints what that costs in CCC and gains in speed. It pays for large
 networks (about 3 times the speed of ResNet-18 and VGG19, less than half the size); small CNNs become slower.

@@ -80,7 +80,7 @@ def cosine(student, teacher):
 
 
 def cosine_original(student, teacher):
-    """1 - cos of the two flattened batches, as in the original's code: (N, D), (N, D) -> scalar in [0, 2]."""
+    """1 - cos of the two flattened batches, as in the authors' code: (N, D), (N, D) -> scalar in [0, 2]."""
     _same_shape(student, teacher)
     return (1 - F.cosine_similarity(student.flatten(), teacher.flatten(), dim=0)).clamp_min(0)
 

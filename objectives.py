@@ -111,7 +111,8 @@ class MeanTeacher:
 # ---- gate: the teacher's weight beta, from its 1 - CCC of each target on the batch, (K,) -> (K,) --------------------
 
 def adaptive_gate(teacher_loss, weight):
-    """All of `weight` for a teacher with a CCC of 1, less the worse it is, nothing at a CCC of 0 or below."""
+    """All of `weight` for a teacher with a CCC of 1, less the worse it is, nothing at a CCC of 0 or below; all of it
+    for a target without a rating in the batch, whose loss is 0."""
     return weight * (1 - teacher_loss).clamp(0, 1)
 
 

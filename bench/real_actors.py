@@ -339,7 +339,8 @@ def labels(scores):
 
 def keep_settings(work, folder, quick):
     """Raises UserError if the scores in `work` are of other settings or data; else notes these."""
-    note, fixed = work / "settings.json", {"order": ORDER, "folds": FOLDS, "reported": REPORTED}
+    note = work / "settings.json"
+    fixed = {"order": ORDER, "folds": FOLDS, "reported": REPORTED, "students": STUDENTS, "controls": CONTROLS}
     made_of = {name: identity(folder / name) for name in FILES}
     now = SETTINGS | (QUICK if quick else {}) | fixed | {"made_of": made_of}
     now = json.dumps(now, indent=1) + "\n"

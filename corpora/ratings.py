@@ -225,7 +225,7 @@ def on_frames(ratings, frame_rate, frames=None, source="", pictures=None):
     if outside == len(made):
         raise UserError(f"rated from {times[0]:g} to {times[-1]:g} s: no frame is there")
     if outside:
-        notes += (f"{outside} frames are more than half a step from any rating: masked",)
+        notes += (f"{outside} frames are more than half a step from the ratings, or in a gap: masked",)
     return Ratings(made, None, notes)
 
 

@@ -44,7 +44,7 @@ class Setting:
     world: World = World()
     rated: tuple = (12,)  # numbers of rated subjects, each a case of the setting, in the order of training
     unlabelled: int = 48
-    pool: int = 200  # so large that draws hardly overlap: intervals over draws of a small pool are too narrow
+    pool: int = 200  # large: draws of a small one share many subjects, and intervals over them are too narrow
     reported: int = 24
     seconds: int = 30  # of each subject
 

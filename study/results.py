@@ -60,17 +60,22 @@ def read_results(path, form=RESULTS):
 
 
 def merge(rows, path, form=RESULTS):
-    """The whole table after `rows` replaced the earlier ones of the same keys in the file. Several processes may do so
-    at once."""
+    """The whole table after `rows`, of whole runs, replaced all earlier ones of these runs in the file. Several
+    processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with claimed(path.parent, "written", wait=True):
         before, rows = read_results(path, form), pd.DataFrame(rows, columns=form.columns)
+        before = before[~of_runs(before, rows)]  # other subjects' rows, too, were another setting's
         parts = [table for table in (before, rows) if len(table)]
-        table = pd.concat(parts).drop_duplicates(form.keys, keep="last") if parts else before
-        table = in_order(table, form)
+        table = in_order(pd.concat(parts) if parts else before, form)
         with whole_file(path) as part:
             table.to_csv(part, index=False, lineterminator="\n")
     return table
+
+
+def of_runs(table, others):
+    """(N,) whether a row of a table is of a run that another table has, too."""
+    return pd.MultiIndex.from_frame(table[RUN]).isin(pd.MultiIndex.from_frame(others[RUN]))
 
 
 def in_order(table, form):
@@ -84,14 +89,25 @@ def in_order(table, form):
         column.map(places[column.name]) if column.name in places else column))
 
 
-def take_in(path):
-    """Brings the results of other machines, <stem>.<word>.csv beside the file, into it; runs that it has are kept."""
+def take_in(path, today):
+    """Brings the results of other machines, <stem>.<word>.csv beside the file, into it.
+
+    Runs that the file has are kept, but for outdated ones that the other file has as they are today. today: {run: hash
+    of its settings today}.
+    """
     for form, own in ((RESULTS, path), (GATE, gate_file(path))):
         for other in sorted(own.parent.glob(f"{own.stem}.*.csv")):
             known, new = read_results(own, form), read_results(other, form)
-            fresh = ~pd.MultiIndex.from_frame(new[RUN]).isin(pd.MultiIndex.from_frame(known[RUN]))
+            fresh = ~of_runs(new, known[is_of(known, today)]) if len(new) else np.zeros(0, bool)
+            fresh &= is_of(new, today) | ~of_runs(new, known)
             merge(new[fresh], own, form)
             print(f"{other}: {fresh.sum()} of {len(new)} rows were new to {own.name}")
+
+
+def is_of(table, today):
+    """(N,) whether a row is of the settings that its run has today, {run: hash}."""
+    runs = table[RUN].itertuples(index=False, name=None)
+    return np.array([today.get(run) == settings for run, settings in zip(runs, table["settings"])], bool)
 
 
 def runs_in(path):
@@ -114,6 +130,13 @@ class Results:
     def cases(self):
         """[(setting, rated)] that are there, in order."""
         return [*dict.fromkeys(zip(self.table["setting"], self.table["rated"]))]
+
+    def whole(self):
+        """The Results of those cases in which every method has the same runs: no chain of them is still in training."""
+        whole = [case for case in self.cases() if len({
+            tuple(self.matrix(case, method, TARGETS[0]).index) for method in self.methods(case)}) == 1]
+        of_case = pd.MultiIndex.from_frame(self.table[["setting", "rated"]])
+        return Results(self.table[of_case.isin(whole)] if whole else self.table.iloc[:0], self.settings)
 
     def has(self, case):
         """Whether a case is one of the study, though it may not have been run yet."""

@@ -16,8 +16,9 @@ def interval(values, draws=None, of=None):
     Bootstrap of two crossed factors, each resampled with replacement on its own (pigeonhole bootstrap: Owen, 2007):
     subjects; and draws, with the seeds of a draw resampled within it. So the interval holds for other reported
     subjects, other rated ones and other weights. With 5 draws it covers 95 % where no factor prevails, and 86 % if all
-    variance is between draws (tests/test_statistics.py). Draws of one pool share subjects, most where they take half of
-    it (recola): for rated subjects from elsewhere the interval is then too narrow.
+    variance is between draws. Draws of one pool share subjects: for subjects from elsewhere the standard error between
+    draws is larger, by sqrt((1 + 4 f) / (1 - f)) where each of five takes a share f of the pool, if subjects add to the
+    result one by one (tests/test_statistics.py).
     """
     draws = tuple(range(len(values)) if draws is None else draws)
     runs, subjects = resampled(draws, values.shape[1])

@@ -12,8 +12,9 @@ from support.files import whole_file
 from support.recordings import TARGETS
 
 # Columns of the main table: heading, method, level. RATED: what takes the student's place where none is unlabelled
-MAIN = (("visual", "visual", "raw"), ("visual ensemble, causal", "visual_ensemble", "causal"),
-        ("self-training", "self_training", "raw"), ("student", "student", "raw"), ("oracle", "oracle", "raw"))
+MAIN = (("visual, raw", "visual", "raw"), ("visual ensemble, causal", "visual_ensemble", "causal"),
+        ("self-training, raw", "self_training", "raw"), ("student, raw", "student", "raw"),
+        ("oracle, raw", "oracle", "raw"))
 RATED = "student_rated"
 CURVES = {"visual_ensemble": "tab:grey", "self_training": "tab:orange", "student": "tab:blue", "oracle": "black"}
 
@@ -44,15 +45,16 @@ def gain_of(results, *words):
 
 def main_table(results):
     """A row for each case: CCC of the methods, and what hearing adds."""
-    columns = ["setting: rated + unlabelled", *(heading for heading, _, _ in MAIN), "student over visual",
-               "hearing's part, raw", "hearing's part, centred"]
+    columns = ["setting: rated + unlabelled", "draws x seeds", *(heading for heading, _, _ in MAIN),
+               "student over visual, raw", "hearing's part, raw", "hearing's part, centred"]
     rows = []
     for case in results.cases():
         values = [mean_of(results, case, method, "both", level) for _, method, level in MAIN]
-        rows.append([results.name_of(case), *values, gain_of(results, case, ("student", "visual")),
+        runs = runs_of(results, case, results.methods(case)[0])
+        rows.append([results.name_of(case), runs, *values, gain_of(results, case, ("student", "visual")),
                      *(gain_of(results, case, HEARING, "both", level) for level in ("raw", "centred"))])
         if RATED in results.methods(case):
-            rows.append([results.name_of(case, 0), *values[:2], "", mean_of(results, case, RATED, "both"), "",
+            rows.append([results.name_of(case, 0), runs, *values[:2], "", mean_of(results, case, RATED, "both"), "",
                          gain_of(results, case, (RATED, "visual")), "", ""])
     return markdown("What to expect: CCC, mean over subjects, draws, seeds and both targets", columns, rows)
 
@@ -147,6 +149,13 @@ def case_table(results, case, target):
     return markdown(f"{results.name_of(case)}: {name_of(target)}", columns, rows)
 
 
+def runs_of(results, case, method):
+    """How many draws and seeds a method was run with, as text."""
+    each = results.matrix(case, method, TARGETS[0])
+    draws = len(set(each.index.get_level_values("draw")))
+    return f"{draws} x {len(each) / max(draws, 1):.3g}"
+
+
 def row_of(results, case, method, target):
     """The cells of a method in a table of its case."""
     each = results.matrix(case, method, target)
@@ -154,21 +163,20 @@ def row_of(results, case, method, target):
     values = [mean_of(results, case, method, target, level, whole) for whole in (False, True) for level in LEVELS]
     gains = [gain_of(results, case, (method, against), target) if against != method else ""
              for against in ("visual", "visual_ensemble")]
-    seconds = results.table.query("setting == @case[0] and rated == @case[1] and method == @method")["seconds"].mean()
-    return [method, f"{len(draws)} x {len(each) / max(len(draws), 1):.3g}", *values, *gains,
-            f"{draws.std():.3f}" if len(draws) > 1 else "", f"{seconds:.0f}"]
+    rows = results.table.query("setting == @case[0] and rated == @case[1] and method == @method and seconds > 0")
+    return [method, runs_of(results, case, method), *values, *gains,
+            f"{draws.std():.3f}" if len(draws) > 1 else "", f"{rows['seconds'].mean():.0f}" if len(rows) else ""]
 
 
-def runs_table(results):
-    """Where the runs were trained, and with how many settings of a method: more than one means that some are old."""
+def runs_table(results, outdated=()):
+    """Where the runs were trained; and which are of other settings than today's, [(setting, rated, method)]."""
     runs = results.table.drop_duplicates(RUN)
     rows = []
     for machine, part in runs.groupby("machine"):
         rows.append([machine, len(part), f"{part['seconds'].sum() / 3600:.1f}"])
     table = markdown("Machines", ["machine", "runs", "hours of one core or GPU, without those of teachers"], rows)
-    several = runs.groupby(["setting", "rated", "method"])["settings"].nunique()
-    return table + "".join(f"\n{method} in {results.name_of(case)}: runs of {count} settings are mixed: run "
-                           "experiment.py again\n" for (*case, method), count in several[several > 1].items())
+    return table + "".join(f"\n{method} in {results.name_of(case)}: runs of other settings than today's: run "
+                           "experiment.py again\n" for *case, method in outdated)
 
 
 # ---- figure ---------------------------------------------------------------------------------------------------------
@@ -211,19 +219,24 @@ def draw_curve(axis, values, aside, colour, label):
 
 # ---- report ---------------------------------------------------------------------------------------------------------
 
-def report(file, settings):
+def report(file, settings, outdated=()):
     """Text of all tables, which is written beside the file of results with the figure; the study's page gets its own.
 
-    settings: {name: Setting} of the study that the results are of.
+    settings: {name: Setting} of the study that the results are of; outdated: as runs_table's. Cases that are still in
+    training are left out, and named, but for their own tables.
     """
-    results, gate = Results(read_results(file), settings), read_results(gate_file(file), GATE)
+    everything, gate = Results(read_results(file), settings), read_results(gate_file(file), GATE)
+    results = everything.whole()
     choosing = file.stem == "choice"
     made = f"Made by `python experiment.py --report{' --choose' * choosing}` from {file.name}."
     made += " Development subjects: the study reports others." * choosing
     ours = [main_table(results), hearing_table(results), levels_table(results), harm_table(results),
             gate_table(results, gate), aims_table(results)]
+    ours += [f"{everything.name_of(case)}: still in training, left out above\n"
+             for case in everything.cases() if case not in results.cases()]
     ours = "\n".join(filter(None, ours))
-    rest = "\n".join([*(case_tables(results, case) for case in results.cases()), runs_table(results)])
+    rest = "\n".join([*(case_tables(everything, case) for case in everything.cases()),
+                      runs_table(everything, outdated)])
     names = "\n".join(f"* `{name}`: {METHODS[name].description}" for name in METHODS)
     with whole_file(file.with_suffix(".md")) as part:
         part.write_text(f"{made}\n\n{names}\n\n{ours}\n{rest}")
@@ -236,7 +249,9 @@ def report(file, settings):
 def renew_tables(page, text):
     """Replaces the tables of a page by those of a Markdown text that have the same heading."""
     pattern = re.compile(r"^(### .+\n\n)((?:\|.*\n)+)", re.MULTILINE)
-    tables = dict(pattern.findall(text))
-    renewed = pattern.sub(lambda found: found[1] + tables.get(found[1], found[2]), page.read_text())
+    tables, there = dict(pattern.findall(text)), page.read_text()
+    for heading in [heading.strip() for heading, _ in pattern.findall(there) if heading not in tables]:
+        print(f"{page}: no table has the heading {heading!r} any more: it stays as it was")
+    renewed = pattern.sub(lambda found: found[1] + tables.get(found[1], found[2]), there)
     with whole_file(page) as part:
         part.write_text(renewed)

@@ -56,6 +56,17 @@ def test_intervals_of_known_variances_cover_the_truth(sds, least):
     assert least <= np.mean(covered) <= 0.995
 
 
+@pytest.mark.parametrize("taken, pool, factor", [(12, 200, 1.15), (30, 200, 1.37), (48, 200, 1.61), (9, 90, 1.25)])
+def test_five_draws_of_one_pool_vary_less_than_draws_of_other_subjects(taken, pool, factor):
+    """The factor of `interval`'s docstring and of docs/study.md: draws that share subjects are alike."""
+    rng, share = np.random.default_rng(0), taken / pool
+    worth = rng.normal(0, 1, (4000, 1, pool))  # of a subject, for those who learn from it
+    draws = rng.permuted(np.repeat(worth, 5, 1), axis=2)[..., :taken].mean(2)
+    seen = (draws.var(1, ddof=1) / 5).mean() ** 0.5  # standard error of the mean of five, as they show it
+    assert draws.mean(1).std() / seen == pytest.approx(factor, rel=0.04)
+    assert ((1 + 4 * share) / (1 - share)) ** 0.5 == pytest.approx(factor, abs=0.01)
+
+
 def test_intervals_of_one_draw_hold_for_its_rated_subjects_alone():
     rng, sds = np.random.default_rng(0), (0.04, 0.02, 0.04, 0.04, 0.06)
     covered = [low <= 0 <= high for _, low, high in (interval(drawn(rng, (1, 5, 24), sds)) for _ in range(150))]

@@ -10,7 +10,7 @@ import pytest
 
 import study.tables
 from study.methods import AIMS, METHODS, SETTINGS
-from study.results import GATE, RESULTS, Results, gate_file, merge, read_results
+from study.results import GATE, RESULTS, RUN, Results, gate_file, merge, read_results, take_in
 from study.tables import aims_table, gate_table, harm_table, main_table, renew_tables, report, runs_table
 from support.errors import UserError
 
@@ -87,6 +87,19 @@ def test_rows_that_are_merged_replace_their_own_alone_and_the_order_is_that_of_t
     assert (merged[merged.method == "visual"].raw != 0.9).all()
     assert merged.method[0] == "visual" and list(merged.recording[:6]) == [f"person_{k}" for k in range(6)]
     pd.testing.assert_frame_equal(read_results(file), merged)
+    fewer = table[(table.method == "visual") & (table.recording == "person_1")]
+    assert set(merge(fewer, file).query("method == 'visual'").recording) == {"person_1"}  # other subjects' are gone
+
+
+def test_runs_of_others_are_taken_in_where_they_are_new_or_the_own_ones_are_outdated(tmp_path):
+    file, table = tmp_path / "results.csv", table_of(visual=VISUAL, student=VISUAL)
+    merge(table[table.draw == 0].assign(settings="old"), file)
+    others = table.assign(raw=0.9)
+    others.loc[others.method == "student", "settings"] = "older"
+    others.to_csv(tmp_path / "results.other.csv", index=False)
+    take_in(file, dict.fromkeys(table[RUN].itertuples(index=False, name=None), "abc"))
+    assert read_results(file).groupby(["draw", "method"]).raw.mean().round(2).to_dict() == {
+        (0, "visual"): 0.9, (0, "student"): round(VISUAL[0].mean(), 2), (1, "visual"): 0.9, (1, "student"): 0.9}
 
 
 @pytest.mark.parametrize("cell, word", [("much", "loud"), ("visual", "recipe"), ("12", "x"), ("0.1", "")])
@@ -116,10 +129,11 @@ def test_the_main_table_has_a_row_for_every_case_and_one_where_none_is_unlabelle
                                  table_of(("recola", 9), **recola)))
     gain = "+0.160 (+0.160 to +0.160)"
     assert cells_of(text, "`much`, 12 + 48") == [
-        ["`much`, 12 + 48", "0.300", "0.350", "0.400", "0.460", "0.500", gain, *["+0.060 (+0.060 to +0.060)"] * 2]]
+        ["`much`, 12 + 48", "2 x 2", "0.300", "0.350", "0.400", "0.460", "0.500", gain,
+         *["+0.060 (+0.060 to +0.060)"] * 2]]
     assert len(cells_of(text, "`much`, 30 + 48")) == 1
     assert cells_of(text, "`recola`, 9 + 0") == [
-        ["`recola`, 9 + 0", "0.300", "", "", "0.320", "", "+0.020 (+0.020 to +0.020)", "", ""]]
+        ["`recola`, 9 + 0", "2 x 2", "0.300", "", "", "0.320", "", "+0.020 (+0.020 to +0.020)", "", ""]]
 
 
 def test_the_harm_of_anothers_voice_is_told_where_there_is_a_control():
@@ -153,12 +167,11 @@ def test_the_gates_statistic_is_shown_in_place_of_controls():
         ["`much`, 12 + 48", "another subject's", *["0 of 3, +0.060 (0.2 to 2.2)"] * 2]]
 
 
-def test_rows_of_several_settings_of_a_method_are_pointed_out():
-    table = table_of(visual=VISUAL)
-    assert "mixed" not in runs_table(results_of(table))
-    table.loc[table.draw == 1, "settings"] = "other"
-    text = runs_table(results_of(table))
-    assert "visual in `much`, 12 + 48: runs of 2 settings are mixed" in text and "| cpu | 4 | 0.0 |" in text
+def test_rows_of_outdated_settings_are_pointed_out():
+    results = results_of(table_of(visual=VISUAL))
+    assert "other settings" not in runs_table(results)
+    text = runs_table(results, [("much", 12, "visual")])
+    assert "visual in `much`, 12 + 48: runs of other settings than today's" in text and "| cpu | 4 | 0.0 |" in text
 
 
 def test_a_report_has_every_row_at_three_levels_in_both_conventions(tmp_path):
@@ -172,6 +185,16 @@ def test_a_report_has_every_row_at_three_levels_in_both_conventions(tmp_path):
     assert row[2:8] == [f"{mean + 0.1:.3f}", f"{mean + 0.1:.3f}", f"{mean + 0.14:.3f}", "0.700", "0.710", "0.720"]
     assert row[8].startswith("+0.100 (") and (tmp_path / "results.png").stat().st_size > 10_000
     assert all(f"`{name}`: {method.description}" in text for name, method in METHODS.items())
+
+
+def test_a_case_that_is_still_in_training_is_left_out_and_named(tmp_path):
+    part = table_of(("recola", 9), visual=VISUAL, student=VISUAL + 0.1)
+    part = part[(part.method == "visual") | (part.draw == 0)]
+    merge(pd.concat([table_of(visual=VISUAL, student=VISUAL + 0.1), part]), tmp_path / "results.csv")
+    ours = report(tmp_path / "results.csv", SETTINGS)
+    assert "| `much`, 12 + 48 | 2 x 2 |" in ours and "| `recola`, 9 + 9 | " not in ours.split("### The aims")[0]
+    assert "`recola`, 9 + 9: still in training, left out above" in ours
+    assert "### `recola`, 9 + 9: mean of both" in (tmp_path / "results.md").read_text()
 
 
 def test_a_table_of_one_case_without_its_baseline_is_no_error(tmp_path):
