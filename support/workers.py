@@ -101,6 +101,8 @@ def _in_turn(names, work, bar, _):
         try:
             outcome = work(name, bar.update)
         except Exception as error:
+            if getattr(error, "exit_code", 0) > 128:  # stopped by a signal: nothing more is begun
+                raise
             outcome = _TooLittleMemory() if is_of_memory(error) else error
         yield name, outcome
 

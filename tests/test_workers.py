@@ -13,6 +13,7 @@ from tqdm import tqdm
 import config
 from support import workers
 from support.errors import UserError
+from support.stopping import Stopped
 from support.workers import for_each, side_by_side
 
 DEADLINE_S = 300  # a machine where others compute
@@ -209,6 +210,17 @@ def test_workers_need_no_shared_memory(tmp_path):
 
 
 # ---- stopped --------------------------------------------------------------------------------------------------------
+
+def test_a_process_that_is_asked_to_stop_begins_nothing_more():
+    begun = []
+
+    def work(name, report):
+        begun.append(name)
+        raise Stopped("stopped by SIGTERM and saved", signal.SIGTERM)
+    with pytest.raises(Stopped, match="and saved"):
+        for_each(["a", "b"], work, {"a": 1, "b": 1})
+    assert begun == ["a"]
+
 
 @on_linux
 @pytest.mark.parametrize("to_all", [True, False], ids=["terminal", "kill -INT"])
