@@ -4,7 +4,7 @@ Synthesises voices at 44.1 kHz as in RECOLA, half its length: enough to be worth
 and the best round of each counts, so that a busy machine slows all of them; all of them write files. The references do
 only the first segments, as each takes equally long. "files alone" only reads and writes the files of the first
 recording, in one process: no program can be faster on one core. On a disk that is slow at making files all are bound
-by it: put TMPDIR=/another/disk before the command to measure there (9 GB).
+by it: put TMPDIR=/another/disk before the command to measure there (12 GB).
 A script that calls `measure` should import little at the top, as this one does: every worker imports it, too.
 
     python bench/audio.py                                   2 minutes on 2 cores

@@ -158,6 +158,7 @@ def train_split(name, report, actors, rated, work, quick):
 
     rated: numbers of rated actors. The networks are deleted once their scores are written.
     """
+    torch.set_num_threads(1)  # in this process as in workers: more round in another way on some processors
     number, folder, began = number_of(name), work / name, time.perf_counter()
     folder.mkdir(exist_ok=True)
     settings = SETTINGS | (QUICK if quick else {}) | {"seed": number}
@@ -311,15 +312,16 @@ def table_of(scores, title):
             line += "".join(f"{np.nanmean(matrix(scores, method, what, target)):9.3f}" for target in (*TARGETS, "mean"))
             line += f"{difference(scores, method, 'visual', what) if method != 'visual' else '':>26}"
         lines.append(line.rstrip())
-    return "\n".join([*lines, "", *hearing(scores), *labels(scores)])
+    return "\n".join([*lines, "", *gains(scores), *labels(scores)])
 
 
-def hearing(scores):
-    """What audio teachers add to the student, a line for raw and centred CCCs."""
-    for what in ("raw", "centred"):
-        parts = [f"{target} {difference(scores, 'student', 'self_training', what, target)}"
-                 for target in (*TARGETS, "mean")]
-        yield f"{f'hearing, {what}':18}{'  '.join(parts)}"
+def gains(scores):
+    """What audio teachers add to the student, and the student to the ensemble: a line for raw and centred CCCs."""
+    for name, against in (("hearing", "self_training"), ("over ensemble", "ensemble")):
+        for what in ("raw", "centred"):
+            parts = [f"{target} {difference(scores, 'student', against, what, target)}"
+                     for target in (*TARGETS, "mean")]
+            yield f"{f'{name}, {what}':26}{'  '.join(parts)}"
 
 
 def labels(scores):
