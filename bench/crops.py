@@ -195,6 +195,7 @@ def fidelity(video, find, look_every=CFG.look_every):
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 def print_speed(videos):
+    """Prints the tables of speed of videos, {name: path}: in one process, and in one per core."""
     for name, video in videos.items():
         print(f"\n{name}: {frame_rate_of(video):g} frames/s, {SECONDS} s\n{'':56}{'frames/s':>11}{'ours is':>10}")
         print_rates(rates(video, video.parent))
@@ -208,6 +209,7 @@ def print_rates(best):
 
 
 def print_fidelity(videos):
+    """Prints the table of how well the crops of videos, {name: path}, agree with all of MTCNN's."""
     print(f"\n{'beside all of MTCNN on every frame':38}{'frames':>9}{'found alike':>12}{'IoU of boxes':>13}"
           f"{'eyes apart':>11}{'(95 %)':>8}{'searched':>9}")
     with one_thread():

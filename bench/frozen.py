@@ -7,7 +7,7 @@ recola_cpu.json. RECOLA is extrapolated: 27 recordings of 7,500 frames, of which
 
     python bench/frozen.py                            3 minutes on 2 cores
     python bench/frozen.py --backbones resnet18       1 minute
-    python bench/frozen.py --device cuda --seconds 20     on a GPU (part of bench/gpu.sh)
+    python bench/frozen.py --device cuda --seconds 20     on a GPU, as bash bench/gpu.sh frozen
 """
 import argparse
 import contextlib
@@ -77,6 +77,7 @@ def prediction_rate(side):
 
 
 def hours(seconds):
+    """A duration as text, in hours or minutes."""
     return f"{seconds / 3600:.1f} h" if seconds >= 1800 else f"{seconds / 60:.1f} min"
 
 

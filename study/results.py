@@ -98,8 +98,7 @@ def take_in(path, today):
     for form, own in ((RESULTS, path), (GATE, gate_file(path))):
         for other in sorted(own.parent.glob(f"{own.stem}.*.csv")):
             known, new = read_results(own, form), read_results(other, form)
-            fresh = ~of_runs(new, known[is_of(known, today)]) if len(new) else np.zeros(0, bool)
-            fresh &= is_of(new, today) | ~of_runs(new, known)
+            fresh = ~of_runs(new, known[is_of(known, today)]) & (is_of(new, today) | ~of_runs(new, known))
             merge(new[fresh], own, form)
             print(f"{other}: {fresh.sum()} of {len(new)} rows were new to {own.name}")
 

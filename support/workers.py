@@ -85,6 +85,8 @@ def _gathered(names, ended, what):
 
 def _reason(name, error):
     """Why a recording failed, for the line that reports it. Raises `error` if it concerns the other recordings too."""
+    if isinstance(error, UserError) and error.exit_code > 128:  # stopped by a signal: nothing more is begun
+        raise error
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno not in FULL_DISK:  # a missing permission, say
@@ -101,8 +103,6 @@ def _in_turn(names, work, bar, _):
         try:
             outcome = work(name, bar.update)
         except Exception as error:
-            if getattr(error, "exit_code", 0) > 128:  # stopped by a signal: nothing more is begun
-                raise
             outcome = _TooLittleMemory() if is_of_memory(error) else error
         yield name, outcome
 

@@ -206,8 +206,8 @@ def test_a_loss_that_is_not_finite_is_said_within_some_steps(bad):
 @pytest.mark.parametrize("case", [["cosine"], ["pseudo", "--clip-stride", 3], ["mean_teacher"],
                                   ["pseudo", "--visual-lr-scale", 0]], ids=lambda case: " ".join(map(str, case)))
 def test_runs_of_every_stage_are_those_of_the_cpu(made, call, say, tmp_path, case):
-    """Every stage that a student needs, with averaged weights (--keep last); from the first case's teacher to teacher
-    ensembles, spaced clips and the features of a frozen backbone."""
+    """Every stage that a student needs: distillation, teacher ensembles with spaced clips, a mean teacher, and a frozen
+    backbone's features."""
     distill, *words = map(str, case)
     if distill != "cosine":
         add_unlabelled(made)

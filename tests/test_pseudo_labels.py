@@ -213,10 +213,13 @@ def test_constant_predictions_become_the_mean_of_the_ratings():
 # ---- labels ---------------------------------------------------------------------------------------------------------
 
 def test_labels_fill_gaps_at_the_level_of_the_ratings_and_leave_these_as_they_are():
-    gold = np.array([[0.1, math.nan], [math.nan, math.nan], [0.3, math.nan]], np.float32)
-    recording = Recording("x", gold.copy(), {})
-    (filled,) = with_labels([recording], {"x": np.array([[0.5, 1], [0.8, 3], [0.7, 9]], float)})
-    np.testing.assert_allclose(filled.gold, np.array([[0.1, 1], [0.4, 3], [0.3, 9]], np.float32), atol=1e-6)
+    gold = np.array([[0.1, math.nan], [math.nan, math.nan], [0.3, -0.4]], np.float32)
+    recording, unrated = Recording("x", gold.copy(), {}), Recording("y", np.full_like(gold, math.nan), {})
+    labels = np.array([[0.5, 0.1], [0.8, 0.3], [0.7, 0.2]])
+    filled, labelled = with_labels([recording, unrated], {"x": labels, "y": labels})
+    np.testing.assert_allclose(filled.gold, np.array([[0.1, -0.5], [0.4, -0.3], [0.3, -0.4]], np.float32), atol=1e-6)
+    assert (filled.gold[~np.isnan(gold)] == gold[~np.isnan(gold)]).all()
+    np.testing.assert_array_equal(labelled.gold, labels.astype(np.float32))
     assert filled.gold.dtype == np.float32
     np.testing.assert_array_equal(recording.gold, gold, "the gold standard that predictions are written beside")
 
