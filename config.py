@@ -88,7 +88,8 @@ class Config:
                                                                 # it, else float32; float32 in predict.py
 
     # --- network: predict.py export.py
-    network: str = ""  # the trained network: best.pt in a run's folder, or an .onnx file of export.py
+    network: str = ""  # the trained network: best.pt in a run's folder, or an .onnx file of export.py; predict.py takes
+                       # several, and then the mean of their predictions
     out: str = "predictions"  # folder for the tables and figures; of export.py: the file, "": beside the network
 
     # --- prediction: predict.py

@@ -50,7 +50,7 @@ import runs
 from config import Config
 from postprocessing import rating_level, relevel
 from runs import read_log
-from scores import read_predictions, score
+from scores import mean_tables, read_predictions, score
 from study.corpora import draw_corpus, facts_of, make_view, quiet_worker, split, stop
 from study.methods import (
     DEVELOPMENT_SEED,
@@ -288,13 +288,6 @@ def seconds_of(folder):
     """Seconds of training of a run."""
     seconds = [entry["seconds"] for entry in read_log(folder)]
     return float(np.median(seconds) * len(seconds))
-
-
-def mean_tables(several):
-    """The predictions of several networks, [{id: scores.prediction_table}], as those of one: their mean."""
-    first, preds = several[0], [f"{target}_pred" for target in TARGETS]
-    return {name: table.assign(**{pred: np.mean([tables[name][pred] for tables in several], axis=0) for pred in preds})
-            for name, table in first.items()}
 
 
 def at_level(tables, rated, level):

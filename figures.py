@@ -339,7 +339,7 @@ def draw_summary(axes, runs, table):
         draw_bars(axes, y, table[table["run"] == run.name], (mean, mean_post), colour_of(run))
         draw_name(axes, y, run)
         texts = [f"{mean:.2f} → {mean_post:.2f}", f"{whole:.2f} → {whole_post:.2f}",
-                 *gaps_closed(values, run.name, run.variant)[:1]]
+                 *gaps_closed(values, run)[:1]]
         for centre, text in zip(COLUMNS, texts):
             axes.text(centre, y, text, transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=10)
     draw_bounds(axes, runs, values)
@@ -368,7 +368,8 @@ def draw_bars(axes, y, rows, means, colour):
 
 def draw_bounds(axes, runs, values):
     """Draws a dashed line at each bound, and a band between them if there is one of each."""
-    bounds = {stage: [values[run.name][0] for run in runs if run.stage == stage] for stage in ("visual", "teacher")}
+    bounds = {stage: [values[run.name][0] for run in runs if run.stage == stage and run.is_bound]
+              for stage in ("visual", "teacher")}
     for stage, means in bounds.items():
         for mean in means:
             axes.axvline(mean, color=COLOURS[stage], linestyle=(0, (4, 3)), linewidth=1.3, zorder=0.5)
@@ -381,9 +382,10 @@ def caption(runs):
     return [ABOUT_CCC,
             "Dots: single validation recordings. Bars: their mean, pale: raw network output, strong: post-processed. "
             "Concatenated: one CCC over all recordings.",
-            "Dashed lines and band: the gap between lower bound (visual) and upper bound (teacher). "
-            "Gap closed: the student's share of it. Both are raw, as not every run has a post-processing.",
-            "The post-processing was fitted on training subjects that were held out.",
+            "Dashed lines and band: the gap between lower bound (visual) and upper bound (teacher). Gap closed: the "
+            "student's share of it.",
+            "Both are raw, as not every run has a post-processing. The post-processing was fitted on training subjects "
+            "that were held out.",
             selection_note(runs)]
 
 

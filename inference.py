@@ -1,8 +1,8 @@
 """A trained network on a video: face crops and spectrograms as in its training, made while it predicts those before.
 
 A Network, of whatever kind of file, has .card (what the file says of it, model_card.py), .inputs (what it is fed:
-"frames", "specs" or both) and .targets, and is called as TorchNetwork is. Nothing here needs torch for an .onnx file,
-but the face detector does.
+"frames", "specs" or both) and .targets, and is called as TorchNetwork is; so is the mean of several. Nothing here needs
+torch for an .onnx file, but the face detector does.
 
 Shapes: T, N frames, S pixels of a face crop's side, M mel bands, F spectrogram columns, K targets.
 """
@@ -82,6 +82,29 @@ class TorchNetwork:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             output = self.model(*[getattr(on_device(batch, self.device), name) for name in self.inputs], hidden=state)
         return output.pred[0].float().cpu().numpy(), output.hidden
+
+
+class MeanNetwork:
+    """Several Networks that are fed the same: the mean of their predictions. It has no post-processing, whose constants
+    are those of one network, and no other level unless all were trained on ratings of the same mean and sd."""
+
+    def __init__(self, networks):
+        """networks: {path: Network}, two or more. Raises SettingsError, naming the first that is fed something else."""
+        (path, first), *others = networks.items()
+        for other, network in others:
+            for entry in ("targets", "inputs", "frame_rate", "clip_stride", "faces", "sound"):
+                if network.card[entry] != first.card[entry]:
+                    raise SettingsError(f"network: {path} and {other} differ in {entry.replace('_', ' ')} "
+                                        f"({first.card[entry]} and {network.card[entry]}): a mean is of networks that "
+                                        "are fed the same")
+        self.networks, self.inputs, self.targets = [*networks.values()], first.inputs, first.targets
+        same = all(network.card["ratings"] == first.card["ratings"] for network in self.networks)
+        self.card = first.card | {"postprocessing": None, "ratings": first.card["ratings"] if same else None}
+
+    def __call__(self, frames, specs, state=None):
+        states = [None] * len(self.networks) if state is None else state
+        preds, states = zip(*(network(frames, specs, its) for network, its in zip(self.networks, states)))
+        return np.mean(preds, axis=0), states
 
 
 def describe(card):
@@ -361,7 +384,7 @@ def predictions(network, video, cfg, report=lambda n: None):
 
 def check_use(network, path, cfg):
     """Raises SettingsError if the network cannot be used on videos in this way."""
-    card = network.card
+    card, several = network.card, isinstance(network, MeanNetwork)
     made = {"frames": ("faces", "face crops", "face_detector.py"),
             "specs": ("sound", "spectrograms", "audio_melspec.py")}
     for name in network.inputs:
@@ -379,6 +402,12 @@ def check_use(network, path, cfg):
     if cfg.postprocess and cfg.level != "raw":
         raise SettingsError(f"level: {cfg.level} and --postprocess, whose constants were fitted on raw predictions: "
                             "leave one of them out")
+    if cfg.postprocess and several:
+        raise SettingsError("postprocess: its constants are fitted on the predictions of one network, and here is the "
+                            "mean of several: leave --postprocess out")
+    if cfg.level != "raw" and several and not card["ratings"]:
+        raise SettingsError(f"level: {cfg.level} needs networks with training ratings of one mean and standard "
+                            "deviation, which these differ in or do not say: leave --level out")
     if cfg.postprocess and not card["postprocessing"]:
         raise SettingsError(f"postprocess: {path} holds no post-processing constants (they are fitted if its folds "
                             "were trained before it): leave --postprocess out")

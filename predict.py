@@ -1,6 +1,7 @@
 """A trained network at work: any video -> arousal and valence of the face in it, for every frame.
 
-Reads   the network: best.pt of a run (mmpkd.py), or an .onnx file (export.py)
+Reads   the network: best.pt of a run (mmpkd.py), or an .onnx file (export.py); of several, whose files end in .pt or
+        .onnx, the mean of their predictions
         videos, or folders of videos; for networks with audio their sound track, or <name>.wav beside the video;
         for a network of audio alone also sound files
 Writes  predictions/<name>.csv      per frame: time_s, arousal, valence (empty where there is no face), face (detected,
@@ -13,11 +14,13 @@ Writes  predictions/<name>.csv      per frame: time_s, arousal, valence (empty w
 Frame rate, face crops and spectrograms are made as for the network's training. What is there is not made again.
 
     python predict.py data/runs/student_both_pseudo/best.pt clip.mp4 folder/
+    python predict.py data/runs/visual_both_seed*/best.pt clip.mp4          the mean of several networks
     python predict.py data/runs/student_both_pseudo/best.pt --camera 0      live, in a window; nothing is written
     python predict.py data/runs/student_both_pseudo/best.pt --about         what the network is, and is not, for
 
 In a notebook: from predict import predict_video; table = predict_video("best.pt", "clip.mp4")
 """
+import dataclasses
 import functools
 import hashlib
 import json
@@ -37,7 +40,7 @@ answer_first(__name__, __file__, __doc__, words=WORDS)
 import numpy as np
 
 from config import Config
-from inference import check_use, describe, open_model, predictions
+from inference import ONNX, MeanNetwork, check_use, describe, open_model, predictions
 from support import columns
 from support.files import named, regular, there, whole_file
 from support.media import about_frames
@@ -53,28 +56,32 @@ WORTH_A_WORKER = 10000  # frames: a process that loads torch takes seconds to st
 
 # ---- one video, in a notebook ----------------------------------------------------------------------------------------
 
-def opened(path, device, precision):
-    """The Network in a file, kept for the next video."""
-    state = Path(path).stat() if there(path) else None
-    return _opened(path, device, precision, Path(path).resolve(), state and (state.st_size, state.st_mtime_ns))
+def opened(paths, device, precision):
+    """The Network in a file, or the mean of those in several, kept for the next video."""
+    states = [Path(path).stat() if there(path) else None for path in paths]
+    where = tuple((Path(path).resolve(), state and (state.st_size, state.st_mtime_ns))
+                  for path, state in zip(paths, states))
+    return _opened(tuple(paths), device, precision, where)
 
 
 @functools.lru_cache(1)
-def _opened(path, device, precision, *_):  # of another folder, or written again: another network
-    return open_model(path, device, precision)
+def _opened(paths, device, precision, _):  # of another folder, or written again: another network
+    networks = {path: open_model(path, device, precision) for path in paths}
+    return MeanNetwork(networks) if len(networks) > 1 else networks[paths[0]]
 
 
 def predict_video(network, video, **options):
     """The table that predict.py writes for a video, as a DataFrame. Raises UserError if there is nothing to predict.
 
-    network: best.pt of a run or an .onnx file; options: people, postprocess, level, device, precision, as the flags.
-    Raises TypeError for any other.
+    network: best.pt of a run or an .onnx file, or a list of several: their mean; options: people, postprocess, level,
+    device, precision, as the flags. Raises TypeError for any other.
     """
     if others := set(options) - IN_NOTEBOOKS:
         raise TypeError(f"predict_video takes {', '.join(sorted(IN_NOTEBOOKS))}, not {', '.join(sorted(others))}")
     cfg = check_settings(Config(**options))
-    one = opened(str(network), cfg.device, cfg.precision)
-    check_use(one, network, cfg)
+    paths = [network] if isinstance(network, str | os.PathLike) else network
+    one = opened([str(path) for path in paths], cfg.device, cfg.precision)
+    check_use(one, paths[0], cfg)
     table, _, damage = predictions(one, Path(video), cfg)
     if damage:
         warnings.warn("; ".join(damage), stacklevel=2)
@@ -82,6 +89,18 @@ def predict_video(network, video, **options):
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
+
+def networks_in(cfg):
+    """(paths of networks, cfg without these among the videos) of the command line: the first word is a network, and
+    every other that ends as one does. Raises SettingsError if one is there twice."""
+    more = [word for word in cfg.videos if Path(word).suffix.lower() in (".pt", ONNX)]
+    networks, files = [cfg.network, *more], set()
+    for path in networks:
+        if (file := Path(path).resolve()) in files:
+            raise SettingsError(f"network: {path} was named twice: their mean would count it twice")
+        files.add(file)
+    return networks, dataclasses.replace(cfg, videos=tuple(word for word in cfg.videos if word not in more))
+
 
 def find_videos(words):
     """{name: path} of videos and of those in folders, in natural order. Raises UserError if two have the same name."""
@@ -112,9 +131,10 @@ def find_videos(words):
     return found
 
 
-def prepare(cfg, network, videos):
+def prepare(cfg, network, networks, videos):
     """Makes the folder for the results, and notes in it of which network and options they are: settings.json.
 
+    networks: paths of those that `network` is, or is the mean of.
     Raises UserError if it holds anything else, or results of another network, with other options, of other videos.
     """
     out, hint = Path(cfg.out), "or name another folder with --out"
@@ -122,10 +142,9 @@ def prepare(cfg, network, videos):
         out.mkdir(parents=True, exist_ok=True)
         if any(out.glob("[!.]*")) and {"level", *made_with(out)} != {*OPTIONS.split()}:  # older: no level
             raise UserError(f"{out}/ holds other files and no results of predict.py: empty it")
-        with open(regular(cfg.network), "rb") as file, named(cfg.network):
-            digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
-        options = SimpleNamespace(network=f"{network.card['stage']} {digest}", people=cfg.people,
-                                  postprocess=cfg.postprocess, level=cfg.level, precision=cfg.precision)
+        options = SimpleNamespace(network=f"{network.card['stage']} {' '.join(sorted(map(digest_of, networks)))}",
+                                  people=cfg.people, postprocess=cfg.postprocess, level=cfg.level,
+                                  precision=cfg.precision)
         keep_settings(out, options, OPTIONS)
         for name in videos if cfg.overlay else ():
             if (out / f"{name}_overlay.mp4").resolve() in [path.resolve() for path in videos.values()]:
@@ -137,6 +156,12 @@ def prepare(cfg, network, videos):
         raise UserError(f"{error}, {hint}") from None
     except OSError as error:
         raise SettingsError(f"out: {out}/ cannot be written ({error.strerror or error}): name another folder") from None
+
+
+def digest_of(path):
+    """A hash of a network's file, as text."""
+    with open(regular(path), "rb") as file, named(path):
+        return hashlib.file_digest(file, "sha1").hexdigest()[:16]
 
 
 def note_of(video):
@@ -193,16 +218,17 @@ def is_done(out, name):
     return all(there(Path(out, f"{name}.{kind}")) for kind in ("csv", "png"))
 
 
-def make(name, report, videos, cfg):
+def make(name, report, videos, networks, cfg):
     """Predicts one video, unless it is done: (line to print, None)."""
     video, path, overlay = videos[name], Path(cfg.out, f"{name}.csv"), Path(cfg.out, f"{name}_overlay.mp4")
-    network = opened(cfg.network, cfg.device, cfg.precision)
+    network = opened(networks, cfg.device, cfg.precision)
     if not is_done(cfg.out, name):
         import figures
         overlay.unlink(missing_ok=True)  # of another video, whose table was deleted
         table, strips, remarks = predictions(network, video, cfg, report)
         treated = "post-processed" if cfg.postprocess else f"level: {cfg.level}" if cfg.level != "raw" else "raw"
-        about = f"{describe(network.card)}; predictions: {treated}"
+        about = f"mean of {len(networks)} networks, the first of them " * (len(networks) > 1)
+        about += f"{describe(network.card)}; predictions: {treated}"
         strips = {person: [*strip.values()] for person, strip in strips.items()}
         fig = figures.prediction_figure(table, network.targets, name, about, strips)
         figures.save_figure(fig, path.with_suffix(".png"))
@@ -266,24 +292,28 @@ def main(argv=None):
     cfg = parse_config(argv, __file__, __doc__, WORDS)
     if not cfg.network:
         raise SettingsError("no network: best.pt of a run or an .onnx file, and then videos, were expected (--help)")
-    network = opened(cfg.network, cfg.device, cfg.precision)
+    networks, cfg = networks_in(cfg)
     if cfg.about:
         from model_card import card_text
-        print(card_text(network.card))
+        print(*(card_text(opened([path], cfg.device, cfg.precision).card) for path in networks), sep="\n\n")
         return {}
-    print(f"{cfg.network}: {describe(network.card)}")
-    check_use(network, cfg.network, cfg)
+    network, several = opened(networks, cfg.device, cfg.precision), len(networks) > 1
+    for path, one in zip(networks, network.networks if several else [network]):
+        print(f"{path}: {describe(one.card)}")
+    print(f"Predictions are the mean of these {len(networks)} networks'\n" * several, end="")
+    check_use(network, networks[0], cfg)
     if cfg.camera >= 0:
         return watch(network, cfg)
     if not cfg.videos:
         raise SettingsError("no videos: one or more, or folders of videos, were expected after the network")
     videos = shard_of(find_videos(cfg.videos), cfg.shard)
-    prepare(cfg, network, videos)
+    prepare(cfg, network, networks, videos)
     rate = network.card["frame_rate"]
     todo = {name: path for name, path in videos.items() if not is_done(cfg.out, name)}
     sizes = {name: about_frames(path, rate) * (1 + cfg.overlay) for name, path in todo.items()}
     try:
-        for_each(videos, functools.partial(make, videos=videos, cfg=cfg), sizes, cfg.workers, worth=WORTH_A_WORKER)
+        make_one = functools.partial(make, videos=videos, networks=networks, cfg=cfg)
+        for_each(videos, make_one, sizes, cfg.workers, worth=WORTH_A_WORKER)
     finally:
         print(summary(videos, cfg.out, network.targets, rate))
     return {name: Path(cfg.out, f"{name}.csv") for name in videos}

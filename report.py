@@ -54,7 +54,7 @@ def comparison(runs, table, methods, styles):
                   for row in rows.itertuples() if row.recording != "concatenated"
                   and not math.isnan(row.ccc_postprocessed)]
         bounds = [{"ccc": point["post"], "colour": styles[run.name]["colour"]} for run in shown for point in points
-                  if run.stage in ("visual", "teacher") and (point["run"], point["recording"]) == (run.name, "mean")]
+                  if run.is_bound and (point["run"], point["recording"]) == (run.name, "mean")]
         drawn[f"comparison-{target}"] = charts.comparison(points, styles, bounds)
         means = ", ".join(f"{run.name} {tables.number(summary_of(rows, run.name)[1], 2)}" for run in shown)
         words = (f"CCC of {target}, post-processed. Bars: mean of recordings ({means}). Dots: recordings. Short line: "
@@ -184,24 +184,25 @@ def content_of(cfg, runs, left_out, folds, fitted):
     """({what page.html shows}, {what page.js draws})."""
     table, constants = fitted
     after = {run.name: plot_ccc.processed(run.val, constants[run.name], cfg.smoothing) for run in runs}
-    styles, methods = charts.styles_of(runs), tables.methods_of(runs)
+    trained = [run for run in runs if run.several == 1]
+    styles, methods = charts.styles_of(runs), plot_ccc.methods_of(trained)
     parts, drawn = comparison(runs, table, methods, styles)
-    trained, curves = training(cfg.run_root, runs, styles)
+    training_part, curves = training(cfg.run_root, trained, styles)
     shown, data = recordings.traces(runs, after, table, cfg.crops_dir, cfg.frame_rate)
-    differ, everything = tables.settings_tables(runs)
-    unknown = [run.name for run in runs if not run.settings]
+    differ, everything = tables.settings_tables(trained)
+    unknown = [run.name for run in trained if not run.settings]
     none = "The runs do not differ in a setting that they share." if not unknown else (
         f"Not known: of {', '.join(unknown)}, {tables.NO_CONFIG}.")
     shown["legend"] = {"gold standard (ratings)": {"colour": "var(--text)", "dash": []}} | {
         name: styles[name] for name in shown["shown"]}
     content = {"title": "MMPKD: what the runs found", "answer": tables.answer(runs, table, methods),
-               "about_ccc": figures.ABOUT_CCC, "made": made_on(cfg.run_root, runs),
+               "about_ccc": figures.ABOUT_CCC, "made": made_on(cfg.run_root, trained),
                "notes": [*plot_ccc.at_level(cfg), figures.selection_note(runs), *plot_ccc.on_fitting(runs, cfg),
                          *left_out],
                "comparison": parts, "styles": styles,
                "postprocessing": tables.postprocessing_table(plot_ccc.constants_table(runs, constants, cfg)),
-               "traces": shown, "training": trained, "teachers": teachers(cfg.run_root, runs),
-               "settings": {"differ": differ, "all": everything, "none": none}, "again": again(cfg, runs, folds)}
+               "traces": shown, "training": training_part, "teachers": teachers(cfg.run_root, trained),
+               "settings": {"differ": differ, "all": everything, "none": none}, "again": again(cfg, trained, folds)}
     limits = figures.value_limits(runs, after)
     of = {target: [run for run in runs if target in run.targets] for target in limits}
     return content, {"charts": drawn | curves, "traces": data, "face_panel": charts.face_panel(),
@@ -221,8 +222,8 @@ def main(argv=None):
     with whole_file(path) as part:
         part.write_text(page_of(content, data), encoding="utf-8")
     print(*left_out, *content["traces"]["notes"][-1:], sep="\n")
-    size = path.stat().st_size / 1e6
-    print(f"{path}: {tables.counted(len(runs), 'run')}, {size:.1f} MB, written; open it in a browser")
+    size, trained = path.stat().st_size / 1e6, sum(run.several == 1 for run in runs)
+    print(f"{path}: {tables.counted(trained, 'run')}, {size:.1f} MB, written; open it in a browser")
     return path
 
 

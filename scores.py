@@ -74,6 +74,15 @@ def predictions(model, recordings, cfg):
             for recording in recordings}
 
 
+def mean_tables(several):
+    """The predictions of several networks for the same recordings, [{id: prediction_table}], as those of one: their
+    mean."""
+    def mean(name, table):
+        preds = [f"{target}_pred" for target in targets_of(table)]
+        return table.assign(**{pred: np.mean([tables[name][pred] for tables in several], axis=0) for pred in preds})
+    return {name: mean(name, table) for name, table in several[0].items()}
+
+
 # ---- CCC ------------------------------------------------------------------------------------------------------------
 
 def score(tables, targets):
@@ -216,15 +225,16 @@ def summary_of(table, run):
     return rows.loc[SUMMARIES, ["ccc_raw", "ccc_postprocessed"]].to_numpy().ravel().tolist()
 
 
-def gaps_closed(values, run, variant=""):
+def gaps_closed(values, run):
     """Share of the gap between visual and teacher that a student closed: a text for each of its four CCCs.
 
-    values: {run name: summary_of} of one target. The bounds are the runs visual_<target> and teacher_<target> of the
-    student's variant, or else of no variant. [] for other stages, or if a bound is missing.
+    values: {run name: summary_of} of one target; run: a plot_ccc.Run. The bounds are the runs visual_<target> and
+    teacher_<target> of the student's variant, or else of no variant. [] for other stages, for the mean of several
+    students, which is no like of bounds of one network, or if a bound is missing.
     """
-    stage, *target = run.split("_")[:2]
-    for words in ([*target, variant], target):
+    stage, *target = run.name.split("_")[:2]
+    for words in ([*target, run.variant], target):
         visual, teacher = ("_".join([bound, *words]) for bound in ("visual", "teacher"))
-        if stage == "student" and {visual, teacher} <= set(values):
-            return [gap_closed(*each) for each in zip(values[visual], values[teacher], values[run])]
+        if stage == "student" and run.several == 1 and {visual, teacher} <= set(values):
+            return [gap_closed(*each) for each in zip(values[visual], values[teacher], values[run.name])]
     return []

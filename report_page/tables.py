@@ -3,12 +3,11 @@ import json
 import math
 import os
 import shlex
-from collections import Counter
-from typing import NamedTuple
 
 import numpy as np
 
 from config import Config
+from plot_ccc import settings_to_compare
 from report_page.table import Table, counted
 from runs import settings_of
 from scores import gaps_closed, summary_of
@@ -34,46 +33,6 @@ def duration(seconds):
 
 
 # ---- runs of several seeds ------------------------------------------------------------------------------------------
-
-class Method(NamedTuple):
-    """Runs that differ in their seeds alone, {seed: run}; name: that of the first, without its variant."""
-    name: str
-    runs: dict
-
-    @property
-    def first(self): return next(iter(self.runs.values()))
-    @property
-    def stage(self): return self.first.stage
-    @property
-    def targets(self): return self.first.targets
-
-
-def settings_to_compare(run):
-    """Settings that a run depends on, {name: value}; {} if its config.json cannot be read."""
-    return settings_of(Config(**run.settings)) | {"epochs": run.settings.get("epochs")} if run.settings else {}
-
-
-def methods_of(runs):
-    """[Method]: runs with the same settings but `seed` and `variant`, each with a seed of its own."""
-    groups = {}
-    for run in runs:
-        same = {key: value for key, value in settings_to_compare(run).items() if key not in ("seed", "variant")}
-        key = json.dumps(same, default=str) if same else run.name
-        group = groups.setdefault(key, {})
-        seed = run.settings.get("seed", 0)
-        if seed in group:  # trained twice: a row of its own
-            group = groups.setdefault(run.name, {})
-        group[seed] = run
-    names = Counter(plain_name(next(iter(group.values()))) for group in groups.values())
-    firsts = {key: next(iter(group.values())) for key, group in groups.items()}
-    return [Method(plain_name(firsts[key]) if names[plain_name(firsts[key])] == 1 and len(group) > 1
-                   else firsts[key].name, group) for key, group in groups.items()]
-
-
-def plain_name(run):
-    """Name of a run without its variant."""
-    return run.name.removesuffix(f"_{run.variant}") if run.variant else run.name
-
 
 def ccc_matrix(method, table, seeds):
     """Raw CCC of a method, (seeds, recordings); table: ccc.csv of one target."""
@@ -161,7 +120,7 @@ def share_of(student, bounds, values, table, named):
         verdict = "not significant" if gain[1] <= 0 <= gain[2] else "significant"
         return (f" {name} against the baseline: {signed(gain[0])} (95 % interval {signed(gain[1])} to "
                 f"{signed(gain[2])}, {verdict}).")
-    closed = gaps_closed(values, student.first.name, student.first.variant)
+    closed = gaps_closed(values, student.first)
     if not closed:
         return ""
     share = closed[0]
@@ -179,7 +138,7 @@ def comparison_table(runs, table, target):
     values = {run.name: summary_of(table, run.name) for run in runs}
     rows = []
     for run in runs:
-        closed = gaps_closed(values, run.name, run.variant)
+        closed = gaps_closed(values, run)
         rows.append([run.name, *map(number, values[run.name]), *(closed[:1] or ["-"]), run.about or "-"])
     return Table(f"CCC of {target} on Val_Set, {counted(len(runs[0].val), 'recording')}. Gap closed: share of the gap "
                  "between visual baseline and teacher, of the means",

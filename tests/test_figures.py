@@ -94,14 +94,16 @@ def test_the_band_of_the_gap_is_drawn_for_one_pair_of_bounds_alone():
 
 
 def test_a_student_is_compared_with_the_bounds_of_its_variant_or_else_of_none():
-    plain, word = ("student_both_cosine",), ("student_both_cosine_word", "word")
-    values = {"visual_both": [0.0], "teacher_both": [1.0], plain[0]: [0.5], word[0]: [0.5]}
-    assert gaps_closed(values, *plain) == gaps_closed(values, *word) == ["50%"]
+    plain, word = (run_of(f"student_both_cosine{end}")._replace(settings={"variant": end[1:]})
+                   for end in ("", "_word"))
+    values = {"visual_both": [0.0], "teacher_both": [1.0], plain.name: [0.5], word.name: [0.5]}
+    assert gaps_closed(values, plain) == gaps_closed(values, word) == ["50%"]
     values["visual_both_word"] = [0.4]  # one bound alone does not do
-    assert gaps_closed(values, *word) == ["50%"]
+    assert gaps_closed(values, word) == ["50%"]
     values["teacher_both_word"] = [0.8]
-    assert gaps_closed(values, *word) == ["25%"] and gaps_closed(values, *plain) == ["50%"]
-    assert gaps_closed(values, "teacher_both_word", "word") == gaps_closed(values, "student_valence_cosine") == []
+    assert gaps_closed(values, word) == ["25%"] and gaps_closed(values, plain) == ["50%"]
+    for other in (run_of("teacher_both_word"), run_of("student_valence_cosine"), word._replace(several=2)):
+        assert gaps_closed(values, other) == []
 
 
 def test_a_caption_names_only_the_steps_that_change_something():

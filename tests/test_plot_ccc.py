@@ -51,6 +51,18 @@ def write_runs(data):
     return data
 
 
+def write_seeds(data):
+    """Two seeds of a baseline and of a student, and a student of other settings."""
+    for seed, variant in enumerate(("", "_again")):
+        for stage, noise in (("visual", 0.15), ("student", 0.05)):
+            write_run(data, f"{stage}_arousal" + "_cosine" * (stage == "student") + variant,
+                      lambda gold, seed=seed, noise=noise: noisy(gold, seed, noise), stage=stage, target="arousal",
+                      distill="cosine", seed=seed, variant=variant[1:])
+    write_run(data, "student_arousal_cosine_other", noisy, stage="student", target="arousal", distill="cosine", seed=1,
+              variant="other", learning_rate=0.5)
+    return data
+
+
 def write_folds(data, run, predict=noisy, targets=("arousal",)):
     """The runs of two folds of a run's stage: each has predictions for one of the training subjects, held out of it."""
     stage, *_ = run.split("_")

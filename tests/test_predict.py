@@ -120,6 +120,36 @@ def test_every_video_gets_a_table_and_a_figure_and_a_line_of_the_summary(run, cl
         ["settings.json", *(f"clip_{n}.{kind}" for n in (2, 10) for kind in ("csv", "json", "png"))])
 
 
+def test_of_several_networks_the_mean_is_predicted(run, student, trained_corpus, clip, tmp_path):
+    visual, out = run_of(trained_corpus, "visual") / "best.pt", tmp_path / "out"
+    each = [predict.predict_video(network, clip, device="cpu") for network in (student, visual)]
+    code, said, err = run(visual, clip)
+    assert (code, err) == (0, "") and "the mean of these 2 networks'" in said
+    assert f"{student}: student, face only" in said and f"{visual}: visual, face only" in said
+    table = table_of(tmp_path)
+    assert not each[0]["arousal"].equals(each[1]["arousal"])
+    for target in ("arousal", "valence"):
+        mean = (each[0][target] + each[1][target]) / 2
+        np.testing.assert_allclose(table[target], mean, atol=1e-5)
+        assert table[target].std() > 0
+    pd.testing.assert_frame_equal(predict.predict_video([student, visual], clip, device="cpu"), table, rtol=1e-5)
+    assert "network" in one_line(*run(clip)[::2], 1), "of one of them: other results"
+    assert json.loads((out / "settings.json").read_text())["network"].startswith("student ")
+
+
+def test_networks_without_a_mean_are_named(call, student, trained_corpus, clip, tmp_path):
+    teacher = run_of(trained_corpus, "teacher") / "best.pt"
+    call = functools.partial(call, "predict", student, clip, "--out", tmp_path / "out", "--device", "cpu")
+    assert f"{student} and {teacher} differ in inputs" in one_line(*call(teacher)[::2], 2)
+    assert f"{student} was named twice" in one_line(*call(student)[::2], 2)
+    visual = run_of(trained_corpus, "visual") / "best.pt"
+    assert "the mean of several" in one_line(*call(visual, "--postprocess")[::2], 2)
+    state = load_checkpoint(student)
+    save_checkpoint(other := tmp_path / "other.pt", state | {"card": state["card"] | {"ratings": None}})
+    assert "level: causal needs networks" in one_line(*call(other, "--level", "causal")[::2], 2)
+    assert not list(tmp_path.glob("out/*.csv"))
+
+
 def test_frames_without_a_face_are_marked_and_have_no_prediction(run, tmp_path):
     pictures = list(sitter(3, 60).frames())
     write_video(tmp_path / "a.mp4", pictures[:30] + [np.full_like(pictures[0], 90)] * 12 + pictures[30:])
