@@ -16,6 +16,7 @@ MAIN = (("visual, raw", "visual", "raw"), ("visual ensemble, causal", "visual_en
         ("self-training, raw", "self_training", "raw"), ("student, raw", "student", "raw"),
         ("oracle, raw", "oracle", "raw"))
 RATED = "student_rated"
+VOICES = {"student": "own", "control": "another's"}  # whose voice a method's audio teachers hear
 CURVES = {"visual_ensemble": "tab:grey", "self_training": "tab:orange", "student": "tab:blue", "oracle": "black"}
 
 
@@ -61,9 +62,10 @@ def main_table(results):
 
 def hearing_table(results):
     """What hearing adds in each case, by target and level."""
-    columns = ["setting: rated + unlabelled", "target", *LEVELS]
-    rows = [[results.name_of(case), name_of(target), *cells] for case in results.cases() for target in ALL_TARGETS
-            if all(cells := [gain_of(results, case, HEARING, target, level) for level in LEVELS])]
+    each = [(target, level) for target in TARGETS for level in LEVELS] + [("both", "causal")]  # main_table has the rest
+    columns = ["setting: rated + unlabelled", *(f"{name_of(target)}, {level}" for target, level in each)]
+    rows = [[results.name_of(case), *cells] for case in results.cases()
+            if all(cells := [gain_of(results, case, HEARING, *one) for one in each])]
     return markdown("Hearing's part: student over self-training", columns, rows)
 
 
@@ -117,17 +119,18 @@ def verdict(reached, least, as_text):
 def gate_table(results, gate):
     """The confirmation test of the audio teachers, with each subject's own voice and with another's: in how many chains
     they passed, and the excess correlation, as mean and in standard errors."""
-    rows = []
-    for (setting, rated, method), part in gate.groupby(["setting", "rated", "method"], sort=False):
-        voice = "own" if method == "student" else "another subject's"
-        tests = [gate_cell(part[part["target"] == target]) for target in TARGETS]
-        rows.append([results.name_of((setting, rated)), voice, *tests])
+    each = [(method, target) for method in VOICES for target in TARGETS]
+    tests = dict(list(gate.groupby(["setting", "rated", "method", "target"])))
+    rows = [[results.name_of(case), *cells] for case in results.cases()
+            if any(cells := [gate_cell(tests.get((*case, *one))) for one in each])]
     return markdown("The confirmation test: passed in how many, excess correlation (in standard errors: 3 pass)", [
-        "setting: rated + unlabelled", "voice", *TARGETS], rows)
+        "setting: rated + unlabelled", *(f"{VOICES[method]} voice: {target}" for method, target in each)], rows)
 
 
 def gate_cell(tests):
-    """The tests of one target in all chains, as text."""
+    """The tests of one target in all chains, as text; "" if there are none."""
+    if tests is None:
+        return ""
     ratio = tests["excess"] / tests["error"]
     return (f"{tests['passed'].sum():.0f} of {len(tests)}, {signed(tests['excess'].mean())} ({ratio.min():.1f} to "
             f"{ratio.max():.1f})")

@@ -11,7 +11,7 @@ import pytest
 import study.tables
 from study.methods import AIMS, METHODS, SETTINGS
 from study.results import GATE, RESULTS, RUN, Results, gate_file, merge, read_results, take_in
-from study.tables import aims_table, gate_table, harm_table, main_table, renew_tables, report, runs_table
+from study.tables import aims_table, gate_table, harm_table, hearing_table, main_table, renew_tables, report, runs_table
 from support.errors import UserError
 
 MUCH = ("much", 12)
@@ -161,10 +161,21 @@ def test_the_gates_statistic_is_shown_in_place_of_controls():
     gate = pd.DataFrame([["much", 12, draw, method, 0, target, passed, excess + draw / 20, 0.05, 60, "abc"]
                          for method, passed, excess in (("student", 1, 0.4), ("control", 0, 0.01))
                          for target in ("arousal", "valence") for draw in range(3)], columns=GATE.columns)
-    text = gate_table(results_of(table_of(visual=VISUAL)), gate)
-    assert cells_of(text, "`much`") == [
-        ["`much`, 12 + 48", "own", *["3 of 3, +0.450 (8.0 to 10.0)"] * 2],
-        ["`much`, 12 + 48", "another subject's", *["0 of 3, +0.060 (0.2 to 2.2)"] * 2]]
+    text = gate_table(results_of(table_of(visual=VISUAL), table_of(("much", 9), visual=VISUAL)),
+                      pd.concat([gate, gate[gate["method"] == "student"].assign(setting="nothing")]))
+    assert cells_of(text, "`") == [  # "nothing" is still in training
+        ["`much`, 12 + 48", *["3 of 3, +0.450 (8.0 to 10.0)"] * 2, *["0 of 3, +0.060 (0.2 to 2.2)"] * 2]]
+    assert "own voice: arousal | own voice: valence | another's voice: arousal |" in text
+    text = gate_table(results_of(table_of(visual=VISUAL)), gate[gate["method"] == "student"])
+    assert cells_of(text, "`")[0][3:] == ["", ""]
+
+
+def test_hearings_part_is_told_by_target_and_level():
+    flat = np.full((2, 2, 6), 0.3)
+    table = table_of(visual=flat, self_training=flat, student=flat + 0.1, more=0.04)
+    text = hearing_table(results_of(table.assign(causal=table["raw"] * 2), table_of(("much", 9), visual=flat)))
+    raw, causal = "+0.100 (+0.100 to +0.100)", "+0.200 (+0.200 to +0.200)"
+    assert cells_of(text, "`") == [["`much`, 12 + 48", *[raw, causal, raw] * 2, causal]]
 
 
 def test_rows_of_outdated_settings_are_pointed_out():
