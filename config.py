@@ -88,12 +88,12 @@ class Config:
                                                                 # it, else float32; float32 in predict.py
 
     # --- network: predict.py export.py
-    network: str = ""  # the trained network: best.pt in a run's folder, or an .onnx file of export.py; predict.py takes
-                       # several, and then the mean of their predictions
+    network: str = ""  # the trained network: best.pt in a run's folder, or an .onnx file of export.py
     out: str = "predictions"  # folder for the tables and figures; of export.py: the file, "": beside the network
 
     # --- prediction: predict.py
-    videos: tuple[str, ...] = ()  # videos, or folders of videos
+    videos: tuple[str, ...] = ()  # videos, or folders of videos; among them further networks (.pt, .onnx): the mean of
+                                  # the predictions of all is taken
     overlay: bool = False  # also write each video with the face's box and the predictions drawn into it
     people: Literal["largest", "all"] = "largest"  # whose face: the largest one's, followed | everybody's
     postprocess: bool = False  # smooth, shift, scale and delay the predictions by the network's constants

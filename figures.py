@@ -68,6 +68,7 @@ def write_lines(fig, lines, left, top, **style):
 
 def selection_note(runs):
     """A sentence that says which runs' epochs were selected on the recordings shown."""
+    runs = [run for run in runs if not run.members] or runs  # a mean was not trained
     selected = [run.name for run in runs if run.selected_on_val]
     if selected and len(selected) < len(runs):
         which = ", ".join(selected) if len(selected) <= 3 else f"{len(selected)} of these runs"

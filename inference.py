@@ -85,18 +85,19 @@ class TorchNetwork:
 
 
 class MeanNetwork:
-    """Several Networks that are fed the same: the mean of their predictions. It has no post-processing, whose constants
-    are those of one network, and no other level unless all were trained on ratings of the same mean and sd."""
+    """The mean of the predictions of several Networks with the same inputs and targets. Its card is the first one's,
+    but without post-processing, whose constants are those of one network, and without the ratings' mean and standard
+    deviation if these are not the same for all."""
 
     def __init__(self, networks):
-        """networks: {path: Network}, two or more. Raises SettingsError, naming the first that is fed something else."""
+        """networks: {path: Network}, two or more. Raises SettingsError, naming two that do not go together."""
         (path, first), *others = networks.items()
         for other, network in others:
             for entry in ("targets", "inputs", "frame_rate", "clip_stride", "faces", "sound"):
                 if network.card[entry] != first.card[entry]:
                     raise SettingsError(f"network: {path} and {other} differ in {entry.replace('_', ' ')} "
-                                        f"({first.card[entry]} and {network.card[entry]}): a mean is of networks that "
-                                        "are fed the same")
+                                        f"({differing(first.card[entry], network.card[entry])}): networks of one mean "
+                                        "must not")
         self.networks, self.inputs, self.targets = [*networks.values()], first.inputs, first.targets
         same = all(network.card["ratings"] == first.card["ratings"] for network in self.networks)
         self.card = first.card | {"postprocessing": None, "ratings": first.card["ratings"] if same else None}
@@ -105,6 +106,14 @@ class MeanNetwork:
         states = [None] * len(self.networks) if state is None else state
         preds, states = zip(*(network(frames, specs, its) for network, its in zip(self.networks, states)))
         return np.mean(preds, axis=0), states
+
+
+def differing(one, other):
+    """What differs between two entries of cards, as text; of two dicts their values of the same key."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return "; ".join(f"{key} {one.get(key)} and {other.get(key)}" for key in one | other
+                         if one.get(key) != other.get(key))
+    return " and ".join("not known" if each is None else str(each) for each in (one, other))
 
 
 def describe(card):
@@ -384,7 +393,7 @@ def predictions(network, video, cfg, report=lambda n: None):
 
 def check_use(network, path, cfg):
     """Raises SettingsError if the network cannot be used on videos in this way."""
-    card, several = network.card, isinstance(network, MeanNetwork)
+    card = network.card
     made = {"frames": ("faces", "face crops", "face_detector.py"),
             "specs": ("sound", "spectrograms", "audio_melspec.py")}
     for name in network.inputs:
@@ -402,15 +411,10 @@ def check_use(network, path, cfg):
     if cfg.postprocess and cfg.level != "raw":
         raise SettingsError(f"level: {cfg.level} and --postprocess, whose constants were fitted on raw predictions: "
                             "leave one of them out")
-    if cfg.postprocess and several:
-        raise SettingsError("postprocess: its constants are fitted on the predictions of one network, and here is the "
-                            "mean of several: leave --postprocess out")
-    if cfg.level != "raw" and several and not card["ratings"]:
-        raise SettingsError(f"level: {cfg.level} needs networks with training ratings of one mean and standard "
-                            "deviation, which these differ in or do not say: leave --level out")
     if cfg.postprocess and not card["postprocessing"]:
         raise SettingsError(f"postprocess: {path} holds no post-processing constants (they are fitted if its folds "
-                            "were trained before it): leave --postprocess out")
+                            "were trained before it; a mean of several networks has none): leave --postprocess out")
     if cfg.level != "raw" and not card["ratings"]:
         raise SettingsError(f"level: {path} does not say the mean and standard deviation of its training ratings: an "
-                            "older version wrote it. Train it again, or leave --level out")
+                            "older version wrote it, or these networks were trained on different ratings. Train again, "
+                            "or leave --level out")

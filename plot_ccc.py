@@ -9,8 +9,8 @@ Writes  plots/ccc.csv               run,target,level,recording,frames,ccc_raw,cc
         plots/ccc.png               the runs side by side, with their bounds
         plots/traces/<run>/<id>.png gold standard and prediction over time
 
-Runs that differ in their seed alone are also shown as the mean of their predictions, <run>_mean_of_<n>: what
-predict.py makes of their networks together.
+Runs that differ in their seed alone, and were trained on the same ratings, are also shown as the mean of their
+predictions, <run>+mean: what predict.py makes of their networks together. It has no post-processing.
 
 Post-processing (postprocessing.py) is fitted on subjects of Train_Set, as predicted by networks that were not trained
 on them: Val_Set, which the table reports, is not used. A run with --fold has such predictions; any other one takes
@@ -22,10 +22,8 @@ traces of runs that are not in the runs folder stay, because they may belong to 
 
     python plot_ccc.py --data-dir data
 """
-import json
 import math
 import re
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,8 +40,9 @@ from tqdm import tqdm
 import figures
 from config import Config
 from postprocessing import fit_tables, postprocess, rating_level, relevel, six_digits
-from runs import INPUTS, NOT_FITTED, OLDER, changed, run_folder, say_once, settings_of
-from scores import AGAIN, gaps_closed, mean_tables, out_of_fold, read_predictions, score, summary_of, targets_of
+from runs import INPUTS, NOT_FITTED, OLDER, changed, run_folder, say_once
+from scores import AGAIN, gaps_closed, out_of_fold, read_predictions, score, summary_of, targets_of
+from seeds import with_means
 from support.recordings import PARTITIONS, SUMMARIES, TARGETS
 
 FOLD = re.compile(r"_fold\d+of\d+")  # in the name of a run with held-out subjects
@@ -59,7 +58,7 @@ class Run(NamedTuple):
     val: dict
     settings: dict  # its config.json; {} if it cannot be read
     held_out: dict = {}  # what its post-processing is fitted on (scores.out_of_fold)
-    several: int = 1  # runs that it is the mean prediction of
+    members: tuple = ()  # names of the runs that it is the mean of (seeds.py)
 
     @property
     def stage(self): return stage_of(self.name)
@@ -70,12 +69,13 @@ class Run(NamedTuple):
     @property
     def selected_on_val(self): return self.settings.get("keep", "best") == "best" and not self.settings.get("fold")
     @property
-    def is_bound(self): return self.stage in ("visual", "teacher") and self.several == 1
+    def is_bound(self): return self.stage in ("visual", "teacher") and not self.members
     @property
     def about(self):
-        sees, _, bound = STAGES.get(self.stage, "").partition(":")
-        about = sees + f":{bound}" * bool(bound and self.several == 1) + how_taught(self) * (self.stage == "student")
-        return f"mean of {self.several} networks, " * (self.several > 1) + about
+        sees, *bound = STAGES.get(self.stage, "").split(":")
+        if self.members:
+            return f"mean of {len(self.members)}: {sees}{how_taught(self) * (self.stage == 'student')}"
+        return ":".join([sees, *bound]) + how_taught(self) * (self.stage == "student")
 
 
 def stage_of(name):
@@ -173,65 +173,6 @@ def check_same_gold(root, runs):
                     raise UserError(f"{path} and {other} have different ratings of {target}: {again}")
 
 
-# ---- runs of several seeds ------------------------------------------------------------------------------------------
-
-class Method(NamedTuple):
-    """Runs that differ in their seeds alone, {seed: run}; name: that of the first, without its variant."""
-    name: str
-    runs: dict
-
-    @property
-    def first(self): return next(iter(self.runs.values()))
-    @property
-    def stage(self): return self.first.stage
-    @property
-    def targets(self): return self.first.targets
-
-
-def settings_to_compare(run):
-    """Settings that a run depends on, {name: value}; {} if its config.json cannot be read."""
-    return settings_of(Config(**run.settings)) | {"epochs": run.settings.get("epochs")} if run.settings else {}
-
-
-def methods_of(runs):
-    """[Method]: runs with the same settings but `seed` and `variant`, each with a seed of its own."""
-    groups = {}
-    for run in runs:
-        same = {key: value for key, value in settings_to_compare(run).items() if key not in ("seed", "variant")}
-        key = json.dumps(same, default=str) if same else run.name
-        group = groups.setdefault(key, {})
-        seed = run.settings.get("seed", 0)
-        if seed in group:  # trained twice: a row of its own
-            group = groups.setdefault(run.name, {})
-        group[seed] = run
-    names = Counter(plain_name(next(iter(group.values()))) for group in groups.values())
-    firsts = {key: next(iter(group.values())) for key, group in groups.items()}
-    return [Method(plain_name(firsts[key]) if names[plain_name(firsts[key])] == 1 and len(group) > 1
-                   else firsts[key].name, group) for key, group in groups.items()]
-
-
-def plain_name(run):
-    """Name of a run without its variant."""
-    return run.name.removesuffix(f"_{run.variant}") if run.variant else run.name
-
-
-def with_means(runs):
-    """The runs, and after the last one of every Method with several seeds their mean prediction, as a Run."""
-    means = {[*method.runs.values()][-1].name: mean_run(method) for method in methods_of(runs) if len(method.runs) > 1}
-    return [each for run in runs for each in (run, means.get(run.name)) if each]
-
-
-def mean_run(method):
-    """The mean prediction of the runs of a method, as a Run. Its post-processing is fitted on that of their held-out
-    predictions, if these are of the same recordings."""
-    several = [*method.runs.values()]
-    held_out = [run.held_out for run in several]
-    same = all(tables.keys() == held_out[0].keys() for tables in held_out)
-    return method.first._replace(name=f"{method.name}_mean_of_{len(several)}", several=len(several),
-                                 val=mean_tables([run.val for run in several]),
-                                 held_out=mean_tables(held_out) if same else {})
-
-
 # ---- the tables -----------------------------------------------------------------------------------------------------
 
 def processed(tables, constants, smoothing):
@@ -255,8 +196,8 @@ def releveled(run, level, frame_rate):
 
 
 def fitted_runs(cfg):
-    """(runs, with_means, at the level that is asked for, {run name: {target: PostProcessing}}, and as of read_runs the
-    names of unfinished runs and of fold runs left out)."""
+    """(runs and their means at the level that is asked for, {run name: {target: PostProcessing}}, names of unfinished
+    runs, and of fold runs left out, as of read_runs)."""
     runs, unfinished, folds = read_runs(cfg.run_root, cfg.frame_rate)
     runs = [releveled(run, cfg.level, cfg.frame_rate) for run in with_means(runs)]
     limits = cfg.smoothing, cfg.max_window_s, cfg.max_delay_s, cfg.frame_rate
@@ -345,9 +286,12 @@ def on_fitting(runs, cfg):
     """Sentences on the runs without a post-processing, and on those whose own one, in their best.pt, was fitted with
     other settings."""
     now = {name: getattr(cfg, name) for name in ("smoothing", "max_window_s", "max_delay_s")}
-    others = [run.name for run in runs if changed(run.settings, now)]
-    without = [run.name for run in runs if not run.held_out]
-    return [f"{', '.join(without)}: {NOT_FITTED}."] * bool(without) + [
+    trained = [run for run in runs if not run.members]
+    others = [run.name for run in trained if changed(run.settings, now)]
+    without = [run.name for run in trained if not run.held_out]
+    return [f"{run.name}: the mean of the predictions of {', '.join(run.members)}; no post-processing, whose constants "
+            "are of one network." for run in runs if run.members] + [
+        f"{', '.join(without)}: {NOT_FITTED}."] * bool(without) + [
         f"{', '.join(others)}: fitted with other settings when trained, and predict.py --postprocess uses the "
         "constants of then."] * bool(others)
 

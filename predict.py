@@ -1,6 +1,6 @@
 """A trained network at work: any video -> arousal and valence of the face in it, for every frame.
 
-Reads   the network: best.pt of a run (mmpkd.py), or an .onnx file (export.py); of several, whose files end in .pt or
+Reads   the network: best.pt of a run (mmpkd.py), or an .onnx file (export.py); of several, all of which end in .pt or
         .onnx, the mean of their predictions
         videos, or folders of videos; for networks with audio their sound track, or <name>.wav beside the video;
         for a network of audio alone also sound files
@@ -57,11 +57,15 @@ WORTH_A_WORKER = 10000  # frames: a process that loads torch takes seconds to st
 # ---- one video, in a notebook ----------------------------------------------------------------------------------------
 
 def opened(paths, device, precision):
-    """The Network in a file, or the mean of those in several, kept for the next video."""
-    states = [Path(path).stat() if there(path) else None for path in paths]
-    where = tuple((Path(path).resolve(), state and (state.st_size, state.st_mtime_ns))
-                  for path, state in zip(paths, states))
-    return _opened(tuple(paths), device, precision, where)
+    """The Network in a file, or the mean of those in several, kept for the next video. Raises SettingsError for a file
+    that is there twice."""
+    states = {}
+    for path in paths:
+        file = Path(path).resolve()
+        if file in states:
+            raise SettingsError(f"network: {path} was named twice: their mean would count it twice")
+        states[file] = (file.stat().st_size, file.stat().st_mtime_ns) if there(file) else None
+    return _opened(tuple(paths), device, precision, tuple(states.items()))
 
 
 @functools.lru_cache(1)
@@ -79,8 +83,10 @@ def predict_video(network, video, **options):
     if others := set(options) - IN_NOTEBOOKS:
         raise TypeError(f"predict_video takes {', '.join(sorted(IN_NOTEBOOKS))}, not {', '.join(sorted(others))}")
     cfg = check_settings(Config(**options))
-    paths = [network] if isinstance(network, str | os.PathLike) else network
-    one = opened([str(path) for path in paths], cfg.device, cfg.precision)
+    paths = [*map(str, [network] if isinstance(network, str | os.PathLike) else network)]
+    if not paths:
+        raise SettingsError("network: an empty list: best.pt of a run or an .onnx file, or several, were expected")
+    one = opened(paths, cfg.device, cfg.precision)
     check_use(one, paths[0], cfg)
     table, _, damage = predictions(one, Path(video), cfg)
     if damage:
@@ -92,14 +98,9 @@ def predict_video(network, video, **options):
 
 def networks_in(cfg):
     """(paths of networks, cfg without these among the videos) of the command line: the first word is a network, and
-    every other that ends as one does. Raises SettingsError if one is there twice."""
+    every other that ends as one does."""
     more = [word for word in cfg.videos if Path(word).suffix.lower() in (".pt", ONNX)]
-    networks, files = [cfg.network, *more], set()
-    for path in networks:
-        if (file := Path(path).resolve()) in files:
-            raise SettingsError(f"network: {path} was named twice: their mean would count it twice")
-        files.add(file)
-    return networks, dataclasses.replace(cfg, videos=tuple(word for word in cfg.videos if word not in more))
+    return [cfg.network, *more], dataclasses.replace(cfg, videos=tuple(word for word in cfg.videos if word not in more))
 
 
 def find_videos(words):
@@ -116,7 +117,8 @@ def find_videos(words):
                 print(f"{path}: left out, no videos by their names: "
                       + ", ".join(others[:4]) + " ..." * (len(others) > 4))
             if not videos:
-                raise UserError(f"{path}/ holds no videos")
+                inside = f"; if a network was meant: {path / 'best.pt'}" * there(path / "best.pt")
+                raise UserError(f"{path}/ holds no videos{inside}")
             paths += videos
         elif there(path):
             paths.append(path)
@@ -137,13 +139,12 @@ def prepare(cfg, network, networks, videos):
     networks: paths of those that `network` is, or is the mean of.
     Raises UserError if it holds anything else, or results of another network, with other options, of other videos.
     """
-    out, hint = Path(cfg.out), "or name another folder with --out"
+    out, hint, known_as = Path(cfg.out), "or name another folder with --out", name_of(network, networks)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.glob("[!.]*")) and {"level", *made_with(out)} != {*OPTIONS.split()}:  # older: no level
             raise UserError(f"{out}/ holds other files and no results of predict.py: empty it")
-        options = SimpleNamespace(network=f"{network.card['stage']} {' '.join(sorted(map(digest_of, networks)))}",
-                                  people=cfg.people, postprocess=cfg.postprocess, level=cfg.level,
+        options = SimpleNamespace(network=known_as, people=cfg.people, postprocess=cfg.postprocess, level=cfg.level,
                                   precision=cfg.precision)
         keep_settings(out, options, OPTIONS)
         for name in videos if cfg.overlay else ():
@@ -158,10 +159,19 @@ def prepare(cfg, network, networks, videos):
         raise SettingsError(f"out: {out}/ cannot be written ({error.strerror or error}): name another folder") from None
 
 
-def digest_of(path):
-    """A hash of a network's file, as text."""
-    with open(regular(path), "rb") as file, named(path):
-        return hashlib.file_digest(file, "sha1").hexdigest()[:16]
+def name_of(network, paths):
+    """A text for the network in a file, or for the mean of those in several in any order, which tells it from all
+    others. Raises SettingsError if two files hold the same network."""
+    digests = {}
+    for path in paths:
+        with open(regular(path), "rb") as file, named(path):
+            digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
+        if digest in digests:
+            raise SettingsError(f"network: {digests[digest]} and {path} are copies: their mean would count it twice")
+        digests[digest] = path
+    if len(paths) == 1:
+        return f"{network.card['stage']} {digest}"
+    return f"mean of {len(paths)} {hashlib.sha1(' '.join(sorted(digests)).encode()).hexdigest()[:16]}"
 
 
 def note_of(video):
@@ -227,8 +237,8 @@ def make(name, report, videos, networks, cfg):
         overlay.unlink(missing_ok=True)  # of another video, whose table was deleted
         table, strips, remarks = predictions(network, video, cfg, report)
         treated = "post-processed" if cfg.postprocess else f"level: {cfg.level}" if cfg.level != "raw" else "raw"
-        about = f"mean of {len(networks)} networks, the first of them " * (len(networks) > 1)
-        about += f"{describe(network.card)}; predictions: {treated}"
+        about = f"{describe(network.card)}; predictions: {treated}"
+        about = f"mean of {len(networks)} networks; the first: {about}" if len(networks) > 1 else about
         strips = {person: [*strip.values()] for person, strip in strips.items()}
         fig = figures.prediction_figure(table, network.targets, name, about, strips)
         figures.save_figure(fig, path.with_suffix(".png"))

@@ -35,6 +35,7 @@ from report_page import charts, recordings, tables
 from report_page.templates import PAGE, template
 from runs import read_log, say_once
 from scores import summary_of
+from seeds import methods_of
 from support.recordings import FOLDERS
 
 VEGA_LITE = "6.4"
@@ -184,8 +185,8 @@ def content_of(cfg, runs, left_out, folds, fitted):
     """({what page.html shows}, {what page.js draws})."""
     table, constants = fitted
     after = {run.name: plot_ccc.processed(run.val, constants[run.name], cfg.smoothing) for run in runs}
-    trained = [run for run in runs if run.several == 1]
-    styles, methods = charts.styles_of(runs), plot_ccc.methods_of(trained)
+    trained = [run for run in runs if not run.members]
+    styles, methods = charts.styles_of(runs), methods_of(trained)
     parts, drawn = comparison(runs, table, methods, styles)
     training_part, curves = training(cfg.run_root, trained, styles)
     shown, data = recordings.traces(runs, after, table, cfg.crops_dir, cfg.frame_rate)
@@ -222,7 +223,7 @@ def main(argv=None):
     with whole_file(path) as part:
         part.write_text(page_of(content, data), encoding="utf-8")
     print(*left_out, *content["traces"]["notes"][-1:], sep="\n")
-    size, trained = path.stat().st_size / 1e6, sum(run.several == 1 for run in runs)
+    size, trained = path.stat().st_size / 1e6, sum(not run.members for run in runs)
     print(f"{path}: {tables.counted(trained, 'run')}, {size:.1f} MB, written; open it in a browser")
     return path
 

@@ -229,12 +229,12 @@ def gaps_closed(values, run):
     """Share of the gap between visual and teacher that a student closed: a text for each of its four CCCs.
 
     values: {run name: summary_of} of one target; run: a plot_ccc.Run. The bounds are the runs visual_<target> and
-    teacher_<target> of the student's variant, or else of no variant. [] for other stages, for the mean of several
-    students, which is no like of bounds of one network, or if a bound is missing.
+    teacher_<target> of the student's variant, or else of no variant. [] for other stages, if a bound is missing, and
+    for the mean of several students, because the bounds are single networks.
     """
     stage, *target = run.name.split("_")[:2]
     for words in ([*target, run.variant], target):
         visual, teacher = ("_".join([bound, *words]) for bound in ("visual", "teacher"))
-        if stage == "student" and run.several == 1 and {visual, teacher} <= set(values):
+        if stage == "student" and not run.members and {visual, teacher} <= set(values):
             return [gap_closed(*each) for each in zip(values[visual], values[teacher], values[run.name])]
     return []

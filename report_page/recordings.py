@@ -59,8 +59,8 @@ def picked(runs, table):
 
 
 def measured(runs, target):
-    """The run by which recordings are called worst or best: the first student, or else the last run."""
-    shown = [run for run in runs if target in run.targets]
+    """The run by which recordings are called worst or best: the first student, or else the last run that is no mean."""
+    shown = [run for run in runs if target in run.targets and not run.members]
     return next((run for run in shown if run.stage == "student"), shown[-1])
 
 

@@ -7,10 +7,10 @@ import shlex
 import numpy as np
 
 from config import Config
-from plot_ccc import settings_to_compare
 from report_page.table import Table, counted
 from runs import settings_of
 from scores import gaps_closed, summary_of
+from seeds import settings_to_compare
 from study.statistics import interval, signed
 from support.recordings import SUMMARIES
 from support.settings import KINDS
@@ -32,7 +32,7 @@ def duration(seconds):
             else f"{seconds / 3600:.1f} h")
 
 
-# ---- runs of several seeds ------------------------------------------------------------------------------------------
+# ---- gains over several seeds ----------------------------------------------------------------------------------------
 
 def ccc_matrix(method, table, seeds):
     """Raw CCC of a method, (seeds, recordings); table: ccc.csv of one target."""
@@ -68,8 +68,9 @@ def seeds_table(methods, table, target):
                      number(float(means.std(ddof=1))) if len(means) > 1 else "-",
                      *([signed(gain[0]), f"{signed(gain[1])} to {signed(gain[2])}"] if gain else ["-", "-"])])
     over = f"over {baseline.name}" if baseline else "over a baseline"
-    return Table(f"Several seeds, {target}: raw CCC, mean of recordings. Intervals: bootstrap over recordings and "
-                 "seeds", ["method", "seeds", "CCC", "sd over seeds", over, "95 % interval"], rows)
+    return Table(f"Several seeds, {target}: raw CCC, mean of recordings and seeds (in the table above, +mean: CCC of "
+                 "the seeds' mean prediction). Intervals: bootstrap over recordings and seeds",
+                 ["method", "seeds", "CCC", "sd over seeds", over, "95 % interval"], rows)
 
 
 # ---- the answer -----------------------------------------------------------------------------------------------------

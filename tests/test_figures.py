@@ -102,7 +102,7 @@ def test_a_student_is_compared_with_the_bounds_of_its_variant_or_else_of_none():
     assert gaps_closed(values, word) == ["50%"]
     values["teacher_both_word"] = [0.8]
     assert gaps_closed(values, word) == ["25%"] and gaps_closed(values, plain) == ["50%"]
-    for other in (run_of("teacher_both_word"), run_of("student_valence_cosine"), word._replace(several=2)):
+    for other in (run_of("teacher_both_word"), run_of("student_valence_cosine"), word._replace(members=("a", "b"))):
         assert gaps_closed(values, other) == []
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import one_line, run_of
-from test_plot_ccc import RUNS, plot, tables, write_fitted, write_seeds
+from test_plot_ccc import RUNS, plot, tables, write_fitted
 from test_postprocessing import SUBJECTS, closed_form
 from videos import sitter
 
@@ -49,28 +49,6 @@ def test_at_a_level_every_ccc_is_that_of_predictions_levelled_by_hand(level, dat
     out = capsys.readouterr().out
     assert f"3 recordings, level: {level}" in out and f"at the level {level}" in out
     assert set(pd.read_csv(data / "plots/postprocessing.csv")["level"]) == {level}
-
-
-@pytest.mark.parametrize("level", ["raw", "causal", "recording"])
-def test_runs_that_differ_in_their_seed_alone_are_also_scored_as_the_mean_of_their_predictions(level, tmp_path, capsys,
-                                                                                              no_figures):
-    write_seeds(tmp_path)
-    plot(tmp_path, "--level", level)
-    table = pd.read_csv(tmp_path / "plots/ccc.csv").set_index(["run", "recording"])["ccc_raw"]
-    assert [*table.index.unique("run")] == [
-        "visual_arousal", "visual_arousal_again", "visual_arousal_mean_of_2", "student_arousal_cosine",
-        "student_arousal_cosine_again", "student_arousal_cosine_mean_of_2", "student_arousal_cosine_other"]
-    for name in ("visual_arousal", "student_arousal_cosine"):
-        several = [tmp_path / "runs" / f"{name}{word}" / "predictions" for word in ("", "_again")]
-        trained = [pd.read_csv(path)["arousal_gold"] for path in (several[0] / "train").glob("*.csv")]
-        for one in SUBJECTS["val"]:
-            parts = [pd.read_csv(folder / "val" / f"{one}.csv") for folder in several]
-            pred = (parts[0]["arousal_pred"] + parts[1]["arousal_pred"]).to_numpy() / 2
-            pred = pred if level == "raw" else levelled(pred, level, trained)
-            found = table[f"{name}_mean_of_2", one]
-            assert found == pytest.approx(closed_form(pred, parts[0]["arousal_gold"]), abs=5e-6)
-            assert found != table[name, one]
-    assert "visual_arousal_mean_of_2 " in capsys.readouterr().out
 
 
 def test_nothing_is_said_of_a_level_that_was_not_asked_for(data, capsys, no_figures):

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 import export
 import onnx_network
 from checkpoints import load_checkpoint
-from inference import open_model
+from inference import BATCH, MeanNetwork, Stream, network_thread, open_model
 from onnx_network import OnnxNetwork
 from support.errors import SettingsError, UserError
 
@@ -37,6 +37,23 @@ def test_a_recording_in_pieces_gives_what_it_gives_whole(exported):
     np.testing.assert_allclose(np.concatenate([first, second, third]), whole, atol=1e-6)
     assert np.abs(network(frames[24:])[0] - third).max() > 1e-5  # the state does matter
     assert whole.dtype == np.float32 and whole.shape == (60, 2)
+
+
+def test_with_a_network_of_pytorch_it_makes_a_mean(exported, trained_corpus):
+    networks = {path: open_model(path, "cpu") for path in (exported, run_of(trained_corpus, "visual") / "best.pt")}
+    frames = np.random.default_rng(0).integers(0, 256, (2 * BATCH + 5, 32, 32, 3), dtype=np.uint8)
+
+    def preds(network):
+        with network_thread() as thread:
+            stream = Stream(network, thread)
+            for frame in frames:
+                stream.add(frame)
+            return stream.end()
+    for network in networks.values():
+        network.card = network.card | {"clip_stride": 3}
+    first, second = map(preds, networks.values())
+    assert np.abs(first - second).max() > 1e-4
+    np.testing.assert_allclose(preds(MeanNetwork(networks)), (first + second) / 2, atol=1e-6)
 
 
 def test_workers_use_one_thread(exported, monkeypatch):

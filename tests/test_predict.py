@@ -26,6 +26,7 @@ from checkpoints import load_checkpoint, save_checkpoint
 from drawn.people import Recording, write_video
 from inference import open_model
 from postprocessing import PostProcessing, postprocess
+from support.errors import SettingsError
 from support.media import picture_clock
 
 COLUMNS = ["time_s", "arousal", "valence", "face", "score", "x1", "y1", "x2", "y2"]
@@ -121,7 +122,7 @@ def test_every_video_gets_a_table_and_a_figure_and_a_line_of_the_summary(run, cl
 
 
 def test_of_several_networks_the_mean_is_predicted(run, student, trained_corpus, clip, tmp_path):
-    visual, out = run_of(trained_corpus, "visual") / "best.pt", tmp_path / "out"
+    visual = run_of(trained_corpus, "visual") / "best.pt"
     each = [predict.predict_video(network, clip, device="cpu") for network in (student, visual)]
     code, said, err = run(visual, clip)
     assert (code, err) == (0, "") and "the mean of these 2 networks'" in said
@@ -132,9 +133,16 @@ def test_of_several_networks_the_mean_is_predicted(run, student, trained_corpus,
         mean = (each[0][target] + each[1][target]) / 2
         np.testing.assert_allclose(table[target], mean, atol=1e-5)
         assert table[target].std() > 0
-    pd.testing.assert_frame_equal(predict.predict_video([student, visual], clip, device="cpu"), table, rtol=1e-5)
-    assert "network" in one_line(*run(clip)[::2], 1), "of one of them: other results"
-    assert json.loads((out / "settings.json").read_text())["network"].startswith("student ")
+    both = iter([student, visual])
+    pd.testing.assert_frame_equal(predict.predict_video(both, clip, device="cpu"), table, rtol=1e-5)
+    assert "done before" in run(clip, student, network=visual)[1], "the order does not matter"
+    assert "network mean of 2 " in one_line(*run(clip)[::2], 1), "of one of them: other results"
+
+
+def test_a_mean_can_be_at_another_level_if_the_ratings_were_the_same(student, trained_corpus, clip):
+    networks = student, run_of(trained_corpus, "visual") / "best.pt"
+    tables = [predict.predict_video(one, clip, device="cpu", level="causal") for one in (*networks, networks)]
+    np.testing.assert_allclose(tables[2]["arousal"], (tables[0]["arousal"] + tables[1]["arousal"]) / 2, atol=1e-6)
 
 
 def test_networks_without_a_mean_are_named(call, student, trained_corpus, clip, tmp_path):
@@ -142,11 +150,19 @@ def test_networks_without_a_mean_are_named(call, student, trained_corpus, clip, 
     call = functools.partial(call, "predict", student, clip, "--out", tmp_path / "out", "--device", "cpu")
     assert f"{student} and {teacher} differ in inputs" in one_line(*call(teacher)[::2], 2)
     assert f"{student} was named twice" in one_line(*call(student)[::2], 2)
+    (tmp_path / "link.pt").symlink_to(student)
+    with pytest.raises(SettingsError, match="link.pt was named twice"):
+        predict.predict_video([student, tmp_path / "link.pt"], clip)
+    with pytest.raises(SettingsError, match="an empty list"):
+        predict.predict_video([], clip)
+    copy = shutil.copy(student, tmp_path / "copy.pt")
+    assert f"{student} and {copy} are copies" in one_line(*call(copy)[::2], 2)
+    assert f"if a network was meant: {student}" in one_line(*call(student.parent)[::2], 1)
     visual = run_of(trained_corpus, "visual") / "best.pt"
-    assert "the mean of several" in one_line(*call(visual, "--postprocess")[::2], 2)
+    assert "a mean of several" in one_line(*call(visual, "--postprocess")[::2], 2)
     state = load_checkpoint(student)
     save_checkpoint(other := tmp_path / "other.pt", state | {"card": state["card"] | {"ratings": None}})
-    assert "level: causal needs networks" in one_line(*call(other, "--level", "causal")[::2], 2)
+    assert "different ratings" in one_line(*call(other, "--level", "causal")[::2], 2)
     assert not list(tmp_path.glob("out/*.csv"))
 
 
@@ -313,9 +329,12 @@ def test_post_processing_is_applied_with_the_constants_of_the_run(run, fitted, c
 
 # ---- the command line -----------------------------------------------------------------------------------------------
 
-def test_about_prints_the_model_card(run, call, student):
+def test_about_prints_the_model_card(call, student, trained_corpus):
     code, out, err = call("predict", student, "--about")
     assert (code, err) == (0, "") and out.startswith("MODEL CARD: student network for arousal and valence")
+    visual = run_of(trained_corpus, "visual") / "best.pt"
+    out = call("predict", student, visual, "--about")[1]
+    assert out.startswith("MODEL CARD: student") and "\n\nMODEL CARD: visual network for" in out
 
 
 @pytest.mark.parametrize("words, said", [

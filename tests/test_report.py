@@ -21,6 +21,7 @@ from figures import BUCKETS, shown_times, thinned
 from report_page import charts, recordings
 from report_page.tables import Table, command_of, gain_over, nearer, seeds_table
 from runs import settings_of
+from seeds import methods_of
 from support.settings import parse_config, read_settings
 
 HOSTILE = "<script>alert(1)<b>'\"&"
@@ -182,20 +183,19 @@ def test_settings_that_differ_are_named_and_others_are_not(tmp_path):
 
 @pytest.fixture
 def seeds(tmp_path):
-    """Two seeds of a baseline and of a student, and a student of other settings."""
     return write_seeds(tmp_path)
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_method(seeds):
     runs, *_ = plot_ccc.read_runs(seeds / "runs", 25)
-    found = {method.name: sorted(method.runs) for method in plot_ccc.methods_of(runs)}
+    found = {method.name: sorted(method.runs) for method in methods_of(runs)}
     assert found == {"visual_arousal": [0, 1], "student_arousal_cosine": [0, 1], "student_arousal_cosine_other": [1]}
 
 
-def test_the_gain_over_several_seeds_is_the_difference_of_means_with_an_interval_around_it(seeds):
+def test_the_gain_over_several_seeds_is_the_difference_of_means_with_an_interval_around_it(seeds, capsys):
     runs, *_ = plot_ccc.read_runs(seeds / "runs", 25)
     table, _ = tables(seeds, 25, 0)
-    visual, student, other = plot_ccc.methods_of(runs)
+    visual, student, other = methods_of(runs)
     mean, low, high = gain_over(student, visual, table)
     of = table[table["recording"] == "mean"].set_index("run")["ccc_raw"]
     expected = np.mean([of["student_arousal_cosine" + word] - of["visual_arousal" + word] for word in ("", "_again")])
@@ -205,11 +205,11 @@ def test_the_gain_over_several_seeds_is_the_difference_of_means_with_an_interval
     rows = table_in(page_of(seeds), "Several seeds")
     assert rows[2][:2] == ["student_arousal_cosine", "2"] and rows[2][4] == f"{mean:+.3f}"
     page = page_of(seeds)
-    assert "illustration" not in page and "5 runs" not in page
-    row = next(row for row in table_in(page, "CCC of arousal on Val_Set") if row[0] == "visual_arousal_mean_of_2")
-    assert float(row[1]) == pytest.approx(of["visual_arousal_mean_of_2"], abs=6e-4)
-    assert row[-1] == "mean of 2 networks, face only"
-    assert not any("mean_of" in cell for row in table_in(page, "Seeds, recordings and dates") for cell in row)
+    assert "illustration" not in page and ": 5 runs, " in capsys.readouterr().out
+    row = next(row for row in table_in(page, "CCC of arousal on Val_Set") if row[0] == "visual_arousal+mean")
+    assert float(row[1]) == pytest.approx(of["visual_arousal+mean"], abs=6e-4) and row[-1] == "mean of 2: face only"
+    assert "visual_arousal+mean: the mean of the predictions of visual_arousal, visual_arousal_again; no" in page
+    assert not any("mean" in cell for row in table_in(page, "Seeds, recordings and dates") for cell in row)
 
 
 # ---- traces ---------------------------------------------------------------------------------------------------------
