@@ -416,5 +416,5 @@ def check_use(network, path, cfg):
                             "were trained before it; a mean of several networks has none): leave --postprocess out")
     if cfg.level != "raw" and not card["ratings"]:
         raise SettingsError(f"level: {path} does not say the mean and standard deviation of its training ratings: an "
-                            "older version wrote it, or these networks were trained on different ratings. Train again, "
-                            "or leave --level out")
+                            "older version wrote it (or these networks were trained on different ratings). Train it "
+                            "again, or leave --level out")
