@@ -197,11 +197,11 @@ def plot_rated(results, setting, path):
     for number, (level, colour) in enumerate({"raw": "tab:blue", "centred": "tab:purple"}.items()):
         values = [results.paired(case, HEARING, "both", level) for case in cases]
         draw_curve(hearing, values, 0.08 * (number - 0.5), colour, level)
-    titles = "over the visual baseline, raw", "hearing's part: student over self-training"
+    titles = "gain over the visual baseline, raw", "hearing's part: student less self-training"
     for axis, title in zip((gains, hearing), titles):
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xticks(range(len(cases)), [rated for _, rated in cases])
-        axis.set(title=title, xlabel="rated subjects", ylabel="CCC, mean over subjects and both targets")
+        axis.set(title=title, xlabel="rated subjects", ylabel="difference in CCC, mean of both targets")
         axis.grid(axis="y", alpha=0.3)
         axis.margins(y=0.25)
         axis.legend(ncol=2, fontsize="small")
