@@ -70,11 +70,14 @@ def hearing_table(results):
 
 
 def harm_table(results):
-    """What a student loses or gains by another subject's voice, without the confirmation test."""
+    """What a student loses or gains by another subject's voice, without the confirmation test; and by its own beside
+    that."""
     columns = ["setting: rated + unlabelled", "control over self-training, raw", "causal", "centred",
-               "control over visual, raw"]
+               "control over visual, raw", "student over control, raw", "arousal alone, raw"]
+    over = ("student", "control")
     rows = [[results.name_of(case), *(gain_of(results, case, ("control", "self_training"), "both", level)
-                                      for level in LEVELS), gain_of(results, case, ("control", "visual"))]
+                                      for level in LEVELS), gain_of(results, case, ("control", "visual")),
+             *(gain_of(results, case, over, target) for target in ("both", "arousal"))]
             for case in results.cases() if results.paired(case, ("control", "self_training"))]
     return markdown("Another subject's voice, without the confirmation test", columns, rows)
 

@@ -138,10 +138,11 @@ def test_the_main_table_has_a_row_for_every_case_and_one_where_none_is_unlabelle
 
 def test_the_harm_of_anothers_voice_is_told_where_there_is_a_control():
     flat = np.full((2, 2, 6), 0.3)
-    text = harm_table(results_of(table_of(visual=flat, self_training=flat + 0.1, control=flat + 0.07),
+    text = harm_table(results_of(table_of(visual=flat, self_training=flat + 0.1, control=flat + 0.07,
+                                          student=flat + 0.12),
                                  table_of(("nothing", 12), visual=flat, self_training=flat + 0.1)))
-    less, more = "-0.030 (-0.030 to -0.030)", "+0.070 (+0.070 to +0.070)"
-    assert cells_of(text, "`") == [["`much`, 12 + 48", less, less, less, more]]
+    less, more, own = "-0.030 (-0.030 to -0.030)", "+0.070 (+0.070 to +0.070)", "+0.050 (+0.050 to +0.050)"
+    assert cells_of(text, "`") == [["`much`, 12 + 48", less, less, less, more, own, own]]
 
 
 def test_the_aims_table_says_what_is_met_and_by_how_much_the_rest_is_missed():
