@@ -42,6 +42,7 @@ import numpy as np
 from config import Config
 from inference import ONNX, MeanNetwork, check_use, describe, open_model, predictions
 from support import columns
+from support.checksums import digest
 from support.files import named, regular, there, whole_file
 from support.media import about_frames
 from support.reading import read_json
@@ -165,13 +166,13 @@ def name_of(network, paths):
     digests = {}
     for path in paths:
         with open(regular(path), "rb") as file, named(path):
-            digest = hashlib.file_digest(file, "sha1").hexdigest()[:16]
-        if digest in digests:
-            raise SettingsError(f"network: {digests[digest]} and {path} are copies: their mean would count it twice")
-        digests[digest] = path
+            own = hashlib.file_digest(file, "sha1").hexdigest()[:16]
+        if own in digests:
+            raise SettingsError(f"network: {digests[own]} and {path} are copies: their mean would count it twice")
+        digests[own] = path
     if len(paths) == 1:
-        return f"{network.card['stage']} {digest}"
-    return f"mean of {len(paths)} {hashlib.sha1(' '.join(sorted(digests)).encode()).hexdigest()[:16]}"
+        return f"{network.card['stage']} {own}"
+    return f"mean of {len(paths)} {digest(' '.join(sorted(digests)).encode())}"
 
 
 def note_of(video):

@@ -186,12 +186,6 @@ def seeds(tmp_path):
     return write_seeds(tmp_path)
 
 
-def test_runs_that_differ_in_their_seed_alone_are_one_method(seeds):
-    runs, *_ = plot_ccc.read_runs(seeds / "runs", 25)
-    found = {method.name: sorted(method.runs) for method in methods_of(runs)}
-    assert found == {"visual_arousal": [0, 1], "student_arousal_cosine": [0, 1], "student_arousal_cosine_other": [1]}
-
-
 def test_the_gain_over_several_seeds_is_the_difference_of_means_with_an_interval_around_it(seeds, capsys):
     runs, *_ = plot_ccc.read_runs(seeds / "runs", 25)
     table, _ = tables(seeds, 25, 0)

@@ -102,6 +102,6 @@ def test_a_mean_is_no_bound_and_no_run_whose_epoch_was_selected(data, no_figures
         "The epochs of visual_arousal, visual_arousal_again were selected")
 
 
-def test_methods_are_told_apart_by_their_settings(data):
+def test_runs_that_differ_in_their_seed_alone_are_one_method(data):
     assert {method.name: [*method.runs] for method in methods_of(runs_in(data))} == {
         "visual_arousal": [0, 1], "student_arousal_cosine": [0, 1], "student_arousal_cosine_other": [1]}
