@@ -50,7 +50,7 @@ import runs
 from config import Config
 from postprocessing import rating_level, relevel
 from runs import read_log
-from scores import mean_tables, read_predictions, score
+from scores import mean_tables, prediction_table, read_predictions, score
 from study.corpora import draw_corpus, facts_of, make_view, quiet_worker, split, stop
 from study.methods import (
     DEVELOPMENT_SEED,
@@ -64,13 +64,13 @@ from study.methods import (
     STUDY,
     TEACHER_FOLDS,
 )
-from study.results import GATE, LEVELS, gate_file, merge, read_results, runs_in, take_in
+from study.results import GATE, LABELS, LEVELS, gate_file, merge, read_results, runs_in, take_in
 from study.tables import report
 from support.checksums import digest
 from support.errors import SettingsError, UserError, run_script, torch_device
 from support.files import claimed, whole_folder
 from support.machine import cores, processor
-from support.recordings import TARGETS, keep_settings, shard_of
+from support.recordings import PARTITIONS, TARGETS, UNLABELLED, keep_settings, shard_of
 
 GATED = ("student", "control")  # whose audio teachers' confirmation test is reported
 
@@ -267,7 +267,7 @@ def train_all(cfg, chains, hashes, file):
 
 def rows_of(cfg, job):
     """Scores of a finished run, or of the mean prediction of an ensemble: rows of RESULTS, one per target and subject,
-    and one per target of all concatenated.
+    one per target of all concatenated, and one of the pseudo-labels that it learned from.
 
     seconds: of training and validation, as if every epoch had taken as long as the median one; others are longer where
     the machine was busy or asleep. Those of an ensemble stand in the rows of the first seed alone.
@@ -277,11 +277,28 @@ def rows_of(cfg, job):
     tables = mean_tables([read_predictions(folder, "val", RATE) for folder in folders])
     rated = read_predictions(folders[0], "train", RATE)
     scores = {column: score(at_level(tables, rated, level), TARGETS) for column, level in LEVELS.items()}
+    if labels := labels_of(cfg, job):
+        for column, level in LEVELS.items():
+            for target, values in score(at_level(labels, rated, level), TARGETS).items():
+                scores[column][target][LABELS] = values["mean"]
     seconds = 0 if METHODS[job.method].ensemble and job.seed else round(sum(map(seconds_of, folders)), 1)
     device = torch_device(cfg.device)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return [[*job, target, name, *(round(scores[column][target][name], 5) for column in LEVELS), seconds, machine,
              hash_of(cfg, job)] for target in TARGETS for name in scores["raw"][target] if name != "mean"]
+
+
+def labels_of(cfg, job):
+    """The pseudo-labels of a run's unlabelled subjects beside their true ratings, {id: scores.prediction_table}; {} if
+    it learned from none."""
+    folder = runs.run_folder(config_of(cfg, job))
+    if not (folder / "labels").exists():
+        return {}
+    subjects = split(settings_in(cfg)[job.setting], job.rated, job.draw, seed_of(cfg, job.setting))[UNLABELLED]
+    truth = corpus_folder(cfg, job.setting) / "Annotations" / PARTITIONS["train"]
+    recordings = [data.read_recording(truth / f"person_{number + 1}.csv", TARGETS, {}) for number in subjects]
+    labels = pseudo_labels.read_labels(folder, recordings, TARGETS)
+    return {one.name: prediction_table(one, labels[one.name], TARGETS, RATE) for one in recordings}
 
 
 def seconds_of(folder):

@@ -14,7 +14,8 @@ from support.recordings import TARGETS, natural_key
 
 ALL_TARGETS = (*TARGETS, "both")  # both: the mean of the two
 LEVELS = {"raw": "raw", "causal": "causal", "centred": "recording"}  # column of the results: level of postprocessing.py
-WHOLE = "concatenated"  # in place of a recording: all of them
+# In place of a recording: all reported ones; the pseudo-labels of the unlabelled ones (mean of their CCCs)
+WHOLE, LABELS = "concatenated", "labels"
 RUN = ["setting", "rated", "draw", "method", "seed"]
 
 
@@ -152,14 +153,14 @@ class Results:
         here = {key[2] for key in self.parts if key[:2] == case}
         return [method for method in METHODS if method in here]
 
-    def _matrix(self, case, method, target, level="raw", whole=False):
-        """CCC of every run and subject as a table, index (draw, seed), columns the subjects, or "concatenated" if
-        `whole`; empty if the method was not run there."""
+    def _matrix(self, case, method, target, level="raw", only=""):
+        """CCC of every run and subject as a table, index (draw, seed), columns the subjects, or `only` WHOLE or LABELS;
+        empty if the method has none there."""
         if target == "both":
-            parts = [self.matrix(case, method, each, level, whole) for each in TARGETS]
+            parts = [self.matrix(case, method, each, level, only) for each in TARGETS]
             return (sum(parts) / len(parts)).dropna() if all(part.size for part in parts) else parts[0].iloc[:0]
         rows = self.parts.get((*case, method, target), self.table.iloc[:0])
-        rows = rows[(rows["recording"] == WHOLE) == whole]
+        rows = rows[rows["recording"] == only if only else ~rows["recording"].isin([WHOLE, LABELS])]
         return rows.pivot(index=["draw", "seed"], columns="recording", values=level)
 
     def _paired(self, case, pair, target="both", level="raw", of=None):

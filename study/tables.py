@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from figures import save_figure
 from study.methods import AIMS, HEARING, METHODS
-from study.results import ALL_TARGETS, GATE, LEVELS, RUN, Results, gate_file, read_results
+from study.results import ALL_TARGETS, GATE, LABELS, LEVELS, RUN, WHOLE, Results, gate_file, read_results
 from study.statistics import percent, signed, with_interval
 from support.files import whole_file
 from support.recordings import TARGETS
@@ -61,12 +61,18 @@ def main_table(results):
 
 
 def hearing_table(results):
-    """What hearing adds in each case, by target and level."""
+    """What hearing adds in each case, by target and level; and to the pseudo-labels that students learn from."""
     each = [(target, level) for target in TARGETS for level in LEVELS] + [("both", "causal")]  # main_table has the rest
-    columns = ["setting: rated + unlabelled", *(f"{name_of(target)}, {level}" for target, level in each)]
-    rows = [[results.name_of(case), *cells] for case in results.cases()
-            if all(cells := [gain_of(results, case, HEARING, *one) for one in each])]
+    columns = ["setting: rated + unlabelled", *(f"labels of {target}" for target in TARGETS),
+               *(f"{name_of(target)}, {level}" for target, level in each)]
+    rows = [[results.name_of(case), *(labels_cell(results, case, target) for target in TARGETS), *cells]
+            for case in results.cases() if all(cells := [gain_of(results, case, HEARING, *one) for one in each])]
     return markdown("Hearing's part: student over self-training", columns, rows)
+
+
+def labels_cell(results, case, target):
+    """CCC of the labels by faces alone and with voices, as text."""
+    return ", ".join(filter(None, (mean_of(results, case, one, target, "raw", LABELS) for one in reversed(HEARING))))
 
 
 def harm_table(results):
@@ -166,7 +172,7 @@ def row_of(results, case, method, target):
     """The cells of a method in a table of its case."""
     each = results.matrix(case, method, target)
     draws = each.mean(axis=1).groupby("draw").mean()
-    values = [mean_of(results, case, method, target, level, whole) for whole in (False, True) for level in LEVELS]
+    values = [mean_of(results, case, method, target, level, only) for only in ("", WHOLE) for level in LEVELS]
     gains = [gain_of(results, case, (method, against), target) if against != method else ""
              for against in ("visual", "visual_ensemble")]
     rows = results.table.query("setting == @case[0] and rated == @case[1] and method == @method and seconds > 0")

@@ -266,9 +266,11 @@ def views(folder):
 def test_a_study_ends_with_a_row_for_every_method_target_and_subject(studied):
     results, methods = pd.read_csv(studied / "results.csv"), [*METHODS][:-1]  # student_rated is of another setting
     assert list(results.columns) == RESULTS.columns and list(dict.fromkeys(results.method)) == methods
-    assert set(results.recording) == {"person_8", "person_9", "concatenated"}
+    assert set(results.recording) == {"person_8", "person_9", "concatenated", "labels"}
+    taught = results[results.recording == "labels"]
+    assert list(taught.method) == ["self_training", "self_training", "student", "student", "control", "control"]
     assert results[["raw", "causal", "centred"]].stack().between(-1, 1).all() and (results.seconds >= 0).all()
-    assert len(results) == len(methods) * 2 * 3 and results.machine.nunique() == 1
+    assert len(results) == len(methods) * 2 * 3 + len(taught) and results.machine.nunique() == 1
     assert (results.groupby("method").settings.nunique() == 1).all()
     assert "oracle" in (studied / "results.md").read_text() and (studied / "results.png").stat().st_size > 10_000
 
@@ -305,6 +307,17 @@ def test_the_scores_are_those_of_the_predictions_on_disk_at_three_levels(studied
             for column, pred in levels.items():
                 by_hand = ccc_by_hand(pred, table[f"{target}_gold"].to_numpy())
                 assert row[column] == pytest.approx(by_hand, abs=1e-4), (method, name, target, column)
+
+
+def test_the_labels_of_unlabelled_subjects_are_compared_with_their_true_ratings(studied):
+    results, means = pd.read_csv(studied / "results.csv"), []
+    view = views(studied) / "3_rated_draw0"
+    for path in (view / "Annotations" / "Unlabelled_Set").iterdir():
+        truth = pd.read_csv(studied / "much" / "Annotations" / "Train_Set" / path.name)
+        labels = pd.read_csv(view / "runs" / "seed0" / "student_both_pseudo_student" / "labels" / path.name)
+        means.append(ccc_by_hand(labels["arousal"].to_numpy(), truth["arousal"].to_numpy()))
+    row = results[(results.method == "student") & (results.recording == "labels")].iloc[0]
+    assert len(means) == 3 and row.target == "arousal" and row.raw == pytest.approx(np.mean(means), abs=1e-4)
 
 
 def test_the_ensemble_is_the_mean_of_networks_that_are_trained_as_the_baseline_is(studied):

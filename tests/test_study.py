@@ -174,9 +174,12 @@ def test_the_gates_statistic_is_shown_in_place_of_controls():
 def test_hearings_part_is_told_by_target_and_level():
     flat = np.full((2, 2, 6), 0.3)
     table = table_of(visual=flat, self_training=flat, student=flat + 0.1, more=0.04)
-    text = hearing_table(results_of(table.assign(causal=table["raw"] * 2), table_of(("much", 9), visual=flat)))
+    labels = table.drop_duplicates(["draw", "method", "seed", "target"]).assign(recording="labels", raw=0.6)
+    labels.loc[labels.method == "student", "raw"] = 0.7
+    text = hearing_table(results_of(table.assign(causal=table["raw"] * 2), labels,
+                                    table_of(("much", 9), visual=flat)))
     raw, causal = "+0.100 (+0.100 to +0.100)", "+0.200 (+0.200 to +0.200)"
-    assert cells_of(text, "`") == [["`much`, 12 + 48", *[raw, causal, raw] * 2, causal]]
+    assert cells_of(text, "`") == [["`much`, 12 + 48", *["0.600, 0.700"] * 2, *[raw, causal, raw] * 2, causal]]
 
 
 def test_rows_of_outdated_settings_are_pointed_out():
