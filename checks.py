@@ -142,11 +142,10 @@ def check_student(cfg):
     if cfg.distill == PSEUDO and cfg.fold:
         raise SettingsError("fold: not with pseudo-labels: the teachers of the other folds are trained on the "
                             "subjects that --fold holds out; use --distill cosine")
-    if cfg.distill == PSEUDO:
+    if cfg.distill in (PSEUDO, MEAN_TEACHER):
         return
-    if cfg.distill != MEAN_TEACHER:
-        methods_of(cfg)
-    if cfg.gate == "original" and cfg.distill != MEAN_TEACHER:
+    methods_of(cfg)
+    if cfg.gate == "original":
         print("gate original: as in the authors' code, the weight of the ratings can become 0 or negative")
     elif not cfg.distill_weight:
         raise SettingsError(f"distill_weight: 0: {equal}; a number above 0 was expected")

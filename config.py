@@ -164,7 +164,6 @@ class Config:
 
     # --- distillation: mmpkd.py
     distill_weight: Share = 0.5  # largest weight of the distillation loss; the task loss has the remaining weight
-                                 # (with mean_teacher: a weight of 1)
     gate: Literal["adaptive", "original", "off"] = "adaptive"  # weight of the teacher: by its CCC on the batch
                                                               # | the rule of the authors' code | constant
 

@@ -134,7 +134,7 @@ def distil(sets, shapes, cfg, device):
 
 def follow_average(sets, shapes, cfg, device):
     """(objective, rated, unlabelled recordings) of a student that is its own teacher."""
-    return MeanTeacher(cfg.distill_weight), sets["train"], sets["unlabelled"]
+    return MeanTeacher(), sets["train"], sets["unlabelled"]
 
 
 def add_teacher_outputs(recordings, teacher):

@@ -55,7 +55,7 @@ def settings_of(cfg):
     if cfg.distill == PSEUDO:
         unread = {"gate", "distill_weight"}
     elif cfg.distill == MEAN_TEACHER:
-        unread.add("gate")
+        unread |= {"gate", "distill_weight"}
     return {name: getattr(cfg, name) for name in fields_of("mmpkd.py")
             if name not in MAY_CHANGE and name not in unread and not name.startswith(tuple(foreign))
             and (cfg.stage == "student" or notes[name].section not in OF_STUDENTS)}
