@@ -4,8 +4,8 @@ Reads   nothing: the subjects are drawn (drawn/), and go through every script as
 Writes  data_study/<setting>/                a corpus of drawn subjects, as demo.py makes one
         data_study/<setting>/views/<rated>_rated_draw<d>/   who of them is rated, unlabelled, reported; runs/seed<k>/ of
                                              every method; beside it views with true ratings of all, with other voices
-        docs/results.csv results_gate.csv    a row per run, target and subject; the confirmation
-                                             tests (--choose: choice)
+        docs/results.csv results_gate.csv    a row per run, target and subject, one of a student's labels; the
+                                             confirmation tests (--choose: choice)
         docs/results.md results.png          tables and figure made of them (--choose: choice)
         docs/study.md                        only its tables; the words around them are written by hand
 

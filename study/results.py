@@ -1,4 +1,5 @@
-"""The study's files: a row per run, target and subject, which methods are compared by; and the confirmation tests."""
+"""The study's files: a row per run, target and subject, which methods are compared by, and one of the labels that a
+student learned from; and the confirmation tests."""
 import functools
 from typing import NamedTuple
 

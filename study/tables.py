@@ -63,7 +63,7 @@ def main_table(results):
 def hearing_table(results):
     """What hearing adds in each case, by target and level; and to the pseudo-labels that students learn from."""
     each = [(target, level) for target in TARGETS for level in LEVELS] + [("both", "causal")]  # main_table has the rest
-    columns = ["setting: rated + unlabelled", *(f"labels of {target}" for target in TARGETS),
+    columns = ["setting: rated + unlabelled", *(f"labels of {target}: by faces, with voices" for target in TARGETS),
                *(f"{name_of(target)}, {level}" for target, level in each)]
     rows = [[results.name_of(case), *(labels_cell(results, case, target) for target in TARGETS), *cells]
             for case in results.cases() if all(cells := [gain_of(results, case, HEARING, *one) for one in each])]
