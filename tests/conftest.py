@@ -115,9 +115,12 @@ def own(path):
 
 
 def flip(path, at=0.6):
-    """Changes a bit in a file, which becomes one of its own; its size and time of change stay."""
+    """Changes a bit in a file, which becomes one of its own; its size and time of change stay.
+
+    at: of a byte, as a fraction of the file's length, or a negative index from its end.
+    """
     state, content = path.stat(), bytearray(path.read_bytes())
-    content[int(at * len(content))] ^= 1
+    content[at if at < 0 else int(at * len(content))] ^= 1
     path.unlink()
     path.write_bytes(content)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))

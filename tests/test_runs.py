@@ -173,7 +173,7 @@ def test_pseudo_labels_that_were_changed_are_not_trained_on(pseudo, call, damage
     shutil.rmtree(run / "predictions")
     path = run / "labels" / "x_1.csv"
     if damage == "flipped":
-        flip(path)
+        flip(path, -2)  # the last digit: another number
     else:
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(lines[:-1] if damage == "cut" else [lines[0], *lines[:0:-1]]))
